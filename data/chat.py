@@ -1,0 +1,174 @@
+"""From a conversation to the token ids that are trained on: exactly those a user of the export gets from its snippet.
+
+    text = tokenizer.apply_chat_template(conversation, tokenize=False)   # no system prompt added
+    text = text.removeprefix(tokenizer.bos_token)                        # the tokenizer adds it itself, once
+    ids  = tokenizer(text)["input_ids"]
+
+The last of these ids is the position where the reward is read, in training and in every serving engine.
+"""
+
+import datetime
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+
+from data.pairs import DataError, InvalidPair, Message, Pair
+
+# A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
+PINNED_DATE = datetime.date(2024, 7, 26)
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+# Tokens that some vocabularies reserve and no conversation ends with, best first.
+_PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<unk>")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prefix with n >= 1 responses, as token ids (int32). Conversation i is `prefix_ids + response_ids[i]`."""
+
+    prefix_ids: np.ndarray
+    response_ids: tuple[np.ndarray, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prefix_ids) + sum(map(len, self.response_ids))
+
+
+def pin_date(template: str) -> str:
+    """Write a constant where a chat template asks the clock.
+
+    Raises:
+        DataError: the clock is asked in a way that cannot be replaced.
+    """
+    pinned = _DATE_CALL.sub(lambda call: f'"{PINNED_DATE.strftime(call[2])}"', template)
+    if "strftime_now(" in pinned:
+        raise DataError("the chat template calls strftime_now with a computed format; give one with a fixed date")
+    return pinned
+
+
+class Chat:
+    """A tokenizer with the template that a run uses, dates pinned. Picklable, so that worker processes can have it."""
+
+    def __init__(self, tokenizer: Any, template: str | None = None):
+        """
+        Args:
+            tokenizer: a transformers tokenizer; its template and pad token are set in place.
+            template: a Jinja chat template; the tokenizer's own when None.
+
+        Raises:
+            DataError: no template, or no pad token that no conversation ends with.
+        """
+        template = template or tokenizer.chat_template
+        if not isinstance(template, str):
+            raise DataError("the tokenizer has no single chat template; give one with data.chat_template=FILE")
+        tokenizer.chat_template = pin_date(template)
+        self.tokenizer = tokenizer
+        self._set_pad_token()
+
+    def render(self, messages: list[Message]) -> str:
+        """The text of a conversation, without a leading BOS.
+
+        Raises:
+            InvalidPair: the template refuses the conversation.
+        """
+        return self._render(messages, add_generation_prompt=False)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of rendered texts, one list each."""
+        return self.tokenizer(texts, return_attention_mask=False)["input_ids"] if texts else []
+
+    def ids(self, messages: list[Message]) -> list[int]:
+        """Token ids of one conversation."""
+        return self.encode([self.render(messages)])[0]
+
+    def prompt_length(self, pair: Pair, ids: list[int]) -> int:
+        """How many tokens at the start of `ids` (the chosen conversation) belong to the prompt both sides share."""
+        common = 0
+        for a, b in zip(pair.chosen, pair.rejected, strict=False):
+            if a != b:
+                break
+            common += 1
+        common = min(common, len(pair.chosen) - 1, len(pair.rejected) - 1)
+        if common == 0:
+            return 0
+        prompt = self._render(pair.chosen[:common], pair.chosen[common]["role"] == "assistant")
+        return common_prefix_length(np.asarray(self.encode([prompt])[0]), np.asarray(ids))
+
+    def fingerprint(self) -> str:
+        """A hash that changes whenever ids could change."""
+        parts = [self.tokenizer.chat_template, str(self.tokenizer.bos_token), type(self.tokenizer).__name__]
+        parts.append(self.tokenizer.backend_tokenizer.to_str())
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except (TemplateError, TypeError) as error:
+            raise InvalidPair("template error", f"the chat template refuses the conversation: {error}") from None
+        bos = self.tokenizer.bos_token
+        return text.removeprefix(bos) if bos else text
+
+    def _set_pad_token(self) -> None:
+        """Hugging Face pools at the rightmost id that is not the pad id, so a conversation must never end with it."""
+        tokenizer = self.tokenizer
+        last = self.ids([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])[-1]
+        enders = {last, tokenizer.eos_token_id}
+        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in enders:
+            return
+        vocabulary = tokenizer.get_vocab()
+        for token in _PAD_CANDIDATES:
+            if token in vocabulary and vocabulary[token] not in enders:
+                tokenizer.pad_token = token
+                return
+        raise DataError(
+            f"the tokenizer has no pad token apart from its end token (pad {tokenizer.pad_token!r}, "
+            f"eos {tokenizer.eos_token!r}): set pad_token in its tokenizer_config.json to an unused token"
+        )
+
+
+def read_template(path: str) -> str:
+    """The chat template in a file. Raises: DataError when there is none."""
+    if not Path(path).expanduser().is_file():
+        raise DataError(f"data.chat_template={path}: no such file")
+    return Path(path).expanduser().read_text()
+
+
+def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of equal leading elements."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
+
+
+def make_group(conversations: list[list[int]]) -> Group:
+    """Split conversations into their longest common token prefix and the responses.
+
+    The prefix is at most the shortest conversation minus one token, so that every response keeps an end of its own.
+    """
+    arrays = [np.asarray(ids, dtype=np.int32) for ids in conversations]
+    shared = min(map(len, arrays)) - 1
+    for other in arrays[1:]:
+        shared = min(shared, common_prefix_length(arrays[0], other))
+    if len(arrays) == 1:
+        shared = 0  # nothing to share: one segment
+    return Group(arrays[0][:shared], tuple(ids[shared:] for ids in arrays))
+
+
+def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_length: int, bos: int | None) -> list[list[int]]:
+    """Cut the shared prompt from the left until the longest conversation fits, equally on all; a BOS stays.
+
+    Raises:
+        InvalidPair: the responses alone are too long.
+    """
+    keep = 1 if bos is not None and conversations[0][0] == bos else 0
+    cut = max(map(len, conversations)) - max_length
+    if cut > prompt_length - keep:
+        longest = max(map(len, conversations)) - prompt_length
+        raise InvalidPair("over length", f"a response of {longest} tokens does not fit max_length={max_length}")
+    return [ids[:keep] + ids[keep + cut :] for ids in conversations]

@@ -1,0 +1,275 @@
+"""DataConfig, and from it the steps of a training run and the held-out sets: composes everything else in `data/`."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.mixture import Mixture, PairSet, drop_report, select, split_by_prompt
+from data.packing import Pack, build_pack, unshare
+from data.pairs import DataError
+from data.sampler import StepPlan, group_costs, group_sizes, plan_step
+from data.sources import SourceConfig, check_source
+
+if TYPE_CHECKING:
+    import torch
+
+    from data.chat import Chat
+
+
+@dataclass
+class EvalDataConfig:
+    """The held-out split: sources of its own, or a fraction of the training sources' prompts, or both."""
+
+    fraction: float = 0.0  # of the prompts of every training source; no prompt is on both sides
+    sources: dict[str, SourceConfig | None] = field(default_factory=dict)  # sets that are only evaluated on
+    limit: int | None = None  # at most so many held-out pairs of each source
+
+
+@dataclass
+class DataConfig:
+    """What is trained on and how it is packed."""
+
+    sources: dict[str, SourceConfig | None] = field(default_factory=dict)  # name -> source; NAME=null removes one
+    eval: EvalDataConfig = field(default_factory=EvalDataConfig)
+    chat_template: str | None = None  # file with a Jinja chat template; the tokenizer's own when left out
+    max_length: int = 16384  # tokens of one conversation
+    over_length: str = "drop"  # drop | truncate_prompt (from the left; a response is never cut)
+    on_bad_row: str = "drop"  # drop (counted and listed in dropped.jsonl) | error (stop at the first)
+    pack_tokens: int = 16384  # tokens of one pack; changes speed and memory, never the result
+    share_prefix: bool = True  # compute the common prefix of a pair once; changes speed, never the result
+    workers: int = 0  # processes that tokenise; 0 chooses
+    cache_dir: str | None = None  # tokenised pairs are kept here; default $XDG_CACHE_HOME/bradley or ~/.cache/bradley
+
+    def cache(self) -> Path:
+        if self.cache_dir is not None:
+            return Path(self.cache_dir).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bradley"
+
+
+def check_data(config: DataConfig) -> None:
+    """Everything about the data settings that can be known before reading a row. Raises: DataError."""
+    if not any(source is not None for source in config.sources.values()):
+        raise DataError(
+            "data.sources: no source is given; add data.sources.NAME.path=FILE or data.sources.NAME.dataset=HUB_NAME"
+        )
+    for prefix, sources in (("data.sources", config.sources), ("data.eval.sources", config.eval.sources)):
+        for name, source in sources.items():
+            if not name or set(name) & set("/\\ \t\n") or name == "all":
+                raise DataError(f"{prefix}.{name}: a source's name has no blanks or slashes and is not 'all'")
+            if source is not None:
+                check_source(f"{prefix}.{name}", source)
+    choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
+    for key, allowed in choices.items():
+        if getattr(config, key) not in allowed:
+            raise DataError(f"data.{key}={getattr(config, key)!r}: expected one of {list(allowed)}")
+    for key in ("max_length", "pack_tokens"):
+        if getattr(config, key) < 2:
+            raise DataError(f"data.{key}={getattr(config, key)}: expected 2 or more")
+    for name, source in config.eval.sources.items():
+        if config.eval.fraction > 0 and source is not None and config.sources.get(name) is not None:
+            raise DataError(f"data.eval.sources.{name}: data.eval.fraction holds out pairs under the same name; rename it")
+    if not 0 <= config.eval.fraction < 1:
+        raise DataError(f"data.eval.fraction={config.eval.fraction}: expected 0 or more and below 1")
+    if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
+        raise DataError(f"data.chat_template={config.chat_template}: no such file")
+
+
+@dataclass(frozen=True)
+class PairPack:
+    """A pack of pairs: rewards 2i and 2i + 1 are chosen and rejected of pair i. P pairs."""
+
+    pack: Pack
+    target_margin: "torch.Tensor"  # (P,) float32
+    loss_weight: "torch.Tensor"  # (P,) float32, mean 1 over the training set
+    pairs: np.ndarray  # (P, 2) int64: number of the set, position in the set
+
+    def to(self, device: "torch.device") -> "PairPack":
+        return PairPack(
+            self.pack.to(device),
+            self.target_margin.to(device, non_blocking=True),
+            self.loss_weight.to(device, non_blocking=True),
+            self.pairs,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank runs in one optimizer step."""
+
+    number: int  # 1-based
+    packs: list[PairPack]  # this rank's micro batches
+    num_pairs: int  # of the whole step, all ranks
+    pairs_seen: int  # after this step
+    plan: StepPlan
+
+
+class PairLoader:
+    """Packs of pairs from several sets. What differs between ranks is only which packs they build."""
+
+    def __init__(
+        self,
+        sets: list[PairSet],
+        *,
+        pack_tokens: int,
+        share_prefix: bool,
+        attention_cost: float = 0.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.sets, self.pack_tokens, self.share_prefix = sets, pack_tokens, share_prefix
+        self.rank, self.world_size = rank, world_size
+        self._sizes = [group_sizes(s, share_prefix) for s in sets]
+        self._costs = [group_costs(s, share_prefix, attention_cost) for s in sets]
+        total = sum(s.weight * float(s.store.loss_weight[s.indices].sum()) for s in sets)
+        self._weight_scale = sum(s.weight * len(s) for s in sets) / total if total > 0 else 1.0
+
+    def plan(self, pairs: np.ndarray) -> StepPlan:
+        """The packs of all ranks for (num_pairs, 2) pairs."""
+        sizes = np.array([self._sizes[s][i] for s, i in pairs.tolist()], dtype=np.int64)
+        costs = np.array([self._costs[s][i] for s, i in pairs.tolist()], dtype=np.float64)
+        return plan_step(sizes, costs, self.pack_tokens, self.world_size)
+
+    def build(self, pairs: np.ndarray) -> PairPack:
+        """One pack of (num_pairs, 2) pairs, in their order."""
+        import torch
+
+        groups = [self.sets[s].group(i) for s, i in pairs.tolist()]
+        margins = [self.sets[s].store.target_margin[self.sets[s].indices[i]] for s, i in pairs.tolist()]
+        weights = [self.sets[s].store.loss_weight[self.sets[s].indices[i]] for s, i in pairs.tolist()]
+        return PairPack(
+            build_pack(groups if self.share_prefix else [unshare(group) for group in groups]),
+            torch.tensor(np.array(margins, dtype=np.float32)),
+            torch.tensor(np.array(weights, dtype=np.float32) * np.float32(self._weight_scale)),
+            pairs,
+        )
+
+    def steps(
+        self, mixture: Mixture, pairs_per_step: int, total_pairs: int, pairs_seen: int = 0, max_steps: int | None = None
+    ) -> Iterator[Step]:
+        """The steps from `pairs_seen` on; the next one is prepared while this one runs.
+
+        Args:
+            pairs_per_step: pairs of a step over all ranks; the last step takes what is left.
+            total_pairs: pairs of all epochs.
+        """
+        first = -(-pairs_seen // pairs_per_step) + 1
+        last = -(-total_pairs // pairs_per_step)
+        last = last if max_steps is None else min(last, max_steps)
+
+        def prepare(number: int) -> Step:
+            start = (number - 1) * pairs_per_step
+            stop = min(start + pairs_per_step, total_pairs)
+            pairs = mixture.take(start, stop - start)
+            plan = self.plan(pairs)
+            packs = [self.build(pairs[pack]) for pack in plan.of_rank(self.rank)]
+            return Step(number, packs, stop - start, stop, plan)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(prepare, first) if first <= last else None
+            for number in range(first, last + 1):
+                assert waiting is not None
+                step = waiting.result()
+                waiting = pool.submit(prepare, number + 1) if number < last else None
+                yield step
+
+    def sweep(self, pairs_per_plan: int = 1024) -> Iterator[PairPack]:
+        """Every pair once, in packs: this rank's part. All ranks are given equally many packs."""
+        everything = np.concatenate(
+            [np.stack([np.full(len(s), n), np.arange(len(s))], axis=1) for n, s in enumerate(self.sets)]
+        )
+        for start in range(0, len(everything), pairs_per_plan):
+            pairs = everything[start : start + pairs_per_plan]
+            for pack in self.plan(pairs).of_rank(self.rank):
+                yield self.build(pairs[pack])
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The sets of a run, tokenised."""
+
+    train: list[PairSet]
+    held_out: list[PairSet]
+    report: dict[str, Any]  # per source: rows, trained, held_out, beyond_limit, refused by reason
+    dropped: list[dict[str, Any]]  # every refused row: source, where, row, reason, detail
+    commits: dict[str, str]  # hub commits of the sources that come from the hub
+    warnings: list[str]
+
+
+def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: bool, builder: bool) -> PreparedData:
+    """Tokenise (or find) every source and divide it into training and held-out sets.
+
+    Args:
+        target_margin: whether the loss asks for target margins, which every row must then have.
+        builder: see `data.store.open_store`.
+
+    Raises:
+        DataError: a source cannot be read, or nothing is left to train on.
+    """
+    from data.store import StoreSettings, open_store  # pyarrow waits until it is needed
+
+    settings = StoreSettings(config.max_length, config.over_length, target_margin, config.on_bad_row)
+
+    def opened(sources: dict[str, SourceConfig | None]) -> Iterator[tuple[str, SourceConfig, Any]]:
+        for name, source in sources.items():
+            if source is not None:
+                store = open_store(
+                    name, source, chat, settings, config.cache(), builder=builder, workers=config.workers
+                )
+                yield name, source, store
+
+    train, held_out, stores = [], [], {}
+    trained, held, limited = {}, {}, {}
+    for name, source, store in opened(config.sources):
+        chosen = select(store, np.arange(len(store)), seed, source.limit)
+        kept, out = split_by_prompt(store, chosen, config.eval.fraction)
+        train.append(PairSet(name, store, kept, source.weight, source.flip))
+        if len(out):
+            held_out.append(PairSet(name, store, select(store, out, seed, config.eval.limit), 1.0, source.flip))
+        stores[name], trained[name], held[name] = store, len(kept), len(out)
+        limited[name] = len(store) - len(chosen)
+    report = drop_report(stores, trained, held, limited)
+    warnings = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
+    eval_stores = {}
+    for name, source, store in opened(config.eval.sources):
+        chosen = select(store, np.arange(len(store)), seed, source.limit)
+        chosen = select(store, chosen, seed, config.eval.limit)
+        held_out.append(PairSet(name, store, chosen, 1.0, source.flip))
+        eval_stores[name], limited[name] = store, len(store) - len(chosen)
+    eval_report = drop_report(eval_stores, {}, {name: len(s) - limited[name] for name, s in eval_stores.items()}, limited)
+    report |= {f"eval.{name}": entry for name, entry in eval_report.items()}
+    warnings += _overlap(train, [s for s in held_out if s.name in eval_stores])
+    every_store = {**stores, **{f"eval.{name}": store for name, store in eval_stores.items()}}
+    return PreparedData(
+        train,
+        held_out,
+        report,
+        [record for store in every_store.values() for record in store.dropped()],
+        {name: store.info["commit"] for name, store in every_store.items() if store.info.get("commit")},
+        warnings,
+    )
+
+
+def _refused(entry: dict[str, Any]) -> int:
+    return sum(entry["refused"].values())
+
+
+def _loss_of(name: str, entry: dict[str, Any]) -> str:
+    share = _refused(entry) / entry["rows"]
+    worst = max(entry["refused"], key=entry["refused"].get)
+    return f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory"
+
+
+def _overlap(train: list[PairSet], held_out: list[PairSet]) -> list[str]:
+    """A held-out source of its own may share prompts with the training sources; that is the user's to know."""
+    seen = np.unique(np.concatenate([s.store.prompt_hash[s.indices] for s in train]))
+    lines = []
+    for pairs in held_out:
+        shared = int(np.isin(pairs.store.prompt_hash[pairs.indices], seen).sum())
+        if shared:
+            lines.append(f"{shared} of {len(pairs)} held-out pairs of {pairs.name} have a prompt that is also trained on")
+    return lines

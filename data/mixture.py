@@ -1,0 +1,143 @@
+"""Which pairs are trained on, in what order, and what became of every other row.
+
+All of it is a pure function of (seed, sources, settings): no state, so that position k of epoch e is the same pair on
+every rank, on every machine and after every restart.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.chat import Group
+from data.pairs import DataError
+from data.store import PairStore
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Some pairs of one store, under the name of their source."""
+
+    name: str
+    store: PairStore
+    indices: np.ndarray  # (num_pairs,) positions in the store, ascending
+    weight: float = 1.0  # share of the set in one epoch
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def group(self, position: int) -> Group:
+        """Chosen and rejected of the pair at `position` of the set, as a group of two responses."""
+        group = self.store.group(int(self.indices[position]))
+        return Group(group.prefix_ids, group.response_ids[::-1]) if self.flip else group
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens of (prefix, chosen, rejected), each (num_pairs,) int64."""
+        columns = (self.store.prefix_length, self.store.chosen_length, self.store.rejected_length)
+        prefix, chosen, rejected = (column[self.indices].astype(np.int64) for column in columns)
+        return (prefix, rejected, chosen) if self.flip else (prefix, chosen, rejected)
+
+    def pairs_per_epoch(self) -> int:
+        return max(1, round(self.weight * len(self)))
+
+
+class Mixture:
+    """The training order over several sets."""
+
+    def __init__(self, sets: list[PairSet], seed: int):
+        """Raises: DataError when there is nothing to train on."""
+        self.sets, self.seed = [s for s in sets if len(s)], seed
+        if not self.sets:
+            raise DataError("data.sources: no pairs are left to train on; the drop report says where they went")
+        self.pairs_per_epoch = sum(s.pairs_per_epoch() for s in self.sets)
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The order of one epoch: (pairs_per_epoch, 2) int64, columns set number and position in the set."""
+        if self._cached[0] != epoch:
+            parts = [self._share(number, epoch) for number in range(len(self.sets))]
+            order = np.concatenate(parts)
+            self._cached = (epoch, self._random("order", epoch).permutation(order, axis=0))
+        return self._cached[1]
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """`count` pairs from position `start` of all epochs laid end to end: (count, 2) int64."""
+        taken = []
+        while count > 0:
+            epoch, at = divmod(start, self.pairs_per_epoch)
+            part = self.epoch(epoch)[at : at + count]
+            taken.append(part)
+            start, count = start + len(part), count - len(part)
+        return np.concatenate(taken)
+
+    def _share(self, number: int, epoch: int) -> np.ndarray:
+        """What one set gives to an epoch: the next part of its own endless sequence of seeded passes.
+
+        So half of a set in every epoch is one half in the first and the other half in the second.
+        """
+        pairs = self.sets[number]
+        count, size = pairs.pairs_per_epoch(), len(pairs)
+        start, stop = epoch * count, (epoch + 1) * count
+        passes = range(start // size, -(-stop // size))
+        sequence = np.concatenate([self._random(pairs.name, p).permutation(size) for p in passes])
+        positions = sequence[start - passes.start * size :][:count]
+        return np.stack([np.full(count, number), positions], axis=1)
+
+    def _random(self, *key: Any) -> np.random.Generator:
+        return np.random.default_rng(stable_hash(self.seed, *key))
+
+
+def select(store: PairStore, indices: np.ndarray, seed: int, limit: int | None) -> np.ndarray:
+    """At most `limit` of some pairs, ascending. A smaller limit selects a part of what a larger one does."""
+    if limit is None or limit >= len(indices):
+        return indices
+    drawn = mix(store.row[indices].astype(np.uint64), stable_hash(seed, "limit"))
+    return np.sort(indices[np.argsort(drawn, kind="stable")[:limit]])
+
+
+def split_by_prompt(store: PairStore, indices: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held out): all pairs of a prompt fall on the same side, in every source and whatever the seed."""
+    if fraction <= 0:
+        return indices, indices[:0]
+    drawn = mix(store.prompt_hash[indices], stable_hash("held out"))
+    held_out = drawn < np.uint64(int(fraction * (2**64 - 1)))
+    return indices[~held_out], indices[held_out]
+
+
+def drop_report(
+    stores: Mapping[str, PairStore], trained: Mapping[str, int], held_out: Mapping[str, int], limited: Mapping[str, int]
+) -> dict[str, Any]:
+    """Where every row went, per source: rows = trained + held out + beyond the limit + refused by reason."""
+    report: dict[str, Any] = {}
+    for name, store in stores.items():
+        reasons: dict[str, int] = {}
+        for record in store.dropped():
+            reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
+        entry = {
+            "rows": store.info.get("rows", 0),
+            "trained": trained.get(name, 0),
+            "held_out": held_out.get(name, 0),
+            "beyond_limit": limited.get(name, 0),
+            "refused": dict(sorted(reasons.items())),
+        }
+        accounted = entry["trained"] + entry["held_out"] + entry["beyond_limit"] + sum(reasons.values())
+        assert entry["rows"] == accounted, f"{name}: {entry['rows']} rows, {accounted} accounted for"
+        report[name] = entry
+    return report
+
+
+def stable_hash(*key: Any) -> int:
+    """A 64-bit number from a key, the same on every machine (Python's own hash is not)."""
+    return int.from_bytes(hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest(), "little")
+
+
+def mix(values: np.ndarray, salt: int) -> np.ndarray:
+    """Scatter uint64 values uniformly (the finaliser of splitmix64)."""
+    with np.errstate(over="ignore"):
+        x = values ^ np.uint64(salt)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

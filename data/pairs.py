@@ -1,0 +1,306 @@
+"""One preference pair: what it is, how a row of any published schema becomes one, and why a row is refused.
+
+Every refusal is an `InvalidPair` that carries a short `reason` (the key of the drop report) and a sentence that names
+the field. Where the row came from (source and line) is added by the caller, who knows it.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+
+ROLES = ("system", "user", "assistant", "tool")
+# The spellings of `from` in ShareGPT-style files.
+ROLE_ALIASES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool": "tool",
+}
+FORMATS = ("messages", "prompt", "hh", "sharegpt")
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+class DataError(ValueError):
+    """Something a person can mend in the data or its settings."""
+
+
+class InvalidPair(DataError):
+    """A row that is no preference pair. `reason` is a short, stable key; the message is a sentence."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt with a chosen and a rejected response, as two whole conversations."""
+
+    chosen: list[Message]
+    rejected: list[Message]
+    target_margin: float | None = None  # the gap of rewards that the loss should reach, in reward units
+    loss_weight: float = 1.0  # relative; normalised to mean 1 over the training set
+
+    @property
+    def prompt_key(self) -> str:
+        """The text that decides on which side of a held-out split the pair falls: its first user turn."""
+        return next(m["content"] for m in self.chosen if m["role"] == "user")
+
+
+def detect_format(row: Mapping[str, Any]) -> str:
+    """Name the schema of a row.
+
+    Raises:
+        InvalidPair: the row fits none of `FORMATS`.
+    """
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if chosen is None or rejected is None:
+        missing = [key for key in ("chosen", "rejected") if row.get(key) is None]
+        raise InvalidPair("missing field", f"no {' and no '.join(missing)} among the fields {sorted(row)}")
+    if row.get("conversations") is not None:
+        return "sharegpt"
+    if row.get("prompt") is not None:
+        return "prompt"
+    if isinstance(chosen, str) and _HH_TURN.match(chosen):
+        return "hh"
+    if _is_list(chosen):
+        return "sharegpt" if _is_list_of(chosen, "from") else "messages"
+    raise InvalidPair(
+        "unknown format",
+        f"chosen is {_kind(chosen)} and there is no prompt field; expected message lists, prompt + responses, "
+        "'\\n\\nHuman:' strings, or from/value conversations",
+    )
+
+
+def parse_pair(
+    row: Mapping[str, Any],
+    format: str | None = None,
+    *,
+    target_margin: bool = False,
+    same_first_turn: bool = True,
+) -> Pair:
+    """Turn one row into a checked `Pair`.
+
+    Args:
+        row: the columns of one row.
+        format: one of `FORMATS`; detected from the row when None.
+        target_margin: whether the loss asks for `target_margin` (or `margin`): then it must be there.
+        same_first_turn: whether both conversations must open with the same user turn.
+
+    Raises:
+        InvalidPair: the row is not a usable preference pair.
+    """
+    readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
+    if not isinstance(row, Mapping):
+        raise InvalidPair("not an object", f"the row is {_kind(row)}, expected an object with named fields")
+    chosen, rejected = readers[format or detect_format(row)](row)
+    check_conversation(chosen, "chosen")
+    check_conversation(rejected, "rejected")
+    if chosen == rejected:
+        raise InvalidPair("identical", "chosen and rejected are the same conversation")
+    if same_first_turn and _first_user(chosen) != _first_user(rejected):
+        raise InvalidPair(
+            "different prompts",
+            "chosen and rejected open with different user turns (set same_first_turn=false on the source to compare "
+            "such conversations)",
+        )
+    return Pair(
+        chosen,
+        rejected,
+        target_margin=_read_margin(row) if target_margin else None,
+        loss_weight=_read_weight(row),
+    )
+
+
+def check_conversation(messages: Any, field: str) -> list[Message]:
+    """Check that `messages` is a conversation that ends with the assistant, and return it.
+
+    Raises:
+        InvalidPair: it is not; the sentence names `field`.
+    """
+    check_messages(messages, field)
+    if messages[-1]["role"] != "assistant":
+        raise InvalidPair("no response", f"{field} ends with role {messages[-1]['role']!r}, expected 'assistant'")
+    if not any(m["role"] == "user" for m in messages):
+        raise InvalidPair("no user turn", f"{field} has no user turn")
+    return cast(list[Message], messages)
+
+
+def check_messages(messages: Any, field: str) -> None:
+    """Raises: InvalidPair when `messages` is not a list of {role, content} with known roles and text that is text."""
+    if not _is_list(messages) or not len(messages):
+        raise InvalidPair("not a conversation", f"{field} is {_kind(messages)}, expected a list of messages")
+    for i, message in enumerate(messages):
+        where = f"{field}[{i}]"
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise InvalidPair("not a message", f"{where} is {_kind(message)}, expected {{role, content}}")
+        if message["role"] not in ROLES:
+            raise InvalidPair("unknown role", f"{where} has role {message['role']!r}, expected one of {list(ROLES)}")
+        check_text(message["content"], f"{where}.content")
+
+
+def check_text(text: Any, field: str) -> str:
+    """Raises: InvalidPair when `text` is not a string, is blank, or is not valid Unicode."""
+    if not isinstance(text, str):
+        raise InvalidPair("not text", f"{field} is {_kind(text)}, expected text")
+    if not text.strip():
+        raise InvalidPair("blank text", f"{field} is blank")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidPair("not unicode", f"{field} holds a lone surrogate, which no tokenizer can read") from None
+    return text
+
+
+# --- one reader per schema: row -> (chosen, rejected), shapes still unchecked ---------------------------------------
+
+
+def _read_messages(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return _plain(row.get("chosen"), "chosen"), _plain(row.get("rejected"), "rejected")
+
+
+def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    prompt = read_prompt(row.get("prompt"))
+    return tuple(join_response(prompt, row.get(side), side) for side in ("chosen", "rejected"))  # type: ignore[return-value]
+
+
+def read_prompt(prompt: Any) -> list[Message]:
+    """The turns before the answer, from a string or from messages."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    messages = _plain(prompt, "prompt")
+    check_messages(messages, "prompt")
+    return cast(list[Message], messages)
+
+
+def join_response(prompt: list[Message], response: Any, field: str) -> list[Message]:
+    """The whole conversation of a prompt and one response: a string, one message, or messages.
+
+    A message list that starts with the prompt itself is already whole (UltraFeedback's published form).
+    """
+    if isinstance(response, str):
+        return [*prompt, {"role": "assistant", "content": response}]
+    if isinstance(response, Mapping):
+        response = [response]
+    messages = cast(list[Message], _plain(response, field))
+    check_messages(messages, field)
+    if messages[0]["role"] == "assistant" or messages[: len(prompt)] != prompt:
+        if any(m["role"] == "user" for m in messages):
+            raise InvalidPair("different prompts", f"{field} holds user turns that differ from the prompt field")
+        return [*prompt, *messages]
+    return messages
+
+
+def _read_hh(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return read_hh(row.get("chosen"), "chosen"), read_hh(row.get("rejected"), "rejected")
+
+
+def read_hh(text: Any, field: str) -> list[Message]:
+    """Split Anthropic's `\\n\\nHuman: ... \\n\\nAssistant: ...` into messages."""
+    check_text(text, field)
+    parts = _HH_TURN.split(text)
+    if parts[0].strip() or len(parts) < 3:
+        raise InvalidPair("not a conversation", f"{field} does not start with '\\n\\nHuman:' or '\\n\\nAssistant:'")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": what.strip()} for who, what in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _read_sharegpt(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    history = _from_value(row["conversations"], "conversations") if row.get("conversations") is not None else []
+    sides = []
+    for side in ("chosen", "rejected"):
+        value = row.get(side)
+        if isinstance(value, str):
+            value = [{"from": "gpt", "value": value}]
+        elif isinstance(value, Mapping):
+            value = [value]
+        sides.append([*history, *_from_value(value, side)])
+    return sides[0], sides[1]
+
+
+def _from_value(turns: Any, field: str) -> list[Message]:
+    if not _is_list(turns):
+        raise InvalidPair("not a conversation", f"{field} is {_kind(turns)}, expected a list of from/value turns")
+    messages = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
+            raise InvalidPair("not a message", f"{field}[{i}] is {_kind(turn)}, expected {{from, value}}")
+        role = ROLE_ALIASES.get(str(turn["from"]))
+        if role is None:
+            raise InvalidPair(
+                "unknown role", f"{field}[{i}] is from {turn['from']!r}, expected one of {sorted(ROLE_ALIASES)}"
+            )
+        messages.append({"role": role, "content": turn["value"]})
+    return messages
+
+
+def _plain(messages: Any, field: str) -> Any:
+    """Messages with nothing but role and content; what is not message-like is left for the checks to name.
+
+    A field that changes what a template renders (a tool call) must not vanish silently, so it refuses the row.
+    """
+    if not _is_list(messages):
+        return messages
+    plain = []
+    for i, message in enumerate(messages):
+        if isinstance(message, Mapping) and "role" in message and "content" in message:
+            if message.get("tool_calls"):
+                raise InvalidPair("tool calls", f"{field}[{i}] has structured tool_calls; render them into content")
+            message = {"role": message["role"], "content": message["content"]}
+        plain.append(message)
+    return plain
+
+
+def _read_margin(row: Mapping[str, Any]) -> float:
+    name = "target_margin" if row.get("target_margin") is not None else "margin"
+    value = row.get(name)
+    if value is None:
+        raise InvalidPair("no target margin", "the loss asks for target_margin (or margin) and the row has neither")
+    return _number(value, name)
+
+
+def _read_weight(row: Mapping[str, Any]) -> float:
+    value = row.get("loss_weight")
+    if value is None:
+        return 1.0
+    weight = _number(value, "loss_weight")
+    if weight < 0:
+        raise InvalidPair("bad number", f"loss_weight is {weight}, expected 0 or more")
+    return weight
+
+
+def _number(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidPair("bad number", f"{field} is {value!r}, expected a finite number")
+    return float(value)
+
+
+def _first_user(messages: list[Message]) -> str:
+    return next(m["content"] for m in messages if m["role"] == "user")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_list_of(value: Any, key: str) -> bool:
+    return all(isinstance(item, Mapping) and key in item for item in value) and len(value) > 0
+
+
+def _kind(value: Any) -> str:
+    """What a value is, for a person: short, and never the whole text."""
+    if value is None:
+        return "missing"
+    if isinstance(value, Mapping):
+        return f"an object with fields {sorted(map(str, value))}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -1,0 +1,243 @@
+"""Rows of a source, in order and with an address each: JSONL, JSON, parquet, arrow (also gzipped), globs, hub datasets.
+
+A file is read as a stream, so the largest set costs no more memory than its longest row.
+"""
+
+import functools
+import glob
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import builtin
+from data.pairs import FORMATS, DataError, InvalidPair
+
+
+@dataclass
+class SourceConfig:
+    """One named set of pairs. Exactly one of `path`, `dataset` and `builtin` says where the rows are."""
+
+    path: str | None = None  # file or glob: .jsonl .json .parquet .arrow, .jsonl and .json also .gz
+    dataset: str | None = None  # Hugging Face hub dataset, e.g. Skywork/Skywork-Reward-Preference-80K-v0.2
+    name: str | None = None  # the hub dataset's configuration
+    revision: str | None = None  # the hub dataset's branch, tag or commit; what it resolves to is recorded
+    split: str = "train"  # the hub dataset's split
+    builtin: str | None = None  # a generated set that needs no files: `twins-train` or `twins-heldout`
+    format: str | None = None  # messages | prompt | hh | sharegpt; detected row by row when left out
+    weight: float = 1.0  # share of the source in one epoch: 0.5 is half of it, 2 is each pair twice
+    limit: int | None = None  # at most so many pairs, drawn with the seed; a smaller limit is a part of a larger one
+    flip: bool = False  # swap chosen and rejected
+    same_first_turn: bool = True  # refuse pairs whose conversations open with different user turns
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row with its address; `error` is set instead of `value` when the row could not even be read."""
+
+    where: str  # "file:line", 1-based lines
+    number: int  # position in the source, 0-based
+    value: Any = None
+    error: InvalidPair | None = None
+
+
+def check_source(key: str, config: SourceConfig) -> None:
+    """Raises: DataError when the settings of a source contradict each other; the sentence names the key."""
+    given = [k for k in ("path", "dataset", "builtin") if getattr(config, k) is not None]
+    if len(given) != 1:
+        said = f"has {' and '.join(given)}" if given else "has none"
+        raise DataError(f"{key}: give exactly one of path, dataset and builtin (it {said})")
+    if config.format is not None and config.format not in FORMATS:
+        raise DataError(f"{key}.format={config.format!r}: expected one of {list(FORMATS)}")
+    if config.builtin is not None and config.builtin not in builtin.SETS:
+        raise DataError(f"{key}.builtin={config.builtin!r}: expected one of {list(builtin.SETS)}")
+    if not 0 < config.weight <= 1000:
+        raise DataError(f"{key}.weight={config.weight}: expected a number above 0 (to leave a source out: {key}=null)")
+    if config.limit is not None and config.limit < 1:
+        raise DataError(f"{key}.limit={config.limit}: expected 1 or more")
+    if config.path is not None:
+        for path in source_files(key, config.path):
+            _reader(path)
+
+
+def source_files(key: str, pattern: str) -> list[Path]:
+    """The files that a path or glob names, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    expanded = str(Path(pattern).expanduser())
+    paths = [Path(expanded)] if Path(expanded).is_file() else sorted(Path(p) for p in glob.glob(expanded, recursive=True))
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        what = "is a directory; name files, e.g. path/*.jsonl" if Path(expanded).is_dir() else "no such file"
+        raise DataError(f"{key}.path={pattern}: {what}")
+    return files
+
+
+def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
+    """Yield every row of a source in order, unreadable ones included."""
+    if config.builtin is not None:
+        rows: Iterator[tuple[str, Any]] = (
+            (f"{config.builtin}:{i + 1}", row) for i, row in enumerate(builtin.SETS[config.builtin]())
+        )
+    elif config.dataset is not None:
+        dataset = _load_hub(key, config)
+        rows = ((f"{config.dataset}:{i + 1}", row) for i, row in enumerate(dataset))
+    else:
+        assert config.path is not None
+        files = source_files(key, config.path)
+        rows = (pair for path in files for pair in _reader(path)(path))
+    for number, (where, value) in enumerate(rows):
+        if isinstance(value, InvalidPair):
+            yield Row(where, number, error=value)
+        else:
+            yield Row(where, number, value)
+
+
+def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[str, str | None]:
+    """A string that changes whenever the rows of the source change, and the hub commit where there is one.
+
+    Args:
+        hash_file: maps a path to the hash of its content (a cached one, say).
+    """
+    if config.builtin is not None:
+        digest = hashlib.sha256()
+        for row in builtin.SETS[config.builtin]():
+            digest.update(json.dumps(row, sort_keys=True).encode())
+        return f"builtin:{config.builtin}:{digest.hexdigest()}", None
+    if config.dataset is not None:
+        dataset = _load_hub(key, config)
+        return f"hub:{config.dataset}:{config.name}:{config.split}:{dataset._fingerprint}", _hub_commit(config)
+    assert config.path is not None
+    hash_file = hash_file or hash_content
+    return "files:" + ",".join(hash_file(path) for path in source_files(key, config.path)), None
+
+
+def hash_content(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- one reader per kind of file: path -> (address, row or InvalidPair) ---------------------------------------------
+
+
+def _reader(path: Path) -> Any:
+    suffixes = [s for s in path.suffixes if s != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    zipped = path.suffix == ".gz"
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet, ".arrow": _read_arrow}
+    if kind not in readers or (zipped and kind not in (".jsonl", ".json")):
+        raise DataError(f"{path}: unknown kind of file; expected .jsonl, .jsonl.gz, .json, .parquet or .arrow")
+    return readers[kind]
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _parse_json(line)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
+
+
+def _parse_json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return InvalidPair("not JSON", f"the line is not JSON: {error}")
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        text = file.read()
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        # Many published ".json" files hold one object a line.
+        lines = text.splitlines()
+        if len(lines) < 2 or isinstance(_parse_json(lines[0]), InvalidPair):
+            raise DataError(f"{path}: not JSON: {error}") from None
+        rows = [_parse_json(line) for line in lines if line.strip()]
+    if isinstance(rows, dict):
+        rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a JSON array of rows")
+    for number, row in enumerate(rows, 1):
+        yield f"{path}:{number}", row
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=512):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:{number}", row
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole parquet file ({error})") from None
+
+
+def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+
+    number = 0
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                batches: Any = pyarrow.ipc.open_stream(source)
+            except pyarrow.ArrowInvalid:
+                reader = pyarrow.ipc.open_file(source)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole arrow file ({error})") from None
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def _load_hub(key: str, config: SourceConfig) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_hub_commit(config))
+    except Exception as error:
+        # The library raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
+        first = str(error).strip().splitlines()
+        raise DataError(
+            f"{key}.dataset={config.dataset}: cannot load split {config.split!r} "
+            f"({type(error).__name__}: {first[0] if first else ''})"
+        ) from error
+
+
+def _hub_commit(config: SourceConfig) -> str | None:
+    assert config.dataset is not None
+    return None if Path(config.dataset).exists() else _resolve_commit(config.dataset, config.revision)
+
+
+@functools.cache
+def _resolve_commit(dataset: str, revision: str | None) -> str | None:
+    """The commit that a revision stands for; the revision itself where the hub can't be asked (offline)."""
+    import httpx
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(dataset, revision=revision).sha
+    except (OSError, ValueError, httpx.HTTPError):
+        return revision

@@ -1,0 +1,312 @@
+"""Tokenised pairs on disk: one memory-mapped Arrow file per source, named by a fingerprint of all that decides its ids.
+
+A store is made once and read by every later run, mixture and rank. It is written under a temporary name and renamed
+when whole, so that whoever finds it can trust it. Beside it lie the rows that were refused, with address and reason.
+
+    <cache>/<source>-<fingerprint>/pairs.arrow     prefix | chosen | rejected as int32 ids, lengths, margins, weights
+                                   dropped.jsonl   {"source", "where", "row", "reason", "detail"}
+                                   store.json      counts, the hub commit, what the fingerprint was made of
+"""
+
+import collections
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
+from data.pairs import DataError, InvalidPair, parse_pair
+from data.sources import Row, SourceConfig, content_id, hash_content, read_rows
+
+VERSION = 1  # raise it when the same rows and settings would give another file
+CHUNK = 256  # rows that one worker tokenises at a time
+ROWS_PER_WORKER = 4096  # below this a second process costs more than it saves
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # position in the source, 0-based
+        ("ids", pa.large_list(pa.int32())),  # prefix, chosen, rejected, one after the other
+        ("prefix_length", pa.int32()),
+        ("chosen_length", pa.int32()),
+        ("rejected_length", pa.int32()),
+        ("prompt_hash", pa.uint64()),  # of the first user turn: decides the side of a held-out split
+        ("target_margin", pa.float32()),
+        ("loss_weight", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Everything besides rows, tokenizer and template that decides what is in a store."""
+
+    max_length: int = 16384
+    over_length: str = "drop"
+    target_margin: bool = False
+    on_bad_row: str = "drop"
+
+
+class PairStore:
+    """A finished store: columns as numpy arrays (memory-mapped), pairs by position."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.info: dict[str, Any] = json.loads((directory / "store.json").read_text())
+        table = pa.ipc.open_file(pa.memory_map(str(directory / "pairs.arrow"))).read_all()
+        self.row, self.prompt_hash = self._column(table, "row"), self._column(table, "prompt_hash")
+        self.prefix_length = self._column(table, "prefix_length")
+        self.chosen_length = self._column(table, "chosen_length")
+        self.rejected_length = self._column(table, "rejected_length")
+        self.target_margin = self._column(table, "target_margin")
+        self.loss_weight = self._column(table, "loss_weight")
+        self._chunks = [(chunk.values, chunk.offsets.to_numpy()) for chunk in table.column("ids").chunks]
+        self._starts = np.cumsum([0] + [len(chunk) for chunk in table.column("ids").chunks])
+
+    @staticmethod
+    def _column(table: pa.Table, name: str) -> np.ndarray:
+        return table.column(name).to_numpy()  # (num_pairs,)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def group(self, index: int) -> Group:
+        """The pair at `index` as a group of two responses: chosen, rejected."""
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        values, offsets = self._chunks[chunk]
+        at = index - int(self._starts[chunk])
+        start, stop = int(offsets[at]), int(offsets[at + 1])
+        ids = values.slice(start, stop - start).to_numpy()
+        prefix, chosen = int(self.prefix_length[index]), int(self.chosen_length[index])
+        return Group(ids[:prefix], (ids[prefix : prefix + chosen], ids[prefix + chosen :]))
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """The refused rows, in order."""
+        with open(self.directory / "dropped.jsonl") as file:
+            yield from map(json.loads, file)
+
+
+def open_store(
+    name: str, config: SourceConfig, chat: Chat, settings: StoreSettings, cache: Path, *, builder: bool, workers: int = 0
+) -> PairStore:
+    """The store of a source: found, or made (`builder`), or waited for (all other processes of a machine).
+
+    Waiting holds no collective open, so that hours of tokenising cannot run into a communication time-out; if the
+    builder dies, the launcher ends those who wait.
+
+    Args:
+        builder: whether this process makes the store when there is none; one process of a machine does.
+        workers: processes to tokenise with; 0 chooses by the machine and the size of the source.
+
+    Raises:
+        DataError: the source cannot be read, or has a bad row and `on_bad_row` is "error".
+    """
+    recipe, commit = _fingerprint_parts(name, config, chat, settings, cache)
+    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    directory = cache / f"{name}-{fingerprint}"
+    if not builder:
+        while not (directory / "store.json").is_file():
+            time.sleep(0.2)
+        return PairStore(directory)
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / f"{name}-{fingerprint}.lock"):
+        if not (directory / "store.json").is_file():
+            _build(directory, name, config, chat, settings, workers, {"made_of": recipe, "commit": commit})
+    return PairStore(directory)
+
+
+def _fingerprint_parts(
+    name: str, config: SourceConfig, chat: Chat, settings: StoreSettings, cache: Path
+) -> tuple[dict[str, Any], str | None]:
+    content, commit = content_id(f"data.sources.{name}", config, lambda path: _cached_hash(path, cache))
+    parts = {
+        "version": VERSION,
+        "content": content,
+        "chat": chat.fingerprint(),
+        "format": config.format,
+        "same_first_turn": config.same_first_turn,
+        **asdict(settings),
+    }
+    return parts, commit
+
+
+def _cached_hash(path: Path, cache: Path) -> str:
+    """The content hash of a file, remembered under its path, size and modification time."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    memo = cache / "hashes" / key
+    if memo.is_file():
+        return memo.read_text()
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    digest = hash_content(path)
+    temporary = memo.with_suffix(f".{os.getpid()}")
+    temporary.write_text(digest)
+    temporary.replace(memo)
+    return digest
+
+
+# --- making a store -------------------------------------------------------------------------------------------------
+
+
+def _build(
+    directory: Path, name: str, config: SourceConfig, chat: Chat, settings: StoreSettings, workers: int, info: dict[str, Any]
+) -> None:
+    temporary = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    counts: collections.Counter[str] = collections.Counter()
+    try:
+        with (
+            pa.OSFile(str(temporary / "pairs.arrow"), "wb") as file,
+            pa.ipc.new_file(file, SCHEMA) as writer,
+            open(temporary / "dropped.jsonl", "w") as dropped,
+            tqdm(desc=f"tokenising {name}", unit=" rows", mininterval=0.5, leave=False) as bar,
+        ):
+            for batch, refused, num_rows in _tokenised(name, config, chat, settings, workers):
+                counts["rows"] += num_rows
+                counts["pairs"] += len(batch)
+                for record in refused:
+                    if settings.on_bad_row == "error":
+                        raise DataError(f"{name}: {record['where']}: {record['detail']}")
+                    dropped.write(json.dumps({"source": name, **record}) + "\n")
+                if len(batch):
+                    writer.write_batch(batch)
+                bar.update(num_rows)
+        (temporary / "store.json").write_text(json.dumps({**info, **counts}, indent=1))
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tokenised(
+    name: str, config: SourceConfig, chat: Chat, settings: StoreSettings, workers: int
+) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]], int]]:
+    """Chunks of a source in order: (pairs, refused rows, number of rows read)."""
+    chunks = _chunked(read_rows(f"data.sources.{name}", config))
+    first = []  # enough rows to know whether worker processes pay
+    for chunk in chunks:
+        first.append(chunk)
+        if len(first) * CHUNK > ROWS_PER_WORKER:
+            break
+    workers = workers or min(len(os.sched_getaffinity(0)), 16)
+    if workers == 1 or len(first) * CHUNK <= ROWS_PER_WORKER:
+        for chunk in _chain(first, chunks):
+            yield tokenise(chunk, config, chat, settings)
+        return
+    # spawn: a forked tokenizer would inherit the locks of its parent's threads.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, chat, settings)
+    ) as pool:
+        waiting: collections.deque[Future[Any]] = collections.deque()
+        for chunk in _chain(first, chunks):
+            waiting.append(pool.submit(_work, chunk))
+            if len(waiting) > 2 * workers:  # bounded, so that memory stays flat however long the source is
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def tokenise(
+    rows: list[Row], config: SourceConfig, chat: Chat, settings: StoreSettings
+) -> tuple[pa.RecordBatch, list[dict[str, Any]], int]:
+    """Rows to a record batch of `SCHEMA`, the refused rows, and the number of rows."""
+    refused = []
+    parsed, texts = [], []
+    for row in rows:
+        try:
+            if row.error is not None:
+                raise row.error
+            pair = parse_pair(
+                row.value,
+                config.format,
+                target_margin=settings.target_margin,
+                same_first_turn=config.same_first_turn,
+            )
+            sides = [chat.render(pair.chosen), chat.render(pair.rejected)]
+        except InvalidPair as error:
+            refused.append(_refusal(row, error))
+            continue
+        parsed.append((row, pair))
+        texts += sides
+    ids = chat.encode(texts)
+
+    columns: dict[str, list[Any]] = {field: [] for field in SCHEMA.names}
+    for (row, pair), chosen, rejected in zip(parsed, ids[0::2], ids[1::2], strict=True):
+        try:
+            group = _fit(chat, pair, [chosen, rejected], settings)
+        except InvalidPair as error:
+            refused.append(_refusal(row, error))
+            continue
+        digest = hashlib.blake2b(pair.prompt_key.encode(), digest_size=8).digest()
+        columns["row"].append(row.number)
+        columns["ids"].append(np.concatenate([group.prefix_ids, *group.response_ids]))
+        columns["prefix_length"].append(len(group.prefix_ids))
+        columns["chosen_length"].append(len(group.response_ids[0]))
+        columns["rejected_length"].append(len(group.response_ids[1]))
+        columns["prompt_hash"].append(int.from_bytes(digest, "little"))
+        columns["target_margin"].append(np.float32(pair.target_margin or 0.0))
+        columns["loss_weight"].append(np.float32(pair.loss_weight))
+    arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
+    refused.sort(key=lambda record: record["row"])
+    return pa.record_batch(arrays, schema=SCHEMA), refused, len(rows)
+
+
+def _fit(chat: Chat, pair: Any, sides: list[list[int]], settings: StoreSettings) -> Group:
+    """The group of a pair, made to fit max_length as the settings say. Raises: InvalidPair when it cannot."""
+    longest = max(map(len, sides))
+    if longest > settings.max_length:
+        if settings.over_length == "drop":
+            raise InvalidPair("over length", f"{longest} tokens, more than max_length={settings.max_length}")
+        shared = common_prefix_length(np.asarray(sides[0]), np.asarray(sides[1]))
+        prompt_length = min(shared, chat.prompt_length(pair, sides[0]))
+        sides = truncate_prompt(sides, prompt_length, settings.max_length, chat.tokenizer.bos_token_id)
+    if sides[0] == sides[1]:
+        raise InvalidPair("identical tokens", "chosen and rejected are the same tokens once the template is applied")
+    if chat.tokenizer.pad_token_id in (sides[0][-1], sides[1][-1]):
+        raise InvalidPair("ends with pad", "a conversation ends with the pad token; scoring would read the token before")
+    return make_group(sides)
+
+
+def _refusal(row: Row, error: InvalidPair) -> dict[str, Any]:
+    return {"where": row.where, "row": row.number, "reason": error.reason, "detail": str(error)}
+
+
+_worker_state: tuple[SourceConfig, Chat, StoreSettings]
+
+
+def _start_worker(*state: Any) -> None:
+    global _worker_state
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker_state = state  # type: ignore[assignment]
+
+
+def _work(rows: list[Row]) -> Any:
+    return tokenise(rows, *_worker_state)
+
+
+def _chunked(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _chain(first: list[list[Row]], rest: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    yield from first
+    yield from rest

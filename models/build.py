@@ -1,0 +1,276 @@
+"""ModelConfig, and from it a reward model: from the hub, a local directory, or a config with random weights."""
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from models.reward_model import RewardModel
+
+FAMILIES = ("qwen3", "llama")
+# Tensors of a checkpoint that a reward model has no use for.
+UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_freq")
+
+
+@dataclass
+class ModelConfig:
+    """Exactly one of `base` and `config` is given."""
+
+    base: str | None = None  # hub name or local directory with safetensors weights
+    revision: str | None = None  # the hub model's branch, tag or commit; what it resolves to is recorded
+    config: Any = None  # random weights: a mapping, a config.json, or a directory that holds one
+    tokenizer: str | None = None  # hub name or local directory; default: the base; `bytes`: the built-in byte tokenizer
+    attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager; chosen once and announced
+    liger: str = "auto"  # auto | on | off: Liger's fused RMSNorm, RoPE and SwiGLU on CUDA
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a model's files are."""
+
+    directory: Path | None  # None: random weights
+    config: "PretrainedConfig"
+    commit: str | None = None  # the hub commit, where there is one
+
+
+def resolve_base(config: ModelConfig) -> Base:
+    """Find (or download) the base and read its config.
+
+    Raises:
+        ModelError: it is not there, is of another family, or has no safetensors weights.
+    """
+    from models.attention import ModelError
+
+    if config.base is None:
+        return Base(None, read_config(config.config))
+    directory, commit = fetch(config.base, config.revision, "model.base")
+    if not any(directory.glob("*.safetensors")):
+        raise ModelError(f"model.base={config.base}: no *.safetensors there (weights in pickles are not read)")
+    return Base(directory, read_config(str(directory)), commit)
+
+
+def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tuple[Path, str | None]:
+    """The local directory of a model, and its commit when it comes from the hub (downloaded once, then cached).
+
+    Raises:
+        ModelError: there is no such directory, and the hub has no such model or cannot be reached.
+    """
+    from models.attention import ModelError
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path, None
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(f"{key}={name}: no such directory (and no hub name, which reads owner/name)")
+    import httpx
+    import huggingface_hub
+
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    try:
+        snapshot = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        first = str(error).strip().splitlines()
+        raise ModelError(
+            f"{key}={name}: no such directory, and the hub does not give it ({type(error).__name__}: "
+            f"{first[0] if first else ''})"
+        ) from error
+    return snapshot, snapshot.name
+
+
+def read_config(source: Any) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    from models.attention import ModelError
+
+    if isinstance(source, str):
+        path = Path(source).expanduser()
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ModelError(f"model.config={source}: no config.json there")
+        source = json.loads(path.read_text())
+    if not isinstance(source, dict) or source.get("model_type") not in FAMILIES:
+        found = source.get("model_type") if isinstance(source, dict) else source
+        raise ModelError(f"model_type={found!r}: expected one of {list(FAMILIES)}")
+    fields = {key: value for key, value in source.items() if key not in ("model_type", "architectures")}
+    config: PretrainedConfig = AutoConfig.for_model(source["model_type"], **fields)
+    if config.get_text_config().__dict__.get("use_sliding_window"):
+        raise ModelError("use_sliding_window=true is not supported")
+    return config
+
+
+def build_model(
+    base: Base,
+    *,
+    dtype: "torch.dtype",
+    seed: int,
+    attention: str,
+    pad_token_id: int,
+    zero3_config: dict[str, Any] | None = None,
+) -> tuple["RewardModel", str]:
+    """A reward model, and a sentence that says where its weights and its head came from.
+
+    Args:
+        attention: a backend of `models.attention`.
+        pad_token_id: the tokenizer's; the embedding's padding row and the export's pooling depend on it.
+        zero3_config: DeepSpeed's config when its ZeRO-3 shall partition the weights while they are loaded.
+
+    Raises:
+        ModelError: tensors of the checkpoint are missing, unknown, or of another shape.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from models.attention import ModelError, implementation
+    from models.reward_model import RewardModel, ScoreHead
+
+    # from_config and from_pretrained mutate and keep the object they are given.
+    config = copy.deepcopy(base.config)
+    config.pad_token_id = pad_token_id
+    config.use_cache = False
+    if pad_token_id >= config.vocab_size:
+        raise ModelError(f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}")
+    common = {"dtype": dtype, "attn_implementation": implementation(attention), "trust_remote_code": False}
+    score = ScoreHead(config.hidden_size, seed, dtype)
+    if base.directory is None:
+        # Seeded, whole on every rank and partitioned later: random weights are for tests and benchmarks.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = AutoModel.from_config(config, **common)
+        return RewardModel(backbone, score), "random weights, new score head"
+    has_head = check_checkpoint(base.directory, config)
+    with _partitioned(zero3_config):
+        backbone = AutoModel.from_pretrained(base.directory, config=config, use_safetensors=True, **common)
+    if has_head:
+        with torch.no_grad():
+            score.weight.copy_(read_tensor(base.directory, "score.weight"))
+    return RewardModel(backbone, score), "the reward head of the base is kept" if has_head else "new score head"
+
+
+def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
+    """Compare names and shapes of a checkpoint's tensors with the model's; transformers does not under ZeRO-3.
+
+    Returns:
+        Whether the checkpoint has a reward head to keep.
+
+    Raises:
+        ModelError: a tensor is missing, unknown or of another shape.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from models.attention import ModelError
+
+    with torch.device("meta"):
+        meta = AutoModel.from_config(copy.deepcopy(config))
+    expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in meta.state_dict().items()}
+    found = read_shapes(directory)
+    if not any(name.startswith("model.") for name in found):  # saved without its head, so without the prefix
+        found = {name if name.startswith(UNUSED) else f"model.{name}": shape for name, shape in found.items()}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [
+        f"{name} has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    problems += [f"{name} is unknown" for name in found if name not in expected and not name.startswith(UNUSED)]
+    head = found.get("score.weight")
+    if head is not None and head != (1, config.hidden_size):
+        problems.append(f"score.weight has shape {list(head)}, expected [1, {config.hidden_size}]")
+    if "score.bias" in found and read_tensor(directory, "score.bias").any():
+        problems.append("score.bias is not zero, and the head of a reward model has no bias here")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(f"{directory}: the weights do not fit the config: {'; '.join(problems[:3])}{more}")
+    return head is not None
+
+
+def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors in a directory's safetensors, from their headers."""
+    from safetensors import safe_open
+
+    shapes = {}
+    for path in weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+def read_tensor(directory: Path, name: str) -> "torch.Tensor":
+    """One tensor from a directory's safetensors. Raises: KeyError when it is not there."""
+    from safetensors import safe_open
+
+    for path in weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                return file.get_tensor(name)
+    raise KeyError(name)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that hold a model: those of its index, or `model.safetensors`, or all there are."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [directory / name for name in names]
+    single = directory / "model.safetensors"
+    return [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
+
+
+class _DeepSpeedConfig:
+    """What transformers asks to load straight into ZeRO-3 partitions; its own class would need accelerate."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _partitioned(zero3_config: dict[str, Any] | None) -> Iterator[None]:
+    if zero3_config is None:
+        yield
+        return
+    from transformers.integrations import deepspeed
+
+    holder = _DeepSpeedConfig(zero3_config)  # transformers keeps a weak reference only
+    deepspeed.set_hf_deepspeed_config(holder)
+    try:
+        yield
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
+def enable_liger(model: "RewardModel", requested: str, device: "torch.device") -> bool:
+    """Replace RMSNorm, RoPE and SwiGLU by Liger's fused kernels, on CUDA when installed.
+
+    Returns:
+        Whether they were.
+
+    Raises:
+        ModelError: asked for, and not possible here.
+    """
+    import importlib.util
+
+    from models.attention import ModelError
+
+    if requested not in ("auto", "on", "off"):
+        raise ModelError(f"model.liger={requested!r}: expected auto, on or off")
+    installed = importlib.util.find_spec("liger_kernel") is not None
+    if requested == "on" and (not installed or device.type != "cuda"):
+        why = f"it runs on CUDA, this run is on {device.type}" if installed else "liger-kernel is not installed"
+        raise ModelError(f"model.liger=on: {why}; use model.liger=auto")
+    if requested == "off" or not installed or device.type != "cuda":
+        return False
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[model.model.config.model_type]
+    apply(rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False, model=model.model)
+    return True

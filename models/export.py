@@ -1,0 +1,118 @@
+"""The Hugging Face directory that a run ends in, and the way back: what was trained is what is served.
+
+    model*.safetensors          weights as trained; score.weight as the same values in float32
+    config.json                 <Family>ForSequenceClassification with one label, read alike by old and new transformers
+    tokenizer*, chat_template   the tokenizer with the template used, dates pinned
+    reward_model.json           where the reward is read, and reference conversations with their rewards
+    README.md                   the model card
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
+
+from models.attention import implementation
+from models.build import weight_files
+from models.reward_model import RewardModel, ScoreHead
+
+ARCHITECTURES = {"qwen3": "Qwen3ForSequenceClassification", "llama": "LlamaForSequenceClassification"}
+MAX_SHARD_SIZE = "5GB"
+
+
+def export_config(config: PretrainedConfig, *, dtype: torch.dtype, eos_token_id: int, pad_token_id: int) -> dict[str, Any]:
+    """config.json of an export.
+
+    `problem_type: regression` makes vLLM and the Hugging Face pipeline return the raw reward (a sigmoid of it
+    otherwise); the labels keep SGLang from normalising; the legacy spellings of the rotary settings and the dtype are
+    for transformers 4, which would fall back to theta 10,000 without a word.
+    """
+    config = copy.deepcopy(config)
+    fields: dict[str, Any] = config.to_dict()
+    fields |= {
+        "architectures": [ARCHITECTURES[config.model_type]],
+        "id2label": {"0": "reward"},
+        "label2id": {"reward": 0},
+        "problem_type": "regression",
+        "pad_token_id": pad_token_id,
+        "eos_token_id": eos_token_id,
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "use_cache": True,
+    }
+    rope = dict(fields.get("rope_parameters") or {})
+    theta = rope.pop("rope_theta", fields.get("rope_theta"))
+    scaled = rope.get("rope_type", "default") != "default"
+    fields |= {"rope_theta": theta, "rope_scaling": rope if scaled else None}
+    for private in [key for key in fields if key.startswith("_")]:
+        del fields[private]
+    return fields
+
+
+def export_tensors(state: Mapping[str, torch.Tensor], model_type: str) -> dict[str, torch.Tensor]:
+    """The tensors of an export from those of a `RewardModel`.
+
+    The head keeps its values and becomes float32, which vLLM and our scorer then compute in. Qwen3 gets a zero
+    `score.bias`: SGLang's Qwen3 classifier has a bias that it otherwise leaves at random values.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    tensors["score.weight"] = tensors["score.weight"].float()
+    if model_type == "qwen3":
+        tensors["score.bias"] = torch.zeros(1)
+    return tensors
+
+
+def save_weights(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write safetensors, in shards with an index when large."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(tensors, directory, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+
+
+def compare_weights(directory: Path, expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors in a directory's safetensors that differ from `expected` in any bit, or are on one side only."""
+    different = set(expected)
+    for path in weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                stored = file.get_tensor(name)
+                if name not in expected:
+                    different.add(name)
+                elif stored.dtype == expected[name].dtype and _same_bits(stored, expected[name]):
+                    different.discard(name)
+    return sorted(different)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    # As bytes, so that -0 and 0 differ and a NaN equals itself.
+    return a.shape == b.shape and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().cpu().view(torch.uint8))
+
+
+def save_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
+    """The export as any user of transformers loads it, without the report about the zero `score.bias`."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return AutoModelForSequenceClassification.from_pretrained(
+        directory, dtype=dtype, trust_remote_code=False, use_safetensors=True
+    )
+
+
+def packed_view(classifier: Any, attention: str) -> RewardModel:
+    """A `RewardModel` over the very weights of a Hugging Face classifier, whose attention it switches.
+
+    The head is the stored float32 one only if the classifier was loaded in float32.
+    """
+    classifier.set_attn_implementation(implementation(attention))
+    head = ScoreHead(classifier.config.hidden_size, seed=0, dtype=classifier.score.weight.dtype)
+    head.weight = classifier.score.weight
+    return RewardModel(classifier.model, head)

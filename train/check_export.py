@@ -1,0 +1,139 @@
+"""Check an export the way its users will use it, in a process that knows nothing of the training.
+
+    python train/check_export.py model=runs/tiny/export
+
+At the end of a run it fills in the reference rewards; later it compares with them, which tells whether this machine and
+these library versions still reproduce the model. Exit code 1 when anything differs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.chat import make_group
+from data.packing import build_pack
+from models.attention import choose_backend
+from models.export import load_classifier, packed_view, save_json
+from train.card import tokenize_block
+
+TOLERANCE = 1e-4  # of max(1, |reward|), both paths in float32
+
+
+def main(arguments: list[str]) -> int:
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "model" not in options or set(options) - {"model", "path"}:
+        print("usage: python train/check_export.py model=DIR")
+        return 2
+    problems = check_export(Path(options["model"]), options.get("path"))
+    for problem in problems:
+        print(f"EXPORT CHECK: {problem}")
+    return 1 if problems else 0
+
+
+def check_export(directory: Path, path: str | None = None) -> list[str]:
+    """What is wrong with an export; nothing, when it is right. Writes `parity.json`.
+
+    Args:
+        path: where the export will be, when it is not there yet.
+    """
+    about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text())
+    card = (directory / "README.md").read_text()
+    references = about["references"]
+    problems = _check_ids(card, directory, references)
+
+    device, classifier = _load_float32(directory)
+    pairs = about.pop("held_out_pairs", [])
+    conversations = [reference["input_ids"] for reference in references]
+    flat = conversations + [ids for pair in pairs for ids in pair]
+    pad = classifier.config.pad_token_id
+    if any(ids[-1] == pad for ids in flat):
+        problems.append(f"a conversation ends with the pad token {pad}: Hugging Face would read the token before it")
+    plain = torch.cat([_plain(classifier, [ids], device) for ids in flat])
+    padded = _plain(classifier, conversations, device)
+
+    packed = _packed(classifier, [[ids] for ids in conversations] + pairs, device)
+    del classifier
+    half = load_classifier(directory, torch.bfloat16)
+    drift = (torch.cat([_plain(half, [ids], torch.device("cpu")) for ids in conversations]) - plain[: len(conversations)]).abs().max()
+
+    errors = {
+        "packed_vs_plain": _worst(packed, plain),
+        "padded_batch_vs_plain": _worst(padded, plain[: len(conversations)]),
+    }
+    known = [reference.get("reward") for reference in references]
+    if all(reward is not None for reward in known):
+        errors["stored_vs_plain"] = _worst(torch.tensor(known), plain[: len(conversations)])
+    problems += [f"{name}: rewards differ by {error:.2e}, allowed {TOLERANCE:.0e}" for name, error in errors.items() if not error <= TOLERANCE]
+    parity = {
+        "passed": not problems,
+        "tolerance": f"{TOLERANCE} * max(1, |reward|), float32",
+        **errors,
+        "bf16_drift": drift.item(),
+        "conversations": len(flat),
+        "torch": torch.__version__,
+    }
+    save_json(directory / "parity.json", parity)
+    if not problems and path is not None:
+        for reference, reward in zip(references, plain.tolist(), strict=False):
+            reference["reward"] = reward
+        save_json(directory / "reward_model.json", about)
+        (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"))
+    print(
+        f"export check: {'passed' if not problems else 'FAILED'}: {len(flat)} conversations, packed against plain transformers "
+        f"{errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} (allowed {TOLERANCE:.0e}); "
+        f"plain bf16 scoring drifts by up to {drift:.3f}",
+        flush=True,
+    )
+    return problems
+
+
+def _check_ids(card: str, directory: Path, references: list[dict[str, Any]]) -> list[str]:
+    """Run the model card's own code on the reference conversations."""
+    namespace: dict[str, Any] = {}
+    exec(compile(tokenize_block(card, str(directory)), "README.md", "exec"), namespace)  # our own text, just written
+    return [
+        f"the model card's snippet gives other token ids than training for {reference['messages'][-1]['content'][:40]!r}"
+        for reference in references
+        if namespace["conversation_ids"](reference["messages"]) != reference["input_ids"]
+    ]
+
+
+def _load_float32(directory: Path) -> tuple[torch.device, Any]:
+    """On the GPU where it fits, on the CPU otherwise."""
+    classifier = load_classifier(directory, torch.float32).eval()
+    size = sum(p.numel() * p.element_size() for p in classifier.parameters())
+    fits = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size
+    device = torch.device("cuda" if fits else "cpu")
+    return device, classifier.to(device)
+
+
+def _plain(classifier: Any, conversations: list[list[int]], device: torch.device) -> torch.Tensor:
+    """Rewards (num,) float32 on the CPU as plain transformers gives them, as one right-padded batch."""
+    longest = max(map(len, conversations))
+    pad = classifier.config.pad_token_id
+    ids = torch.tensor([c + [pad] * (longest - len(c)) for c in conversations], device=device)
+    mask = torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for c in conversations], device=device)
+    with torch.no_grad():
+        rewards: torch.Tensor = classifier(input_ids=ids, attention_mask=mask).logits[:, 0].float().cpu()
+    return rewards
+
+
+def _packed(classifier: Any, groups: list[list[list[int]]], device: torch.device) -> torch.Tensor:
+    """Rewards through our packed, prefix-shared path over the same weights."""
+    model = packed_view(classifier, choose_backend("auto", device, torch.float32))
+    pack = build_pack([make_group(group) for group in groups]).to(device)
+    with torch.no_grad():
+        rewards: torch.Tensor = model(**pack.inputs()).cpu()
+    return rewards
+
+
+def _worst(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest |a - b| / max(1, |b|)."""
+    return float(((a - b).abs() / b.abs().clamp(min=1)).max())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Resumable state at the end of a step: DeepSpeed's shards plus where the run stands.
+
+`latest` names the newest checkpoint that is whole on every rank: it is replaced, by rename, after all have written.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.distributed import Ranks
+
+
+@dataclass
+class CheckpointConfig:
+    every: int | None = None  # steps between checkpoints; null: none
+    keep: int = 2  # the newest so many are kept
+    resume: str = "auto"  # auto (the newest of the run directory, if any) | never | a checkpoint's directory
+
+
+@dataclass
+class TrainState:
+    """Where a run stands; everything besides DeepSpeed's own state that must survive a restart."""
+
+    step: int = 0
+    pairs_seen: int = 0
+    tokens_seen: int = 0
+
+
+def save(engine: Any, directory: Path, state: TrainState, ranks: "Ranks", keep: int) -> Path:
+    """Write `checkpoints/step-N` and point `latest` at it. All ranks call it."""
+    from train.distributed import barrier
+
+    name = f"step-{state.step}"
+    engine.save_checkpoint(str(directory), tag=name, client_state={"train_state": asdict(state)}, save_latest=False)
+    barrier()
+    if ranks.is_main:
+        pointer = directory / "latest.tmp"
+        pointer.write_text(name)
+        pointer.replace(directory / "latest")
+        for old in sorted(_steps(directory), key=_number)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+    return directory / name
+
+
+def find(directory: Path, resume: str) -> Path | None:
+    """The checkpoint to go on from, or None to start afresh."""
+    if resume == "never":
+        return None
+    if resume != "auto":
+        return Path(resume)
+    pointer = directory / "latest"
+    return directory / pointer.read_text().strip() if pointer.is_file() else None
+
+
+def load(engine: Any, path: Path) -> TrainState:
+    """Read a checkpoint into the engine. All ranks call it.
+
+    Raises:
+        CheckpointError: there is none there.
+    """
+    found, client = engine.load_checkpoint(str(path.parent), tag=path.name)
+    if found is None:
+        raise CheckpointError(f"{path}: no checkpoint of this world size there")
+    return TrainState(**client["train_state"])
+
+
+class CheckpointError(ValueError):
+    """Something a person can mend about checkpoints."""
+
+
+def check_same_recipe(directory: Path, recipe_yaml: str) -> None:
+    """A run goes on with the recipe it began with.
+
+    Raises:
+        CheckpointError: the run directory belongs to another recipe; names the keys that differ.
+    """
+    from omegaconf import OmegaConf
+
+    path = directory / "recipe.yaml"
+    if not path.is_file():
+        return
+    before, now = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (path.read_text(), recipe_yaml))
+    free = ("run_dir", "checkpoint.", "tracking.", "export.", "evaluation.")
+    keys = sorted(key for key in before | now if before.get(key) != now.get(key) and not key.startswith(free))
+    if keys:
+        shown = ", ".join(f"{key} ({json.dumps(before.get(key))} -> {json.dumps(now.get(key))})" for key in keys[:4])
+        raise CheckpointError(
+            f"{directory} holds a run of another recipe; it differs in {shown}: "
+            "give another run_dir=PATH, or checkpoint.resume=never to replace it"
+        )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: tree}
+
+
+def _steps(directory: Path) -> list[Path]:
+    return [path for path in directory.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
+
+
+def _number(path: Path) -> int:
+    return int(path.name[5:])

@@ -1,0 +1,129 @@
+"""DeepSpeed, set up so that a step means what the recipe says: B pairs, summed, divided once, on any number of ranks."""
+
+import logging
+import math
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass
+class OptimizerConfig:
+    learning_rate: float = 4e-6  # peak
+    schedule: str = "linear"  # constant | linear (to 0) | cosine (to 0), after the warm-up
+    warmup_ratio: float = 0.03  # share of the steps in which the learning rate rises from 0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.0  # on weight matrices; norms are never decayed
+    max_grad_norm: float = 1.0  # clip the global gradient norm; 0: off
+
+
+@dataclass
+class EngineConfig:
+    zero_stage: int = 3  # what DeepSpeed shards over ranks: 1 optimizer, 2 and gradients, 3 and parameters
+    precision: str = "bf16"  # bf16 (fp32 master weights and gradient accumulation) | fp32
+    gradient_checkpointing: bool = True  # recompute layers in the backward pass: a third more work, far less memory
+
+
+def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The learning rate of a step (1-based): a pure function, so there is no scheduler to save or resume."""
+    warmup = round(config.warmup_ratio * total_steps)
+    if step <= warmup:
+        return config.learning_rate * step / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    left = (total_steps - step + 1) / (total_steps - warmup)  # 1 at the first step after the warm-up, 1/n at the last
+    return config.learning_rate * (left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def deepspeed_config(engine: EngineConfig, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration.
+
+    Every `step()` is the boundary, because the number of packs differs from step to step; gradients are summed in
+    float32, because DeepSpeed's default in bf16 mode is bf16.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {"stage": engine.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters; two groups, without decay for vectors, when there is any decay."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    if weight_decay == 0:
+        return [{"params": params, "weight_decay": 0.0}]
+    # Under ZeRO-3 a loaded parameter is a shard: its true shape is in ds_shape.
+    matrices = [len(p.ds_shape) if "ds_shape" in vars(p) else p.dim() for p in params]
+    return [
+        {"params": [p for p, dim in zip(params, matrices, strict=True) if dim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p, dim in zip(params, matrices, strict=True) if dim < 2], "weight_decay": 0.0},
+    ]
+
+
+def build_engine(model: "nn.Module", config: dict[str, Any], optimizer: OptimizerConfig, device: "torch.device") -> Any:
+    """The DeepSpeed engine around a model, with torch's AdamW."""
+    import torch
+
+    quiet_deepspeed()
+    import deepspeed
+
+    if device.type == "cuda":
+        model.to(device)  # what zero.Init left on the host; partitioned parameters are already there
+    adamw = torch.optim.AdamW(
+        param_groups(model, optimizer.weight_decay),
+        lr=optimizer.learning_rate,
+        betas=(optimizer.betas[0], optimizer.betas[1]),
+        eps=optimizer.eps,
+        fused=True,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, dist_init_required=False)
+    return engine
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def grad_norm(engine: Any) -> float:
+    """The global gradient norm of the last step, before clipping."""
+    norm = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)
+
+
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed's and its build tools' routine messages off the user's screen; warnings stay."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # The variable of some CUDA images holds "9.0a", which DeepSpeed's op builder cannot parse.
+    if os.environ.get("TORCH_CUDA_ARCH_LIST", "").endswith("a"):
+        os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ["TORCH_CUDA_ARCH_LIST"][:-1]
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 still calls the collectives by the names that torch 2.13 deprecates, several times a step.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
+def gathered_weights(engine: Any) -> dict[str, Any] | None:
+    """All parameters whole, on the CPU, in the dtype they are computed in: on the main rank; None on the others.
+
+    All ranks must call it.
+    """
+    if engine.zero_optimization_partition_weights():
+        state: dict[str, Any] | None = engine._zero3_consolidated_16bit_state_dict()
+        return state
+    if engine.global_rank != 0:
+        return None
+    return {name: tensor.detach().cpu() for name, tensor in engine.module.state_dict().items()}

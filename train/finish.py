@@ -1,0 +1,192 @@
+"""The end of a run: write the export aside, check it in a fresh process, put it in place, and say what came out."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.pairs import Message, parse_pair
+from data.sources import read_rows
+from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
+from train.card import BIAS_NOTE, model_card
+from train.engine import gathered_weights
+from train.loop import Run
+from train.recipe import to_yaml
+from train.references import REFERENCES
+
+
+class ExportError(RuntimeError):
+    """An export that differs from what was trained; it is kept aside for a look."""
+
+
+def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
+    """Export and check a trained run. All ranks call it; the main rank returns the directory.
+
+    The engine is gone afterwards, so that the check has the device's memory.
+
+    Raises:
+        ExportError: the export is not what was trained.
+    """
+    state = gathered_weights(run.engine)
+    run.engine.destroy()
+    del run.engine
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if state is None:
+        return None
+    final, aside = run.directory / "export", run.directory / "export.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_export(run, state, metrics, aside)
+    different = compare_weights(aside, export_tensors(state, run.base.config.model_type))
+    del state
+    if different:
+        raise ExportError(_keep(aside, f"{len(different)} tensors differ from the trained ones: {different[:3]}"))
+    checked = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("check_export.py")), f"model={aside}", f"path={final}"],
+        env=single_process_environment(),
+    )
+    if checked.returncode:
+        raise ExportError(_keep(aside, "the export does not reproduce what was trained (see above)"))
+    old = run.directory / "export.old"
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    aside.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, float], directory: Path) -> None:
+    """Everything but the rewards, which the check adds."""
+    recipe, tokenizer = run.recipe, run.chat.tokenizer
+    config = run.base.config
+    dtype = state["model.norm.weight"].dtype
+    save_weights(directory, export_tensors(state, config.model_type))
+    fields = export_config(config, dtype=dtype, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    save_json(directory / "config.json", fields)
+    tokenizer.save_pretrained(directory)
+    references = [{"messages": messages, "input_ids": run.chat.ids(messages)} for messages in REFERENCES]
+    last_ids = sorted({reference["input_ids"][-1] for reference in references})
+    save_json(
+        directory / "reward_model.json",
+        {
+            "format": 1,
+            "pooling": "last token of the rendered conversation",
+            "last_token": tokenizer.convert_ids_to_tokens(last_ids),
+            "bos": "strip the template's BOS, then let the tokenizer add its own",
+            "head": "score.weight, no bias, computed in float32",
+            "dtype": fields["dtype"],
+            "references": references,
+            "held_out_pairs": _held_out_ids(run),
+        },
+    )
+    card = model_card(
+        {
+            "name": recipe.name,
+            "path": run.directory / "export",
+            "base": recipe.model.base or "(random weights)",
+            "base_line": f"{recipe.model.base or 'random weights from a config'} @ {run.base.commit or '-'}",
+            "pairs": f"{run.state.pairs_seen:,} ({run.mixture.pairs_per_epoch:,} an epoch)",
+            "steps": f"{run.state.step:,}",
+            "pairs_per_step": recipe.training.pairs_per_step,
+            "learning_rate": recipe.optimizer.learning_rate,
+            "schedule": recipe.optimizer.schedule,
+            "precision": recipe.engine.precision,
+            "last_token": ", ".join(f"`{token!r}`" for token in tokenizer.convert_ids_to_tokens(last_ids)),
+            "metrics": metrics,
+            "report": run.data.report,
+            "commits": run.data.commits,
+            "recipe": to_yaml(recipe),
+            "bias_note": BIAS_NOTE if config.model_type == "qwen3" else "",
+            "drift": "{drift}",  # the check measures it and fills it in
+        }
+    )
+    (directory / "README.md").write_text(card)
+
+
+def single_process_environment() -> dict[str, str]:
+    """This environment without the launcher's variables: the check is one process of its own."""
+    import os
+
+    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
+
+
+def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: float) -> str:
+    """What a person wants to know at the end: how good, where it is, one example, what to type next."""
+    lines = ["", f"Done: {run.state.step:,} steps, {run.state.pairs_seen:,} pairs in {minutes:.1f} minutes."]
+    if metrics:
+        lines.append(
+            f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
+            f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and {0.6931:.4f})."
+        )
+    if export is None:
+        return "\n".join([*lines, "No export was asked for (export.enabled=false)."])
+    lines += [f"Export: {export}", "", *_example(run, export), "Next: score conversations of your own,", ""]
+    lines.append(
+        """  echo '{"prompt": "Is 7 prime?", "responses": ["Yes.", "No."]}' > my.jsonl\n"""
+        f"  .venv/bin/python train/score.py model={export} input=my.jsonl output=scores.jsonl"
+    )
+    return "\n".join(lines)
+
+
+def _example(run: Run, export: Path) -> list[str]:
+    """One held-out pair (or a reference) with the rewards that the export gives it."""
+    from train.score import Scorer
+
+    pair = _first_held_out(run)
+    if pair is None:
+        return []
+    prompt, chosen, rejected = pair
+    scorer = Scorer(export, dtype="float32", device="cpu")
+    good, bad = scorer.score([[*prompt, *chosen], [*prompt, *rejected]])
+    return [
+        "One held-out pair, scored by the export:",
+        f"  prompt    {_short(prompt[-1]['content'])}",
+        f"  {good:+8.3f}  {_short(chosen[-1]['content'])}   (chosen)",
+        f"  {bad:+8.3f}  {_short(rejected[-1]['content'])}   (rejected)",
+        "",
+    ]
+
+
+def _first_held_out(run: Run) -> tuple[list[Message], list[Message], list[Message]] | None:
+    """The messages of the first held-out pair, read again from its source: the store keeps ids only."""
+    sources = {**run.recipe.data.sources, **run.recipe.data.eval.sources}
+    for pairs in run.data.held_out:
+        source = sources[pairs.name]
+        if not len(pairs) or source is None:
+            continue
+        number = int(pairs.store.row[pairs.indices[0]])
+        row = next(row for row in read_rows(pairs.name, source) if row.number == number)
+        pair = parse_pair(row.value, source.format, same_first_turn=source.same_first_turn)
+        common = next((i for i, (a, b) in enumerate(zip(pair.chosen, pair.rejected, strict=False)) if a != b), 1)
+        sides = (pair.rejected, pair.chosen) if source.flip else (pair.chosen, pair.rejected)
+        return pair.chosen[: max(common, 1)], sides[0][max(common, 1) :], sides[1][max(common, 1) :]
+    return None
+
+
+def _held_out_ids(run: Run) -> list[list[list[int]]]:
+    """Some held-out pairs as ids of (chosen, rejected); the check removes them from the export again."""
+    pairs = []
+    for held_out in run.data.held_out:
+        for position in range(min(len(held_out), run.recipe.export.num_check_pairs)):
+            group = held_out.group(position)
+            pairs.append([[*group.prefix_ids.tolist(), *ids.tolist()] for ids in group.response_ids])
+    return pairs[: run.recipe.export.num_check_pairs]
+
+
+def _keep(aside: Path, why: str) -> str:
+    failed = aside.with_name("export.failed")
+    shutil.rmtree(failed, ignore_errors=True)
+    aside.rename(failed)
+    return f"EXPORT CHECK FAILED: {why}; it is kept in {failed} and no export was put in place"
+
+
+def _short(text: str, width: int = 90) -> str:
+    flat = json.dumps(text, ensure_ascii=False)[1:-1]
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

@@ -1,0 +1,252 @@
+"""A run as a file: defaults <- recipe YAML <- command line, checked before anything is downloaded or started.
+
+Each part's dataclass stands beside the code that reads it; here they are only composed. What comes out is typed, plain
+dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a wrong key is answered at once.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from data.loader import DataConfig, check_data
+from data.pairs import DataError
+from data.sources import SourceConfig
+from models.build import ModelConfig
+from models.losses import LossConfig
+from train.checkpoint import CheckpointConfig
+from train.engine import EngineConfig, OptimizerConfig
+from train.evaluation import EvaluationConfig
+from train.tracking import TrackingConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """Something a person can mend in a recipe or on the command line."""
+
+
+@dataclass
+class TrainingConfig:
+    pairs_per_step: int = 256  # pairs of one optimizer step, over all ranks; part of the recipe, not of the machine
+    epochs: int = 1  # passes over the mixture
+    max_steps: int | None = None  # stop after so many steps; the schedule ends there too
+
+
+@dataclass
+class ExportConfig:
+    enabled: bool = True  # write runs/<name>/export at the end
+    num_check_pairs: int = 8  # held-out pairs on which the export is compared with training, beside the references
+
+
+@dataclass
+class Recipe:
+    """A run. `docs/recipes.md` and each dataclass say what the keys mean."""
+
+    name: str = "run"  # of the run: wandb, model card; default: the recipe's file name
+    run_dir: str | None = None  # default: runs/<name>
+    seed: int = 0  # of the order of pairs, the score head and random weights
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def directory(self) -> Path:
+        return Path(self.run_dir or f"runs/{self.name}").expanduser()
+
+
+def load_recipe(arguments: list[str]) -> Recipe:
+    """The recipe that a command line asks for.
+
+    Args:
+        arguments: `recipe=NAME_OR_FILE` and `key=value` overrides.
+
+    Raises:
+        RecipeError: one line that names the key and what to write instead.
+    """
+    overrides, path = [], None
+    for argument in arguments:
+        if argument.startswith(("--local_rank=", "--local-rank=")):  # the deepspeed launcher appends it
+            continue
+        key, equals, value = argument.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise RecipeError(f"{argument!r}: expected key=value, e.g. recipe=tiny or data.pack_tokens=8192")
+        if key == "recipe":
+            path = find_recipe(value)
+        else:
+            overrides.append((key, value))
+    if path is None:
+        raise RecipeError(f"which recipe? give recipe=NAME, one of {', '.join(recipe_names())}, or recipe=FILE.yaml")
+    merged: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": path.stem})
+    merged = _merge(merged, _read_yaml(path), str(path))
+    for key, value in overrides:
+        merged = _override(merged, key, value)
+    recipe = _to_object(merged)
+    check_recipe(recipe)
+    return recipe
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(value: str) -> Path:
+    """`recipes/NAME.yaml`, or the file itself. Raises: RecipeError."""
+    for path in (RECIPES / f"{value}.yaml", Path(value).expanduser()):
+        if path.is_file():
+            return path
+    raise RecipeError(f"recipe={value}: no such recipe{closest(value, recipe_names())}; there are {', '.join(recipe_names())}")
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that `recipe=FILE` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What types cannot say. Raises: RecipeError naming the key."""
+
+    def require(ok: bool, key: str, expected: str) -> None:
+        value: Any = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        if not ok:
+            raise RecipeError(f"{key}={value}: expected {expected}")
+
+    model, training, optimizer, engine = recipe.model, recipe.training, recipe.optimizer, recipe.engine
+    if (model.base is None) == (model.config is None):
+        raise RecipeError("model: give exactly one of model.base (weights) and model.config (random weights)")
+    if model.base is None and model.tokenizer is None:
+        raise RecipeError("model.tokenizer: needed beside model.config (a hub name, a directory, or `bytes`)")
+    try:
+        check_data(recipe.data)
+    except DataError as error:
+        raise RecipeError(str(error)) from None
+    require(model.attention in ("auto", "flash", "torch_varlen", "sdpa", "eager"), "model.attention", "auto, flash, torch_varlen, sdpa or eager")
+    require(model.liger in ("auto", "on", "off"), "model.liger", "auto, on or off")
+    require(bool(re.fullmatch(r"[\w.-]+", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
+    require(training.pairs_per_step >= 1, "training.pairs_per_step", "1 or more")
+    require(training.epochs >= 1, "training.epochs", "1 or more")
+    require(training.max_steps is None or training.max_steps >= 1, "training.max_steps", "1 or more")
+    require(0 <= recipe.loss.label_smoothing < 0.5, "loss.label_smoothing", "0 or more and below 0.5")
+    require(recipe.loss.center_coefficient >= 0, "loss.center_coefficient", "0 or more")
+    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "a number above 0")
+    require(optimizer.schedule in ("constant", "linear", "cosine"), "optimizer.schedule", "constant, linear or cosine")
+    require(0 <= optimizer.warmup_ratio < 1, "optimizer.warmup_ratio", "0 or more and below 1")
+    require(len(optimizer.betas) == 2 and all(0 <= b < 1 for b in optimizer.betas), "optimizer.betas", "two numbers in [0, 1)")
+    require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
+    require(engine.zero_stage in (1, 2, 3), "engine.zero_stage", "1, 2 or 3")
+    require(engine.precision in ("bf16", "fp32"), "engine.precision", "bf16 or fp32")
+    require(recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null")
+    require(recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null")
+    require(recipe.checkpoint.keep >= 1, "checkpoint.keep", "1 or more")
+    resume = recipe.checkpoint.resume
+    require(resume in ("auto", "never") or Path(resume).is_dir(), "checkpoint.resume", "auto, never or a checkpoint's directory")
+    if model.attention == "flash" and engine.precision == "fp32":
+        raise RecipeError("model.attention=flash computes in bf16 only and engine.precision=fp32; change one of them")
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, DictConfig):
+        raise RecipeError(f"{path}: expected a mapping of keys")
+    return loaded
+
+
+def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
+    _check_keys(Recipe, OmegaConf.to_container(extra, resolve=False), "", where)
+    try:
+        merged = OmegaConf.merge(base, extra)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _override(config: DictConfig, key: str, value: str) -> DictConfig:
+    """Apply one `key=value`. `data.sources=FILE.yaml` replaces the whole mapping; merging alone would only add."""
+    if key in ("data.sources", "data.eval.sources"):
+        if not Path(value).expanduser().is_file():
+            raise RecipeError(f"{key}={value}: no such file (it replaces the mapping of sources by the file's)")
+        replacement: Any = OmegaConf.to_container(_read_yaml(Path(value).expanduser()))
+        for part in reversed(key.split(".")):
+            replacement = {part: replacement}
+        emptied = config.copy()
+        OmegaConf.update(emptied, key, {}, merge=False)
+        return _merge(emptied, OmegaConf.create(replacement), value)
+    try:
+        parsed = OmegaConf.from_dotlist([f"{key}={value}"])
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise RecipeError(f"{key}={value}: {' '.join(str(error).split())}") from None
+    return _merge(config, parsed, "command line")
+
+
+def _to_object(config: DictConfig) -> Recipe:
+    try:
+        recipe = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise RecipeError(_explain(error)) from None
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
+    """Name the first unknown key and the nearest known one; OmegaConf's own message gives neither."""
+    if kind is None or not isinstance(given, Mapping):
+        return
+    if kind == "sources":
+        for name, source in given.items():
+            _check_keys(SourceConfig, source, f"{prefix}{name}.", where)
+        return
+    known = {f.name: f for f in fields(kind)}
+    for key, value in given.items():
+        if key not in known:
+            candidates = {f"{prefix}{name}": name for name in known}
+            guess = closest(f"{prefix}{key}", list(candidates) + _all_keys())
+            raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
+        inner = known[key].default_factory() if callable(known[key].default_factory) else None
+        is_sources = prefix + str(key) in ("data.sources", "data.eval.sources")
+        nested = "sources" if is_sources else (type(inner) if is_dataclass(inner) else None)
+        if nested is not None and not isinstance(value, Mapping):
+            raise RecipeError(f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=...")
+        _check_keys(nested, value, f"{prefix}{key}.", where)
+
+
+def _all_keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(kind):
+        inner = f.default_factory() if callable(f.default_factory) else None
+        keys += _all_keys(type(inner), f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
+    return keys
+
+
+def closest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not matches:  # the right name under the wrong group: learning_rate for optimizer.learning_rate
+        last = word.rsplit(".", 1)[-1]
+        matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's first line, with the key in front."""
+    first = (error.msg or str(error)).strip().splitlines()[0]
+    return f"{error.full_key}: {first}" if error.full_key and error.full_key not in first else first

@@ -1,0 +1,91 @@
+"""Where numbers go: metrics.jsonl always, wandb when asked for, and one line of progress on the screen."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+@dataclass
+class TrackingConfig:
+    wandb: bool = False  # log to Weights & Biases too; without a login the run is kept offline in the run directory
+    project: str = "bradley"  # wandb project
+    log_every: int = 1  # steps between lines of metrics.jsonl
+
+
+class Tracker:
+    """Writes metrics on the main rank and does nothing on others."""
+
+    def __init__(self, directory: Path, config: TrackingConfig, *, name: str, recipe: dict[str, Any], main: bool, step: int):
+        """
+        Args:
+            step: the step that the run goes on from; later lines of an earlier attempt are taken out.
+        """
+        self.main, self._wandb = main, None
+        if not main:
+            return
+        self.path = directory / "metrics.jsonl"
+        _keep_until(self.path, step)
+        self._file = open(self.path, "a")  # noqa: SIM115: open as long as the run
+        if config.wandb:
+            self._wandb = _start_wandb(directory, config.project, name, recipe)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.main:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+            if self._wandb is not None:
+                self._wandb.log(metrics, step=step)
+
+    def close(self) -> None:
+        if self.main:
+            self._file.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # half a line, from a run that was killed while writing it
+    if step == 0:
+        kept = []
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.replace(path)
+
+
+def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any]) -> Any:
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None and not _logged_in():  # wandb would stop and ask
+        mode = "offline"
+        print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
+    return wandb.init(project=project, name=name, dir=directory, config=recipe, mode=mode)
+
+
+def _logged_in() -> bool:
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def progress_bar(total: int, initial: int, main: bool) -> Any:
+    """Steps done, with the time that is left; silent on other ranks than the main one."""
+    return tqdm(total=total, initial=initial, unit="step", disable=not main, dynamic_ncols=True, mininterval=0.5)
