@@ -1,1 +1,1 @@
-"""Rows in, packs out. Nothing in here knows about models; see docs/architecture.md for the order of the layers."""
+"""Rows in, packs out. Nothing in here knows about models. docs/architecture.md lists the layers."""

@@ -103,7 +103,7 @@ def _twins() -> Iterator[tuple[int, str, str, str, str]]:
     for what, event in _INVITATIONS.items():
         yes, no = f"Thank you, I will gladly come to {event}.", f"Sorry, I cannot come to {event}."
         for form in _REPLY:
-            accept, decline = (("accept", "decline") if "that {1}" in form else ("Accept", "Decline"))
+            accept, decline = ("accept", "decline") if "that {1}" in form else ("Accept", "Decline")
             yield number, form.format(what, accept), form.format(what, decline), yes, no
             number += 1
     for what, (a, b, c) in _LISTS.items():

@@ -160,7 +160,9 @@ def make_group(conversations: list[list[int]]) -> Group:
     return Group(arrays[0][:shared], tuple(ids[shared:] for ids in arrays))
 
 
-def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_length: int, bos: int | None) -> list[list[int]]:
+def truncate_prompt(
+    conversations: list[list[int]], prompt_length: int, max_length: int, bos: int | None
+) -> list[list[int]]:
     """Cut the shared prompt from the left until the longest conversation fits, equally on all; a BOS stays.
 
     Raises:

@@ -72,7 +72,9 @@ def check_data(config: DataConfig) -> None:
             raise DataError(f"data.{key}={getattr(config, key)}: expected 2 or more")
     for name, source in config.eval.sources.items():
         if config.eval.fraction > 0 and source is not None and config.sources.get(name) is not None:
-            raise DataError(f"data.eval.sources.{name}: data.eval.fraction holds out pairs under the same name; rename it")
+            raise DataError(
+                f"data.eval.sources.{name}: data.eval.fraction holds out pairs under the same name; rename it"
+            )
     if not 0 <= config.eval.fraction < 1:
         raise DataError(f"data.eval.fraction={config.eval.fraction}: expected 0 or more and below 1")
     if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
@@ -210,9 +212,10 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     Raises:
         DataError: a source cannot be read, or nothing is left to train on.
     """
-    from data.store import StoreSettings, open_store  # pyarrow waits until it is needed
+    from data.store import open_store  # pyarrow waits until it is needed
+    from data.tokenise import TokeniseSettings
 
-    settings = StoreSettings(config.max_length, config.over_length, target_margin, config.on_bad_row)
+    settings = TokeniseSettings(config.max_length, config.over_length, target_margin, config.on_bad_row)
 
     def opened(sources: dict[str, SourceConfig | None]) -> Iterator[tuple[str, SourceConfig, Any]]:
         for name, source in sources.items():
@@ -240,7 +243,9 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         chosen = select(store, chosen, seed, config.eval.limit)
         held_out.append(PairSet(name, store, chosen, 1.0, source.flip))
         eval_stores[name], limited[name] = store, len(store) - len(chosen)
-    eval_report = drop_report(eval_stores, {}, {name: len(s) - limited[name] for name, s in eval_stores.items()}, limited)
+    eval_report = drop_report(
+        eval_stores, {}, {name: len(s) - limited[name] for name, s in eval_stores.items()}, limited
+    )
     report |= {f"eval.{name}": entry for name, entry in eval_report.items()}
     warnings += _overlap(train, [s for s in held_out if s.name in eval_stores])
     every_store = {**stores, **{f"eval.{name}": store for name, store in eval_stores.items()}}
@@ -271,5 +276,7 @@ def _overlap(train: list[PairSet], held_out: list[PairSet]) -> list[str]:
     for pairs in held_out:
         shared = int(np.isin(pairs.store.prompt_hash[pairs.indices], seen).sum())
         if shared:
-            lines.append(f"{shared} of {len(pairs)} held-out pairs of {pairs.name} have a prompt that is also trained on")
+            lines.append(
+                f"{shared} of {len(pairs)} held-out pairs of {pairs.name} have a prompt that is also trained on"
+            )
     return lines

@@ -59,7 +59,8 @@ class Pack:
     def to(self, device: "torch.device") -> "Pack":
         import torch
 
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
         return replace(self, **moved)
 
 

@@ -70,7 +70,9 @@ def source_files(key: str, pattern: str) -> list[Path]:
         DataError: there are none.
     """
     expanded = str(Path(pattern).expanduser())
-    paths = [Path(expanded)] if Path(expanded).is_file() else sorted(Path(p) for p in glob.glob(expanded, recursive=True))
+    paths = (
+        [Path(expanded)] if Path(expanded).is_file() else sorted(Path(p) for p in glob.glob(expanded, recursive=True))
+    )
     files = [path for path in paths if path.is_file()]
     if not files:
         what = "is a directory; name files, e.g. path/*.jsonl" if Path(expanded).is_dir() else "no such file"
@@ -218,7 +220,7 @@ def _load_hub(key: str, config: SourceConfig) -> Any:
     try:
         return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_hub_commit(config))
     except Exception as error:
-        # The library raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
+        # It raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
         first = str(error).strip().splitlines()
         raise DataError(
             f"{key}.dataset={config.dataset}: cannot load split {config.split!r} "

@@ -1,1 +1,1 @@
-"""Tensors in, rewards out. Nothing in here knows about data files; see docs/architecture.md for the order of the layers."""
+"""Tensors in, rewards out. Nothing in here knows about data files. docs/architecture.md lists the layers."""

@@ -1,6 +1,6 @@
 """Packed attention: one contract, several backends, one slow reference.
 
-The contract, for one pack (letters: T tokens, K gathered keys, S segments, H query heads, G key/value heads, D head dim):
+The contract for one pack; T tokens, K gathered keys, S segments, H query heads, G key/value heads, D head dim:
 
     q_THD, k_TGD, v_TGD    projections of the pack's tokens
     kv_index (K,) or None  the token whose key/value each place of a segment's keys is; None: every segment reads itself
@@ -146,7 +146,8 @@ def _register(backend: str, attend: Attention) -> None:
         sliding_window: int | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        assert attention_mask is None and query.shape[0] == 1, "a pack is one row without a mask"
+        assert attention_mask is None, "a pack needs no mask"
+        assert query.shape[0] == 1, "a pack is one row"
         assert dropout == 0.0, "reward models train without attention dropout"
         assert sliding_window is None, "sliding-window attention is not supported"
         k_TGD, v_TGD = key[0].transpose(0, 1), value[0].transpose(0, 1)

@@ -135,7 +135,9 @@ def build_model(
     config.pad_token_id = pad_token_id
     config.use_cache = False
     if pad_token_id >= config.vocab_size:
-        raise ModelError(f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}")
+        raise ModelError(
+            f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}"
+        )
     common = {"dtype": dtype, "attn_implementation": implementation(attention), "trust_remote_code": False}
     score = ScoreHead(config.hidden_size, seed, dtype)
     if base.directory is None:
@@ -195,7 +197,7 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a directory's safetensors, from their headers."""
     from safetensors import safe_open
 
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
         with safe_open(path, framework="pt") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -271,6 +273,8 @@ def enable_liger(model: "RewardModel", requested: str, device: "torch.device") -
         return False
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[model.model.config.model_type]
-    apply(rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False, model=model.model)
+    backbone: Any = model.model
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[backbone.config.model_type]
+    switches = {"rope": True, "rms_norm": True, "swiglu": True}
+    apply(**switches, cross_entropy=False, fused_linear_cross_entropy=False, model=backbone)
     return True

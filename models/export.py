@@ -1,10 +1,10 @@
 """The Hugging Face directory that a run ends in, and the way back: what was trained is what is served.
 
-    model*.safetensors          weights as trained; score.weight as the same values in float32
-    config.json                 <Family>ForSequenceClassification with one label, read alike by old and new transformers
-    tokenizer*, chat_template   the tokenizer with the template used, dates pinned
-    reward_model.json           where the reward is read, and reference conversations with their rewards
-    README.md                   the model card
+model*.safetensors          weights as trained; score.weight as the same values in float32
+config.json                 <Family>ForSequenceClassification with one label, read alike by old and new transformers
+tokenizer*, chat_template   the tokenizer with the template used, dates pinned
+reward_model.json           where the reward is read, and reference conversations with their rewards
+README.md                   the model card
 """
 
 import copy
@@ -26,7 +26,9 @@ ARCHITECTURES = {"qwen3": "Qwen3ForSequenceClassification", "llama": "LlamaForSe
 MAX_SHARD_SIZE = "5GB"
 
 
-def export_config(config: PretrainedConfig, *, dtype: torch.dtype, eos_token_id: int, pad_token_id: int) -> dict[str, Any]:
+def export_config(
+    config: PretrainedConfig, *, dtype: torch.dtype, eos_token_id: int, pad_token_id: int
+) -> dict[str, Any]:
     """config.json of an export.
 
     `problem_type: regression` makes vLLM and the Hugging Face pipeline return the raw reward (a sigmoid of it

@@ -1,9 +1,10 @@
 """The Bradley-Terry loss, summed over pairs: the caller divides once by the pairs of the whole step, over all ranks.
 
-    loss_i = -(1 - s) log sigmoid(m_i - t_i) - s log sigmoid(t_i - m_i) + c (r_chosen + r_rejected)^2,  m = r_chosen - r_rejected
+    loss_i = -(1 - s) log sigmoid(m_i - t_i) - s log sigmoid(t_i - m_i) + c (r_chosen + r_rejected)^2
 
-with label smoothing s, target margin t and centring c. (A mean over each pack, and then over packs, would weigh a pair
-by how many pairs happen to share its pack: another objective, and one that depends on the number of GPUs.)
+with margin m = r_chosen - r_rejected, label smoothing s, target margin t and centring c. (A mean over each pack, and
+then over packs, would weigh a pair by how many pairs happen to share its pack: another objective, and one that depends
+on the number of GPUs.)
 """
 
 from dataclasses import dataclass

@@ -32,9 +32,9 @@ class ScoreHead(nn.Linear):
 class RewardModel(nn.Module):
     """Packs of conversations in, one reward for each response out."""
 
-    def __init__(self, backbone: nn.Module, score: ScoreHead):
+    def __init__(self, backbone: Any, score: ScoreHead):
         super().__init__()
-        self.model = backbone
+        self.model: Any = backbone
         self.score = score
 
     def forward(

@@ -1,1 +1,1 @@
-"""The commands and what composes `data/` and `models/` into a run; see docs/architecture.md for the order of the layers."""
+"""The commands and what composes `data/` and `models/` into a run. docs/architecture.md lists the layers."""

@@ -49,7 +49,7 @@ with torch.no_grad():
     reward = model(torch.tensor([conversation_ids(conversation)])).logits[0, 0].item()
 ```
 
-SGLang (`python -m sglang.launch_server --model-path {path} --is-embedding --port 30000`). Use `/classify`, not `/v1/classify`:
+SGLang (`python -m sglang.launch_server --model-path {path} --is-embedding`; use `/classify`, not `/v1/classify`):
 
 ```python
 import requests
@@ -132,8 +132,6 @@ def _metrics_table(metrics: dict[str, float]) -> str:
 def _sources_table(report: dict[str, Any], commits: dict[str, str]) -> str:
     rows = ["| source | rows | trained on | held out | refused | hub commit |", "|---|---|---|---|---|---|"]
     for name, entry in report.items():
-        refused = sum(entry["refused"].values())
-        rows.append(
-            f"| {name} | {entry['rows']} | {entry['trained']} | {entry['held_out']} | {refused} | {commits.get(name, '-')} |"
-        )
+        counts = [entry["rows"], entry["trained"], entry["held_out"], sum(entry["refused"].values())]
+        rows.append(f"| {name} | {' | '.join(map(str, counts))} | {commits.get(name, '-')} |")
     return "\n".join(rows)

@@ -57,7 +57,11 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     packed = _packed(classifier, [[ids] for ids in conversations] + pairs, device)
     del classifier
     half = load_classifier(directory, torch.bfloat16)
-    drift = (torch.cat([_plain(half, [ids], torch.device("cpu")) for ids in conversations]) - plain[: len(conversations)]).abs().max()
+    drift = (
+        (torch.cat([_plain(half, [ids], torch.device("cpu")) for ids in conversations]) - plain[: len(conversations)])
+        .abs()
+        .max()
+    )
 
     errors = {
         "packed_vs_plain": _worst(packed, plain),
@@ -66,7 +70,11 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     known = [reference.get("reward") for reference in references]
     if all(reward is not None for reward in known):
         errors["stored_vs_plain"] = _worst(torch.tensor(known), plain[: len(conversations)])
-    problems += [f"{name}: rewards differ by {error:.2e}, allowed {TOLERANCE:.0e}" for name, error in errors.items() if not error <= TOLERANCE]
+    problems += [
+        f"{name}: rewards differ by {error:.2e}, allowed {TOLERANCE:.0e}"
+        for name, error in errors.items()
+        if not error <= TOLERANCE
+    ]
     parity = {
         "passed": not problems,
         "tolerance": f"{TOLERANCE} * max(1, |reward|), float32",
@@ -82,9 +90,9 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
         save_json(directory / "reward_model.json", about)
         (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"))
     print(
-        f"export check: {'passed' if not problems else 'FAILED'}: {len(flat)} conversations, packed against plain transformers "
-        f"{errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} (allowed {TOLERANCE:.0e}); "
-        f"plain bf16 scoring drifts by up to {drift:.3f}",
+        f"export check: {'FAILED' if problems else 'passed'}: {len(flat)} conversations; packed against plain "
+        f"transformers {errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} "
+        f"(allowed {TOLERANCE:.0e}); plain bf16 scoring drifts by up to {drift:.3f}",
         flush=True,
     )
     return problems
@@ -93,9 +101,10 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
 def _check_ids(card: str, directory: Path, references: list[dict[str, Any]]) -> list[str]:
     """Run the model card's own code on the reference conversations."""
     namespace: dict[str, Any] = {}
-    exec(compile(tokenize_block(card, str(directory)), "README.md", "exec"), namespace)  # our own text, just written
+    code = tokenize_block(card, str(directory))
+    exec(compile(code, "README.md", "exec"), namespace)  # our own text, just written
     return [
-        f"the model card's snippet gives other token ids than training for {reference['messages'][-1]['content'][:40]!r}"
+        f"the model card's snippet gives other ids than training for {reference['messages'][-1]['content'][:40]!r}"
         for reference in references
         if namespace["conversation_ids"](reference["messages"]) != reference["input_ids"]
     ]

@@ -1,4 +1,4 @@
-"""DeepSpeed, set up so that a step means what the recipe says: B pairs, summed, divided once, on any number of ranks."""
+"""DeepSpeed, set up so that a step means what the recipe says: B pairs, summed, divided once, on any ranks."""
 
 import logging
 import math
@@ -67,10 +67,10 @@ def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]
     if weight_decay == 0:
         return [{"params": params, "weight_decay": 0.0}]
     # Under ZeRO-3 a loaded parameter is a shard: its true shape is in ds_shape.
-    matrices = [len(p.ds_shape) if "ds_shape" in vars(p) else p.dim() for p in params]
+    dims = [len(vars(p).get("ds_shape", p.shape)) for p in params]
     return [
-        {"params": [p for p, dim in zip(params, matrices, strict=True) if dim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p, dim in zip(params, matrices, strict=True) if dim < 2], "weight_decay": 0.0},
+        {"params": [p for p, dim in zip(params, dims, strict=True) if dim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p, dim in zip(params, dims, strict=True) if dim < 2], "weight_decay": 0.0},
     ]
 
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -67,11 +66,14 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
     config = run.base.config
     dtype = state["model.norm.weight"].dtype
     save_weights(directory, export_tensors(state, config.model_type))
-    fields = export_config(config, dtype=dtype, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    fields = export_config(
+        config, dtype=dtype, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     save_json(directory / "config.json", fields)
     tokenizer.save_pretrained(directory)
-    references = [{"messages": messages, "input_ids": run.chat.ids(messages)} for messages in REFERENCES]
-    last_ids = sorted({reference["input_ids"][-1] for reference in references})
+    ids = [run.chat.ids(messages) for messages in REFERENCES]
+    references = [{"messages": m, "input_ids": i} for m, i in zip(REFERENCES, ids, strict=True)]
+    last_ids = sorted({i[-1] for i in ids})
     save_json(
         directory / "reward_model.json",
         {
@@ -113,7 +115,16 @@ def single_process_environment() -> dict[str, str]:
     """This environment without the launcher's variables: the check is one process of its own."""
     import os
 
-    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_")
+    launcher = (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "LOCAL_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "CROSS_",
+    )
     return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
 
 
@@ -137,7 +148,7 @@ def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: f
 
 def _example(run: Run, export: Path) -> list[str]:
     """One held-out pair (or a reference) with the rewards that the export gives it."""
-    from train.score import Scorer
+    from train.scorer import Scorer
 
     pair = _first_held_out(run)
     if pair is None:

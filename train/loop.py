@@ -85,7 +85,11 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         sums = totals.reduce()
         now = time.perf_counter()
 
-        state.step, state.pairs_seen, state.tokens_seen = step.number, step.pairs_seen, state.tokens_seen + int(sums["tokens"])
+        state.step, state.pairs_seen, state.tokens_seen = (
+            step.number,
+            step.pairs_seen,
+            state.tokens_seen + int(sums["tokens"]),
+        )
         metrics = step_metrics(sums, step, recipe.data.pack_tokens, now - started)
         metrics |= {
             "train/grad_norm": grad_norm(engine),
@@ -206,7 +210,9 @@ def _stop_if_not_finite(metrics: dict[str, float], state: TrainState) -> None:
     """DeepSpeed skips an update whose gradient is not finite and goes on; a run that does is lost without a word."""
     for key in ("train/loss", "train/grad_norm"):
         if not abs(metrics[key]) < float("inf"):
-            raise TrainingError(f"step {state.step}: {key} is {metrics[key]}; the update was not applied and the run stops")
+            raise TrainingError(
+                f"step {state.step}: {key} is {metrics[key]}; the update was not applied and the run stops"
+            )
 
 
 def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
@@ -229,8 +235,14 @@ def _announce(
     print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
     for name, entry in data.report.items():
         refused = ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items())
-        parts = [f"{entry['trained']:,} trained on" if entry["trained"] else "", f"{entry['held_out']:,} held out" if entry["held_out"] else ""]
-        parts += [f"{entry['beyond_limit']:,} beyond the limit" if entry["beyond_limit"] else "", f"refused: {refused}" if refused else ""]
+        parts = [
+            f"{entry['trained']:,} trained on" if entry["trained"] else "",
+            f"{entry['held_out']:,} held out" if entry["held_out"] else "",
+        ]
+        parts += [
+            f"{entry['beyond_limit']:,} beyond the limit" if entry["beyond_limit"] else "",
+            f"refused: {refused}" if refused else "",
+        ]
         print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(part for part in parts if part)}")
     print(
         f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "

@@ -9,7 +9,15 @@ from data.packing import Pack
 from train.distributed import sum_over_ranks
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a part of its name; MFU is left out for GPUs that are not here.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "B200": 2250e12}
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "B200": 2250e12,
+}
 
 
 class StepTotals:

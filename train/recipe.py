@@ -7,7 +7,7 @@ dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ def find_recipe(value: str) -> Path:
     for path in (RECIPES / f"{value}.yaml", Path(value).expanduser()):
         if path.is_file():
             return path
-    raise RecipeError(f"recipe={value}: no such recipe{closest(value, recipe_names())}; there are {', '.join(recipe_names())}")
+    raise RecipeError(
+        f"recipe={value}: no such recipe{closest(value, recipe_names())}; there are {', '.join(recipe_names())}"
+    )
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -134,7 +136,11 @@ def check_recipe(recipe: Recipe) -> None:
         check_data(recipe.data)
     except DataError as error:
         raise RecipeError(str(error)) from None
-    require(model.attention in ("auto", "flash", "torch_varlen", "sdpa", "eager"), "model.attention", "auto, flash, torch_varlen, sdpa or eager")
+    require(
+        model.attention in ("auto", "flash", "torch_varlen", "sdpa", "eager"),
+        "model.attention",
+        "auto, flash, torch_varlen, sdpa or eager",
+    )
     require(model.liger in ("auto", "on", "off"), "model.liger", "auto, on or off")
     require(bool(re.fullmatch(r"[\w.-]+", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
     require(training.pairs_per_step >= 1, "training.pairs_per_step", "1 or more")
@@ -145,15 +151,27 @@ def check_recipe(recipe: Recipe) -> None:
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "a number above 0")
     require(optimizer.schedule in ("constant", "linear", "cosine"), "optimizer.schedule", "constant, linear or cosine")
     require(0 <= optimizer.warmup_ratio < 1, "optimizer.warmup_ratio", "0 or more and below 1")
-    require(len(optimizer.betas) == 2 and all(0 <= b < 1 for b in optimizer.betas), "optimizer.betas", "two numbers in [0, 1)")
+    require(
+        len(optimizer.betas) == 2 and all(0 <= b < 1 for b in optimizer.betas),
+        "optimizer.betas",
+        "two numbers in [0, 1)",
+    )
     require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
     require(engine.zero_stage in (1, 2, 3), "engine.zero_stage", "1, 2 or 3")
     require(engine.precision in ("bf16", "fp32"), "engine.precision", "bf16 or fp32")
-    require(recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null")
-    require(recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null")
+    require(
+        recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null"
+    )
+    require(
+        recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null"
+    )
     require(recipe.checkpoint.keep >= 1, "checkpoint.keep", "1 or more")
     resume = recipe.checkpoint.resume
-    require(resume in ("auto", "never") or Path(resume).is_dir(), "checkpoint.resume", "auto, never or a checkpoint's directory")
+    require(
+        resume in ("auto", "never") or Path(resume).is_dir(),
+        "checkpoint.resume",
+        "auto, never or a checkpoint's directory",
+    )
     if model.attention == "flash" and engine.precision == "fp32":
         raise RecipeError("model.attention=flash computes in bf16 only and engine.precision=fp32; change one of them")
 
@@ -222,18 +240,24 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
             candidates = {f"{prefix}{name}": name for name in known}
             guess = closest(f"{prefix}{key}", list(candidates) + _all_keys())
             raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
-        inner = known[key].default_factory() if callable(known[key].default_factory) else None
+        inner = _default(known[key])
         is_sources = prefix + str(key) in ("data.sources", "data.eval.sources")
         nested = "sources" if is_sources else (type(inner) if is_dataclass(inner) else None)
         if nested is not None and not isinstance(value, Mapping):
-            raise RecipeError(f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=...")
+            raise RecipeError(
+                f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=..."
+            )
         _check_keys(nested, value, f"{prefix}{key}.", where)
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
 def _all_keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
     keys = []
     for f in fields(kind):
-        inner = f.default_factory() if callable(f.default_factory) else None
+        inner = _default(f)
         keys += _all_keys(type(inner), f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
     return keys
 

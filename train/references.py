@@ -21,5 +21,8 @@ REFERENCES: list[list[Message]] = [
     _turns("用一句话介绍长城。", "长城是中国古代修建的防御工事,全长超过两万公里。🙂"),
     _turns("Reverse a list in Python.", "```python\ndef reverse(items):\n    return items[::-1]\n```\n"),
     _turns("Is 91 prime?", "<think>\n91 = 7 * 13\n</think>\n\nNo: 91 = 7 × 13."),
-    _turns("Why is the sky blue?", "  Air scatters short waves more than long ones, " * 12 + "so blue light reaches us from everywhere.  "),
+    _turns(
+        "Why is the sky blue?",
+        "  Air scatters short waves more than long ones, " * 12 + "so blue light reaches us from everywhere.  ",
+    ),
 ]

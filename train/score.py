@@ -5,10 +5,10 @@
 
 Input rows (JSONL, JSONL.gz, JSON, parquet, arrow) are one of
     {"messages": [...]}                        -> adds "reward"
-    {"chosen": ..., "rejected": ...}           -> adds "chosen_reward", "rejected_reward" (any format that training reads)
+    {"chosen": ..., "rejected": ...}           -> adds "chosen_reward", "rejected_reward" (any format of training)
     {"prompt": ..., "responses": [...]}        -> adds "rewards"
 The output (.jsonl, .jsonl.gz, .parquet) keeps order and columns. A row that cannot be scored gets "error" instead. An
-interrupted run goes on where it stopped. From Python: `Scorer("runs/tiny/export").score([conversation, ...])`.
+interrupted run goes on where it stopped. From Python: `train.scorer.Scorer("runs/tiny/export").score(conversations)`.
 """
 
 import gzip
@@ -16,18 +16,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
-from data.pairs import DataError, InvalidPair, Message, check_conversation, join_response, parse_pair, read_prompt  # noqa: E402
+from data.pairs import DataError  # noqa: E402
 from data.sources import Row, SourceConfig, check_source, read_rows  # noqa: E402
+
+if TYPE_CHECKING:
+    from train.scorer import Scorer
 
 CHUNK = 1024  # rows that are scored and written at a time
 
@@ -44,154 +47,6 @@ class ScoreConfig:
     overwrite: bool = False  # replace an output that is there already
 
 
-class Scorer:
-    """An export, loaded for scoring."""
-
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        dtype: str = "auto",
-        device: str | None = None,
-        attention: str = "auto",
-        pack_tokens: int = 16384,
-        max_length: int | None = None,
-    ):
-        """Args: see `ScoreConfig`; `device` is the GPU when there is one.
-
-        Raises:
-            ModelError: the directory holds no reward model.
-        """
-        import torch
-
-        from data.chat import Chat
-        from models.attention import ModelError, choose_backend
-        from models.build import check_checkpoint, fetch, read_config
-        from models.export import load_classifier, packed_view
-        from train.metrics import attention_cost
-        from train.tokenizer import read_tokenizer
-
-        directory, _ = fetch(str(model), None, "model")
-        config = read_config(str(directory))
-        if not check_checkpoint(directory, config):
-            raise ModelError(f"model={model}: no score.weight there; this is a base model, not a reward model")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
-        wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
-        classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
-        self.dtype = classifier.dtype
-        self.attention = choose_backend(attention, self.device, self.dtype)
-        self.chat = Chat(read_tokenizer(directory))
-        self.pack_tokens = pack_tokens
-        self.max_length = max_length or config.max_position_embeddings
-        self._model = packed_view(classifier, self.attention).to(self.device).eval()
-        self._attention_cost = attention_cost(config)
-
-    def score(self, conversations: Sequence[list[Message]]) -> list[float]:
-        """The reward of each conversation.
-
-        Raises:
-            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
-        """
-        for i, messages in enumerate(conversations):
-            check_conversation(messages, f"conversations[{i}]")
-        return [rewards[0] for rewards in self.score_groups([[messages] for messages in conversations])]
-
-    def score_groups(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[float]]:
-        """Rewards of groups of conversations; within a group the common token prefix is computed once."""
-        ids = self.encode(groups)
-        for group in ids:
-            self.check_length(group)
-        return self.score_ids(ids)
-
-    def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
-        """Token ids of every conversation of every group."""
-        flat = iter(self.chat.encode([self.chat.render(messages) for group in groups for messages in group]))
-        return [[next(flat) for _ in group] for group in groups]
-
-    def check_length(self, group: Sequence[list[int]]) -> None:
-        """Raises: InvalidPair when a conversation is longer than `max_length`."""
-        longest = max(map(len, group), default=0)
-        if longest > self.max_length:
-            raise InvalidPair("over length", f"a conversation has {longest} tokens, more than {self.max_length}")
-
-    def score_ids(self, groups: Sequence[list[list[int]]]) -> list[list[float]]:
-        """Rewards of groups of conversations given as token ids, in their order."""
-        import numpy as np
-        import torch
-
-        from data.chat import make_group
-        from data.packing import build_pack, plan_packs, split_group
-
-        parts, owner = [], []
-        for i, group in enumerate(groups):
-            for part in split_group(make_group(group), self.pack_tokens) if group else []:
-                parts.append(part)
-                owner.append(i)
-        rewards: list[list[float]] = [[] for _ in groups]
-        if not parts:
-            return rewards
-        sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
-        costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
-        scored: list[list[float]] = [[] for _ in parts]
-        for pack in plan_packs(sizes, costs, self.pack_tokens, world_size=1):
-            with torch.inference_mode():
-                inputs = build_pack([parts[i] for i in pack]).to(self.device).inputs()
-                values = iter(self._model(**inputs).tolist())
-            for i in pack:
-                scored[i] = [next(values) for _ in parts[i].response_ids]
-        for i, values_of_part in zip(owner, scored, strict=True):
-            rewards[i] += values_of_part
-        return rewards
-
-
-def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The output rows of input rows: their columns with rewards, or with an `error`."""
-    done: list[dict[str, Any]] = []
-    groups: list[list[list[int]]] = []
-    kinds: list[str] = []
-    for row in rows:
-        kind, ids, problem = "error", [], None
-        try:
-            if row.error is not None:
-                raise row.error
-            kind, conversations = read_row(row.value)
-            ids = scorer.encode([conversations])[0]
-            scorer.check_length(ids)
-        except InvalidPair as error:
-            kind, ids, problem = "error", [], str(error)
-        done.append({**(row.value if isinstance(row.value, dict) else {}), **({"error": problem} if problem else {})})
-        kinds.append(kind)
-        groups.append(ids)
-    for out, kind, rewards in zip(done, kinds, scorer.score_ids(groups), strict=True):
-        if kind == "messages":
-            out["reward"] = rewards[0]
-        elif kind == "pair":
-            out["chosen_reward"], out["rejected_reward"] = rewards
-        elif kind == "responses":
-            out["rewards"] = rewards
-    return done
-
-
-def read_row(row: Any) -> tuple[str, list[list[Message]]]:
-    """(kind of the row, its conversations). Raises: InvalidPair when it is none that can be scored."""
-    if not isinstance(row, dict):
-        raise InvalidPair("not an object", "the row is not an object with named fields")
-    if row.get("messages") is not None:
-        return "messages", [check_conversation(row["messages"], "messages")]
-    if row.get("responses") is not None:
-        if not isinstance(row["responses"], list) or not row["responses"]:
-            raise InvalidPair("no response", "responses is not a list with at least one response")
-        prompt = read_prompt(row.get("prompt"))
-        conversations = [join_response(prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])]
-        return "responses", [check_conversation(c, f"responses[{i}]") for i, c in enumerate(conversations)]
-    if row.get("chosen") is not None or row.get("rejected") is not None:
-        pair = parse_pair(row, same_first_turn=False)
-        return "pair", [pair.chosen, pair.rejected]
-    raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {sorted(row)}")
-
-
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +60,7 @@ def score_file(config: ScoreConfig) -> Path:
     from tqdm import tqdm
 
     from train.distributed import choose_device, read_ranks
+    from train.scorer import Scorer, score_rows
 
     ranks = read_ranks()
     output = Path(config.output).expanduser()
@@ -224,7 +80,9 @@ def score_file(config: ScoreConfig) -> Path:
     )
     finished = _finished_rows(partial, about, _identity(config, scorer)) if ranks.is_main else 0
     finished = _from_main(finished, ranks.world_size)
-    ranks.say(f"scoring in {str(scorer.dtype).removeprefix('torch.')} on {scorer.device}, attention: {scorer.attention}")
+    ranks.say(
+        f"scoring in {str(scorer.dtype).removeprefix('torch.')} on {scorer.device}, attention: {scorer.attention}"
+    )
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
     file = open(partial, "a") if ranks.is_main else None  # noqa: SIM115
@@ -260,7 +118,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise DataError(f"output={output}: the directory {output.parent} is not there or cannot be written to")
 
 
-def _identity(config: ScoreConfig, scorer: Scorer) -> dict[str, Any]:
+def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     """What must be the same for an interrupted run to go on."""
     from data.sources import hash_content, source_files
     from models.build import fetch, weight_files

@@ -19,7 +19,9 @@ class TrackingConfig:
 class Tracker:
     """Writes metrics on the main rank and does nothing on others."""
 
-    def __init__(self, directory: Path, config: TrackingConfig, *, name: str, recipe: dict[str, Any], main: bool, step: int):
+    def __init__(
+        self, directory: Path, config: TrackingConfig, *, name: str, recipe: dict[str, Any], main: bool, step: int
+    ):
         """
         Args:
             step: the step that the run goes on from; later lines of an earlier attempt are taken out.
@@ -29,7 +31,7 @@ class Tracker:
             return
         self.path = directory / "metrics.jsonl"
         _keep_until(self.path, step)
-        self._file = open(self.path, "a")  # noqa: SIM115: open as long as the run
+        self._file = open(self.path, "a")  # noqa: SIM115
         if config.wandb:
             self._wandb = _start_wandb(directory, config.project, name, recipe)
 
@@ -68,7 +70,7 @@ def _keep_until(path: Path, step: int) -> None:
 def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any]) -> Any:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE")
+    mode: Any = os.environ.get("WANDB_MODE")
     if mode is None and not _logged_in():  # wandb would stop and ask
         mode = "offline"
         print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")

@@ -1,0 +1,153 @@
+"""An export, loaded for scoring: packed, prefixes shared, head in float32."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.chat import Chat, make_group
+from data.packing import build_pack, plan_packs, split_group
+from data.pairs import InvalidPair, Message, check_conversation, join_response, parse_pair, read_prompt
+from data.sources import Row
+from models.attention import ModelError, choose_backend
+from models.build import check_checkpoint, fetch, read_config
+from models.export import load_classifier, packed_view
+from train.metrics import attention_cost
+from train.tokenizer import read_tokenizer
+
+
+class Scorer:
+    """An export, loaded for scoring."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        attention: str = "auto",
+        pack_tokens: int = 16384,
+        max_length: int | None = None,
+    ):
+        """Args: see `train.score.ScoreConfig`; `device` is the GPU when there is one.
+
+        Raises:
+            ModelError: the directory holds no reward model.
+        """
+        directory, _ = fetch(str(model), None, "model")
+        config = read_config(str(directory))
+        if not check_checkpoint(directory, config):
+            raise ModelError(f"model={model}: no score.weight there; this is a base model, not a reward model")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
+        wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
+        classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
+        self.dtype = classifier.dtype
+        self.attention = choose_backend(attention, self.device, self.dtype)
+        self.chat = Chat(read_tokenizer(directory))
+        self.pack_tokens = pack_tokens
+        self.max_length = max_length or config.max_position_embeddings
+        self._model = packed_view(classifier, self.attention).to(self.device).eval()
+        self._attention_cost = attention_cost(config)
+
+    def score(self, conversations: Sequence[list[Message]]) -> list[float]:
+        """The reward of each conversation.
+
+        Raises:
+            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        """
+        for i, messages in enumerate(conversations):
+            check_conversation(messages, f"conversations[{i}]")
+        return [rewards[0] for rewards in self.score_groups([[messages] for messages in conversations])]
+
+    def score_groups(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[float]]:
+        """Rewards of groups of conversations; within a group the common token prefix is computed once."""
+        ids = self.encode(groups)
+        for group in ids:
+            self.check_length(group)
+        return self.score_ids(ids)
+
+    def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
+        """Token ids of every conversation of every group."""
+        flat = iter(self.chat.encode([self.chat.render(messages) for group in groups for messages in group]))
+        return [[next(flat) for _ in group] for group in groups]
+
+    def check_length(self, group: Sequence[list[int]]) -> None:
+        """Raises: InvalidPair when a conversation is longer than `max_length`."""
+        longest = max(map(len, group), default=0)
+        if longest > self.max_length:
+            raise InvalidPair("over length", f"a conversation has {longest} tokens, more than {self.max_length}")
+
+    def score_ids(self, groups: Sequence[list[list[int]]]) -> list[list[float]]:
+        """Rewards of groups of conversations given as token ids, in their order."""
+        parts, owner = [], []
+        for i, group in enumerate(groups):
+            for part in split_group(make_group(group), self.pack_tokens) if group else []:
+                parts.append(part)
+                owner.append(i)
+        rewards: list[list[float]] = [[] for _ in groups]
+        if not parts:
+            return rewards
+        sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
+        costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
+        scored: list[list[float]] = [[] for _ in parts]
+        for pack in plan_packs(sizes, costs, self.pack_tokens, world_size=1):
+            with torch.inference_mode():
+                inputs = build_pack([parts[i] for i in pack]).to(self.device).inputs()
+                values = iter(self._model(**inputs).tolist())
+            for i in pack:
+                scored[i] = [next(values) for _ in parts[i].response_ids]
+        for i, values_of_part in zip(owner, scored, strict=True):
+            rewards[i] += values_of_part
+        return rewards
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The output rows of input rows: their columns with rewards, or with an `error`."""
+    done: list[dict[str, Any]] = []
+    groups: list[list[list[int]]] = []
+    kinds: list[str] = []
+    for row in rows:
+        kind, ids, problem = "error", [], None
+        try:
+            if row.error is not None:
+                raise row.error
+            kind, conversations = read_row(row.value)
+            ids = scorer.encode([conversations])[0]
+            scorer.check_length(ids)
+        except InvalidPair as error:
+            kind, ids, problem = "error", [], str(error)
+        done.append({**(row.value if isinstance(row.value, dict) else {}), **({"error": problem} if problem else {})})
+        kinds.append(kind)
+        groups.append(ids)
+    for out, kind, rewards in zip(done, kinds, scorer.score_ids(groups), strict=True):
+        if kind == "messages":
+            out["reward"] = rewards[0]
+        elif kind == "pair":
+            out["chosen_reward"], out["rejected_reward"] = rewards
+        elif kind == "responses":
+            out["rewards"] = rewards
+    return done
+
+
+def read_row(row: Any) -> tuple[str, list[list[Message]]]:
+    """(kind of the row, its conversations). Raises: InvalidPair when it is none that can be scored."""
+    if not isinstance(row, dict):
+        raise InvalidPair("not an object", "the row is not an object with named fields")
+    if row.get("messages") is not None:
+        return "messages", [check_conversation(row["messages"], "messages")]
+    if row.get("responses") is not None:
+        if not isinstance(row["responses"], list) or not row["responses"]:
+            raise InvalidPair("no response", "responses is not a list with at least one response")
+        prompt = read_prompt(row.get("prompt"))
+        conversations = [
+            join_response(prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])
+        ]
+        return "responses", [check_conversation(c, f"responses[{i}]") for i, c in enumerate(conversations)]
+    if row.get("chosen") is not None or row.get("rejected") is not None:
+        pair = parse_pair(row, same_first_turn=False)
+        return "pair", [pair.chosen, pair.rejected]
+    raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {sorted(row)}")
