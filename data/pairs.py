@@ -4,7 +4,6 @@ Every refusal is an `InvalidPair` that carries a short `reason` (the key of the 
 the field. Where the row came from (source and line) is added by the caller, who knows it.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ ROLE_ALIASES = {
     "tool": "tool",
 }
 FORMATS = ("messages", "prompt", "hh", "sharegpt")
+MAX_NUMBER = 1e38  # just inside float32
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -39,6 +39,9 @@ class InvalidPair(DataError):
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an exception pickles its message alone; worker processes need both
+        return InvalidPair, (self.reason, str(self))
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
 def read_prompt(prompt: Any) -> list[Message]:
     """The turns before the answer, from a string or from messages."""
     if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
+        return [{"role": "user", "content": check_text(prompt, "prompt")}]
     messages = _plain(prompt, "prompt")
     check_messages(messages, "prompt")
     return cast(list[Message], messages)
@@ -188,7 +191,7 @@ def join_response(prompt: list[Message], response: Any, field: str) -> list[Mess
     A message list that starts with the prompt itself is already whole (UltraFeedback's published form).
     """
     if isinstance(response, str):
-        return [*prompt, {"role": "assistant", "content": response}]
+        return [*prompt, {"role": "assistant", "content": check_text(response, field)}]
     if isinstance(response, Mapping):
         response = [response]
     messages = cast(list[Message], _plain(response, field))
@@ -239,7 +242,7 @@ def _from_value(turns: Any, field: str) -> list[Message]:
             raise InvalidPair(
                 "unknown role", f"{field}[{i}] is from {turn['from']!r}, expected one of {sorted(ROLE_ALIASES)}"
             )
-        messages.append({"role": role, "content": turn["value"]})
+        messages.append({"role": role, "content": check_text(turn["value"], f"{field}[{i}].value")})
     return messages
 
 
@@ -279,8 +282,9 @@ def _read_weight(row: Mapping[str, Any]) -> float:
 
 
 def _number(value: Any, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidPair("bad number", f"{field} is {value!r}, expected a finite number")
+    # Stored as float32; comparing first keeps integers too large for any float from raising.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
+        raise InvalidPair("bad number", f"{field} is {_kind(value)}, expected a finite number")
     return float(value)
 
 

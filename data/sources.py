@@ -3,12 +3,14 @@
 A file is read as a stream, so the largest set costs no more memory than its longest row.
 """
 
+import contextlib
 import functools
 import glob
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,9 @@ def check_source(key: str, config: SourceConfig) -> None:
     if config.builtin is not None and config.builtin not in builtin.SETS:
         raise DataError(f"{key}.builtin={config.builtin!r}: expected one of {list(builtin.SETS)}")
     if not 0 < config.weight <= 1000:
-        raise DataError(f"{key}.weight={config.weight}: expected a number above 0 (to leave a source out: {key}=null)")
+        raise DataError(
+            f"{key}.weight={config.weight}: expected a number above 0, at most 1000 (to leave a source out: {key}=null)"
+        )
     if config.limit is not None and config.limit < 1:
         raise DataError(f"{key}.limit={config.limit}: expected 1 or more")
     if config.path is not None:
@@ -116,7 +120,8 @@ def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[s
         return f"hub:{config.dataset}:{config.name}:{config.split}:{dataset._fingerprint}", _hub_commit(config)
     assert config.path is not None
     hash_file = hash_file or hash_content
-    return "files:" + ",".join(hash_file(path) for path in source_files(key, config.path)), None
+    # With the kind: the same bytes hold other rows when a misnamed .jsonl is renamed to .json.
+    return "files:" + ",".join(f"{_kind(path)}:{hash_file(path)}" for path in source_files(key, config.path)), None
 
 
 def hash_content(path: Path) -> str:
@@ -128,34 +133,44 @@ def hash_content(path: Path) -> str:
 # --- one reader per kind of file: path -> (address, row or InvalidPair) ---------------------------------------------
 
 
+def _kind(path: Path) -> str:
+    """The suffix that says how a file is read, without .gz."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
 def _reader(path: Path) -> Any:
-    suffixes = [s for s in path.suffixes if s != ".gz"]
-    kind = suffixes[-1] if suffixes else ""
-    zipped = path.suffix == ".gz"
+    kind, zipped = _kind(path), path.suffix == ".gz"
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet, ".arrow": _read_arrow}
     if kind not in readers or (zipped and kind not in (".jsonl", ".json")):
-        raise DataError(f"{path}: unknown kind of file; expected .jsonl, .jsonl.gz, .json, .parquet or .arrow")
+        raise DataError(f"{path}: unknown kind of file; expected .jsonl, .json (both also .gz), .parquet or .arrow")
     return readers[kind]
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with _open(path) as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _parse_json(line)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
+        yield from _parse_lines(path, file)
+
+
+def _parse_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    """One row a line; blank lines are no rows but count."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}:{number}", _parse_json(line)
 
 
 def _parse_json(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number or a nesting beyond Python's limits
         return InvalidPair("not JSON", f"the line is not JSON: {error}")
 
 
@@ -164,12 +179,13 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         text = file.read()
     try:
         rows = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         # Many published ".json" files hold one object a line.
         lines = text.splitlines()
-        if len(lines) < 2 or isinstance(_parse_json(lines[0]), InvalidPair):
+        if isinstance(_parse_json(next(filter(bytes.strip, lines), b"")), InvalidPair):
             raise DataError(f"{path}: not JSON: {error}") from None
-        rows = [_parse_json(line) for line in lines if line.strip()]
+        yield from _parse_lines(path, lines)
+        return
     if isinstance(rows, dict):
         rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
     if not isinstance(rows, list):
@@ -188,7 +204,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}:{number}", row
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a whole parquet file ({error})") from None
 
 
@@ -207,7 +223,7 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:{number}", row
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a whole arrow file ({error})") from None
 
 
