@@ -9,6 +9,7 @@ The last of these ids is the position where the reward is read, in training and 
 
 import datetime
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from data.pairs import DataError, InvalidPair, Message, Pair
 
 # A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
 PINNED_DATE = datetime.date(2024, 7, 26)
-_DATE_CALL = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
 # Tokens that some vocabularies reserve and no conversation ends with, best first.
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<unk>")
 
@@ -45,7 +46,7 @@ def pin_date(template: str) -> str:
         DataError: the clock is asked in a way that cannot be replaced.
     """
     pinned = _DATE_CALL.sub(lambda call: f'"{PINNED_DATE.strftime(call[2])}"', template)
-    if "strftime_now(" in pinned:
+    if re.search(r"strftime_now\s*\(", pinned):
         raise DataError("the chat template calls strftime_now with a computed format; give one with a fixed date")
     return pinned
 
@@ -99,8 +100,10 @@ class Chat:
         return common_prefix_length(np.asarray(self.encode([prompt])[0]), np.asarray(ids))
 
     def fingerprint(self) -> str:
-        """A hash that changes whenever ids could change."""
-        parts = [self.tokenizer.chat_template, str(self.tokenizer.bos_token), type(self.tokenizer).__name__]
+        """A hash that changes whenever ids or refusals could change."""
+        # Templates print special tokens, and a conversation must not end with the pad token.
+        special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
+        parts = [self.tokenizer.chat_template, special, type(self.tokenizer).__name__]
         parts.append(self.tokenizer.backend_tokenizer.to_str())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -217,17 +217,18 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
 
     settings = TokeniseSettings(config.max_length, config.over_length, target_margin, config.on_bad_row)
 
-    def opened(sources: dict[str, SourceConfig | None]) -> Iterator[tuple[str, SourceConfig, Any]]:
+    def opened(key: str, sources: dict[str, SourceConfig | None]) -> Iterator[tuple[str, SourceConfig, Any]]:
         for name, source in sources.items():
             if source is not None:
+                where, workers = f"{key}.{name}", config.workers
                 store = open_store(
-                    name, source, chat, settings, config.cache(), builder=builder, workers=config.workers
+                    name, source, chat, settings, config.cache(), builder=builder, workers=workers, key=where
                 )
                 yield name, source, store
 
     train, held_out, stores = [], [], {}
     trained, held, limited = {}, {}, {}
-    for name, source, store in opened(config.sources):
+    for name, source, store in opened("data.sources", config.sources):
         chosen = select(store, np.arange(len(store)), seed, source.limit)
         kept, out = split_by_prompt(store, chosen, config.eval.fraction)
         train.append(PairSet(name, store, kept, source.weight, source.flip))
@@ -236,9 +237,8 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         stores[name], trained[name], held[name] = store, len(kept), len(out)
         limited[name] = len(store) - len(chosen)
     report = drop_report(stores, trained, held, limited)
-    warnings = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
     eval_stores = {}
-    for name, source, store in opened(config.eval.sources):
+    for name, source, store in opened("data.eval.sources", config.eval.sources):
         chosen = select(store, np.arange(len(store)), seed, source.limit)
         chosen = select(store, chosen, seed, config.eval.limit)
         held_out.append(PairSet(name, store, chosen, 1.0, source.flip))
@@ -247,6 +247,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         eval_stores, {}, {name: len(s) - limited[name] for name, s in eval_stores.items()}, limited
     )
     report |= {f"eval.{name}": entry for name, entry in eval_report.items()}
+    warnings = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
     warnings += _overlap(train, [s for s in held_out if s.name in eval_stores])
     every_store = {**stores, **{f"eval.{name}": store for name, store in eval_stores.items()}}
     return PreparedData(

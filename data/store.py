@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
@@ -84,6 +85,7 @@ def open_store(
     *,
     builder: bool,
     workers: int = 0,
+    key: str | None = None,
 ) -> PairStore:
     """The store of a source: found, or made (`builder`), or waited for (all other processes of a machine).
 
@@ -93,11 +95,13 @@ def open_store(
     Args:
         builder: whether this process makes the store when there is none; one process of a machine does.
         workers: processes to tokenise with; 0 chooses by the machine and the size of the source.
+        key: where the source stands in the recipe, for error messages; `data.sources.NAME` when None.
 
     Raises:
         DataError: the source cannot be read, or has a bad row and `on_bad_row` is "error".
     """
-    recipe, commit = _fingerprint_parts(name, config, chat, settings, cache)
+    key = key or f"data.sources.{name}"
+    recipe, commit = _fingerprint_parts(key, config, chat, settings, cache)
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     directory = cache / f"{name}-{fingerprint}"
     if not builder:
@@ -107,14 +111,15 @@ def open_store(
     cache.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(cache / f"{name}-{fingerprint}.lock"):
         if not (directory / "store.json").is_file():
-            _build(directory, name, config, chat, settings, workers, {"made_of": recipe, "commit": commit})
+            rows = read_rows(key, config)
+            _build(directory, name, rows, config, chat, settings, workers, {"made_of": recipe, "commit": commit})
     return PairStore(directory)
 
 
 def _fingerprint_parts(
-    name: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path
+    key: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path
 ) -> tuple[dict[str, Any], str | None]:
-    content, commit = content_id(f"data.sources.{name}", config, lambda path: _cached_hash(path, cache))
+    content, commit = content_id(key, config, lambda path: _cached_hash(path, cache))
     parts = {
         "version": VERSION,
         "content": content,
@@ -135,7 +140,7 @@ def _cached_hash(path: Path, cache: Path) -> str:
         return memo.read_text()
     memo.parent.mkdir(parents=True, exist_ok=True)
     digest = hash_content(path)
-    temporary = memo.with_suffix(f".{os.getpid()}")
+    temporary = memo.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a cache may share process ids
     temporary.write_text(digest)
     temporary.replace(memo)
     return digest
@@ -147,6 +152,7 @@ def _cached_hash(path: Path, cache: Path) -> str:
 def _build(
     directory: Path,
     name: str,
+    rows: Iterator[Row],
     config: SourceConfig,
     chat: Chat,
     settings: TokeniseSettings,
@@ -164,7 +170,7 @@ def _build(
             open(temporary / "dropped.jsonl", "w") as dropped,
             tqdm(desc=f"tokenising {name}", unit=" rows", mininterval=0.5, leave=False) as bar,
         ):
-            for batch, refused, num_rows in _tokenised(name, config, chat, settings, workers):
+            for batch, refused, num_rows in _tokenised(rows, config, chat, settings, workers):
                 counts["rows"] += num_rows
                 counts["pairs"] += len(batch)
                 for record in refused:
@@ -182,10 +188,10 @@ def _build(
 
 
 def _tokenised(
-    name: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int
+    rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int
 ) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]], int]]:
     """Chunks of a source in order: (pairs, refused rows, number of rows read)."""
-    chunks = _chunked(read_rows(f"data.sources.{name}", config))
+    chunks = _chunked(rows)
     first = []  # enough rows to know whether worker processes pay
     for chunk in chunks:
         first.append(chunk)
