@@ -156,6 +156,8 @@ def check_recipe(recipe: Recipe) -> None:
         "optimizer.betas",
         "two numbers in [0, 1)",
     )
+    require(optimizer.eps > 0, "optimizer.eps", "a number above 0")
+    require(optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
     require(engine.zero_stage in (1, 2, 3), "engine.zero_stage", "1, 2 or 3")
     require(engine.precision in ("bf16", "fp32"), "engine.precision", "bf16 or fp32")
@@ -166,6 +168,9 @@ def check_recipe(recipe: Recipe) -> None:
         recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null"
     )
     require(recipe.checkpoint.keep >= 1, "checkpoint.keep", "1 or more")
+    require(recipe.seed >= 0, "seed", "0 or more")
+    require(recipe.tracking.log_every >= 1, "tracking.log_every", "1 or more steps")
+    require(recipe.export.num_check_pairs >= 0, "export.num_check_pairs", "0 or more")
     resume = recipe.checkpoint.resume
     require(
         resume in ("auto", "never") or Path(resume).is_dir(),
@@ -232,6 +237,8 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
         return
     if kind == "sources":
         for name, source in given.items():
+            if source is not None and not isinstance(source, Mapping):
+                raise RecipeError(f"{where}: {prefix}{name} is a group of keys; give e.g. {prefix}{name}.path=FILE")
             _check_keys(SourceConfig, source, f"{prefix}{name}.", where)
         return
     known = {f.name: f for f in fields(kind)}
@@ -240,6 +247,8 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
             candidates = {f"{prefix}{name}": name for name in known}
             guess = closest(f"{prefix}{key}", list(candidates) + _all_keys())
             raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
+        if value == "???":  # OmegaConf's mark of a missing value, which a merge passes over without a word
+            raise RecipeError(f"{where}: {prefix}{key} has no value (???)")
         inner = _default(known[key])
         is_sources = prefix + str(key) in ("data.sources", "data.eval.sources")
         nested = "sources" if is_sources else (type(inner) if is_dataclass(inner) else None)
