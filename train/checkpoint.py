@@ -56,6 +56,17 @@ def find(directory: Path, resume: str) -> Path | None:
     return directory / pointer.read_text().strip() if pointer.is_file() else None
 
 
+def set_aside(directory: Path) -> None:
+    """Move the checkpoints of an earlier run in this directory out of the way, as `checkpoint.resume=never` asks.
+
+    One earlier run's are kept, so that a slip of the hand does not cost a run.
+    """
+    if directory.is_dir():
+        replaced = directory.with_name(f"{directory.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        directory.rename(replaced)
+
+
 def load(engine: Any, path: Path) -> TrainState:
     """Read a checkpoint into the engine. All ranks call it.
 

@@ -126,4 +126,5 @@ def gathered_weights(engine: Any) -> dict[str, Any] | None:
         return state
     if engine.global_rank != 0:
         return None
-    return {name: tensor.detach().cpu() for name, tensor in engine.module.state_dict().items()}
+    # Below stage 3 parameters are views of one flat buffer, which safetensors rightly refuses to write.
+    return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}

@@ -125,17 +125,11 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     resume_from = checkpoint.find(directory / "checkpoints", recipe.checkpoint.resume)
     if resume_from is not None:
         checkpoint.check_same_recipe(directory, to_yaml(recipe))
-    base = resolve_base(recipe.model)
-    chat = load_chat(recipe.model, recipe.data, base)
-    data = prepare_data(
-        recipe.data,
-        chat,
-        seed=recipe.seed,
-        target_margin=recipe.loss.target_margin,
-        builder=ranks.local_rank == 0,
-    )
+    chat, base, data = prepare(recipe, ranks)
     mixture = Mixture(data.train, recipe.seed)
     if ranks.is_main:
+        if recipe.checkpoint.resume == "never":
+            checkpoint.set_aside(directory / "checkpoints")
         _write_inputs(directory, recipe, base, data)
         _announce(recipe, ranks, data, mixture, device, attention)
     start(ranks, device)
@@ -152,7 +146,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     liger = enable_liger(model, recipe.model.liger, device)
     ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
     if recipe.engine.gradient_checkpointing:
-        model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.model.activation_checkpointing_enable()
     engine = build_engine(model, settings, recipe.optimizer, device)
     state = TrainState()
     if resume_from is not None:
@@ -185,6 +179,20 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
         total_pairs,
         total_steps,
     )
+
+
+def prepare(recipe: Recipe, ranks: Ranks) -> tuple[Chat, Base, PreparedData]:
+    """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing."""
+    base = resolve_base(recipe.model)
+    chat = load_chat(recipe.model, recipe.data, base)
+    data = prepare_data(
+        recipe.data,
+        chat,
+        seed=recipe.seed,
+        target_margin=recipe.loss.target_margin,
+        builder=ranks.local_rank == 0,
+    )
+    return chat, base, data
 
 
 def _evaluate(run: Run, tracker: Tracker) -> dict[str, float]:

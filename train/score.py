@@ -11,6 +11,7 @@ The output (.jsonl, .jsonl.gz, .parquet) keeps order and columns. A row that can
 interrupted run goes on where it stopped. From Python: `train.scorer.Scorer("runs/tiny/export").score(conversations)`.
 """
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -85,21 +86,22 @@ def score_file(config: ScoreConfig) -> Path:
     )
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
-    file = open(partial, "a") if ranks.is_main else None  # noqa: SIM115
-    bar = tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5)
     errors = 0
-    for chunk in _chunks(read_rows("input", source), skip=finished):
-        mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
-        for out in _gather(mine, ranks.rank, ranks.world_size):
-            assert file is not None
-            file.write(json.dumps(out, ensure_ascii=False) + "\n")
-            errors += "error" in out
-        if file is not None:
-            file.flush()
-        bar.update(len(chunk))
-    bar.close()
-    if file is not None:
-        file.close()
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(partial, "a")) if ranks.is_main else None
+        bar = stack.enter_context(
+            tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5)
+        )
+        for chunk in _chunks(read_rows("input", source), skip=finished):
+            mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
+            for out in _gather(mine, ranks.rank, ranks.world_size):
+                assert file is not None
+                file.write(json.dumps(out, ensure_ascii=False) + "\n")
+                errors += "error" in out
+            if file is not None:
+                file.flush()
+            bar.update(len(chunk))
+    if ranks.is_main:
         _finish(partial, output)
         about.unlink(missing_ok=True)
     ranks.say(f"wrote {output}" + (f"; {errors:,} rows have an error instead of a score" if errors else ""))

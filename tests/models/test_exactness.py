@@ -1,0 +1,199 @@
+"""Packed, prefix-shared rewards and gradients equal those of separate sequences through plain transformers."""
+
+import numpy as np
+import pytest
+import torch
+from support import PAD, classifier_of, tiny_model
+
+from data.chat import Group, make_group
+from data.packing import build_pack, unshare
+from models.attention import BACKENDS, ModelError, choose_backend
+from models.losses import bradley_terry
+
+
+def random_groups(seed: int, shapes: list[tuple[int, ...]]) -> list[Group]:
+    """Groups of (prefix length, response lengths...)."""
+    random = np.random.default_rng(seed)
+    ids = [[random.integers(0, 256, length).astype(np.int32) for length in shape] for shape in shapes]
+    return [Group(prefix, tuple(responses)) for prefix, *responses in ids]
+
+
+GROUPS = [(11, 5, 9), (0, 4, 7), (23, 1, 1), (6, 30, 2), (1, 3, 3)]
+
+
+def conversations(groups: list[Group]) -> list[np.ndarray]:
+    return [np.concatenate([group.prefix_ids, response]) for group in groups for response in group.response_ids]
+
+
+def separate_rewards(plain: torch.nn.Module, groups: list[Group]) -> torch.Tensor:
+    """The reference: one conversation at a time, through Hugging Face's own classifier."""
+    ids = [torch.from_numpy(c.astype(np.int64))[None] for c in conversations(groups)]
+    return torch.cat([plain(input_ids=i).logits[:, 0] for i in ids])
+
+
+def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def pair_loss(rewards: torch.Tensor) -> torch.Tensor:
+    return bradley_terry(rewards[0::2], rewards[1::2])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_equals_separate(family, attention, share_prefix, checkpointing):
+    model = tiny_model(family, attention=attention, dtype=torch.float64)
+    plain = classifier_of(model, torch.float64)
+    if checkpointing:
+        model.model.activation_checkpointing_enable()
+    model.train()
+    groups = random_groups(1, GROUPS)
+    pack = build_pack(groups if share_prefix else [unshare(group) for group in groups])
+    rewards = model(**pack.inputs())
+    expected = separate_rewards(plain, groups)
+    # The head and the norms compute in float32 inside a float64 model, hence not 1e-15.
+    torch.testing.assert_close(rewards.double(), expected, rtol=2e-6, atol=2e-6)
+    pair_loss(rewards).backward()
+    pair_loss(expected).backward()
+    ours, reference = gradients(model), gradients(plain)
+    assert ours.keys() == reference.keys()
+    for name, gradient in reference.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=2e-6 * gradient.abs().max().item() + 1e-9)
+
+
+def test_sharing_saves_tokens():
+    groups = random_groups(1, GROUPS)
+    shared, separate = build_pack(groups), build_pack([unshare(group) for group in groups])
+    assert separate.num_tokens - shared.num_tokens == sum(prefix for prefix, *_ in GROUPS)
+    assert shared.num_separate_tokens == separate.num_tokens == separate.num_separate_tokens
+
+
+def test_many_responses_share_one_prefix(family):
+    model = tiny_model(family, dtype=torch.float64)
+    plain = classifier_of(model, torch.float64)
+    groups = random_groups(2, [(17, 5, 9, 1, 12, 3), (0, 8), (4, 6), (9, 2, 2, 2)])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(**build_pack(groups).inputs()).double(), separate_rewards(plain, groups), rtol=2e-6, atol=2e-6
+        )
+
+
+def test_rejected_does_not_see_chosen(family):
+    model = tiny_model(family)
+    (group,) = random_groups(3, [(9, 6, 8)])
+    other = Group(group.prefix_ids, (group.response_ids[0][::-1].copy() + 1, group.response_ids[1]))
+    with torch.no_grad():
+        first, second = (model(**build_pack([g]).inputs()) for g in (group, other))
+    assert first[0] != second[0]
+    assert first[1] == second[1]  # to the bit
+
+
+def test_rewards_do_not_depend_on_neighbours_or_order(family):
+    model = tiny_model(family, dtype=torch.float64)
+    groups = random_groups(4, GROUPS)
+    with torch.no_grad():
+        together = model(**build_pack(groups).inputs()).view(-1, 2)
+        turned = model(**build_pack(groups[::-1]).inputs()).view(-1, 2).flip(0)
+        alone = torch.stack([model(**build_pack([group]).inputs()) for group in groups])
+    torch.testing.assert_close(together, turned, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_contaminated_packing_would_be_noticed(family):
+    """Guards the test above: with one attention segment for the whole pack, rewards do change."""
+    model = tiny_model(family)
+    groups = random_groups(5, GROUPS)
+    pack = build_pack([unshare(group) for group in groups])
+    whole = torch.tensor([0, pack.num_tokens], dtype=torch.int32)
+    leaky = pack.inputs() | {"cu_seqlens_q": whole, "cu_seqlens_k": whole}
+    with torch.no_grad():
+        assert not torch.allclose(model(**pack.inputs()), model(**leaky), atol=1e-3)
+
+
+def test_empty_pack_adds_exactly_nothing(family):
+    model = tiny_model(family)
+    groups = random_groups(6, GROUPS[:2])
+    pair_loss(model(**build_pack(groups).inputs())).backward()
+    before = gradients(model)
+    rewards = model(**build_pack([]).inputs())
+    assert rewards.shape == (0,)
+    loss = pair_loss(rewards)
+    assert loss.item() == 0
+    loss.backward()
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, before[name]), name
+
+
+def test_head_is_float32_and_only_at_ends(family):
+    model = tiny_model(family, dtype=torch.bfloat16)
+    calls = []
+    model.score.register_forward_hook(lambda _, args, out: calls.append((args[0].shape, out.dtype)))
+    with torch.no_grad():
+        rewards = model(**build_pack(random_groups(7, GROUPS)).inputs())
+    assert calls == [(torch.Size([2 * len(GROUPS), 32]), torch.float32)]
+    assert rewards.dtype == torch.float32
+    assert (rewards != rewards.bfloat16().float()).any()
+
+
+def test_sdpa_equals_eager_gradient_in_float32(family):
+    groups = random_groups(8, [*GROUPS, (40, 3, 50)])
+    results = []
+    for attention in ("sdpa", "eager"):
+        model = tiny_model(family, attention=attention)
+        rewards = model(**build_pack(groups).inputs())
+        pair_loss(rewards).backward()
+        results.append((rewards.detach(), gradients(model)))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    for name, gradient in results[1][1].items():
+        torch.testing.assert_close(results[0][1][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+
+
+def cuda_backends() -> list:
+    if not torch.cuda.is_available():
+        return [pytest.param("flash", marks=pytest.mark.skip(reason="needs a CUDA device"))]
+    device = torch.device("cuda")
+    usable = []
+    for backend in BACKENDS:
+        try:
+            usable.append(choose_backend(backend, device, torch.bfloat16))
+        except ModelError as error:
+            usable.append(pytest.param(backend, marks=pytest.mark.skip(reason=str(error))))
+    return usable
+
+
+@pytest.mark.parametrize("backend", cuda_backends())
+def test_cuda_backends_equal_the_reference(family, backend):
+    groups = random_groups(9, [(300, 200, 150), (0, 700, 64), (64, 1, 1)])
+    device = torch.device("cuda")
+    reference = tiny_model(family, attention="eager").to(device)
+    rewards = reference(**build_pack(groups).to(device).inputs())
+    pair_loss(rewards).backward()
+    model = tiny_model(family, attention=backend).to(device, torch.bfloat16)
+    ours = model(**build_pack(groups).to(device).inputs())
+    pair_loss(ours).backward()
+    torch.testing.assert_close(ours, rewards, rtol=0.05, atol=0.1)
+    for name, gradient in gradients(reference).items():
+        similarity = torch.cosine_similarity(gradients(model)[name].float().flatten(), gradient.flatten(), dim=0)
+        assert similarity > 0.98, (name, similarity)
+
+
+def test_missing_backend_is_an_error_and_auto_is_not():
+    cpu = torch.device("cpu")
+    assert choose_backend("auto", cpu, torch.float32) == "sdpa"
+    for backend in ("flash", "torch_varlen"):
+        with pytest.raises(ModelError, match=f"model.attention={backend}"):
+            choose_backend(backend, cpu, torch.bfloat16)
+    with pytest.raises(ModelError, match="expected auto or one of"):
+        choose_backend("fastest", cpu, torch.float32)
+
+
+def test_prefix_leaves_every_response_an_end_of_its_own():
+    group = make_group([[1, 2, 3], [1, 2, 3, 4]])
+    assert [len(group.prefix_ids), *map(len, group.response_ids)] == [2, 1, 2]
+    group = make_group([[1, 2, 3], [1, 2, 9, 4]])
+    assert group.prefix_ids.tolist() == [1, 2]
+
+
+def test_padding_embedding_is_the_tokenizers(family):
+    assert tiny_model(family).model.embed_tokens.padding_idx == PAD

@@ -1,0 +1,58 @@
+"""Imports point down: each module may import only what stands above it in this list (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+LAYERS = [
+    *(f"data.{name}" for name in ("pairs", "builtin", "sources", "chat", "tokenise", "store", "mixture")),
+    *(f"data.{name}" for name in ("packing", "sampler", "loader")),
+    *(f"models.{name}" for name in ("attention", "losses", "reward_model", "build", "export")),
+    *(f"train.{name}" for name in ("references", "distributed", "engine", "checkpoint", "tracking", "evaluation")),
+    *(f"train.{name}" for name in ("metrics", "recipe", "memory", "tokenizer", "scorer", "loop", "card")),
+    *(f"train.{name}" for name in ("check_export", "finish", "score", "main")),
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Our modules that a file imports anywhere in it, type checking and late imports included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(LAYERS)
+
+
+def modules() -> dict[str, Path]:
+    paths = [path for package in ("data", "models", "train") for path in sorted((ROOT / package).glob("*.py"))]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
+
+
+def test_every_module_has_a_layer():
+    assert set(modules()) == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_imports_point_down(name):
+    above = {other for other in imports_of(modules()[name]) if LAYERS.index(other) >= LAYERS.index(name)}
+    assert not above
+    if not name.startswith("train."):
+        own = name.split(".")[0]
+        assert all(other.startswith(own) for other in imports_of(modules()[name])), "data and models meet in train only"
+
+
+def test_the_test_would_notice():
+    assert imports_of(modules()["train.loop"]) >= {"data.loader", "models.build", "train.recipe"}
+
+
+def test_no_module_shadows_another_library():
+    """`deepspeed train/main.py` puts train/ first on sys.path; the commands take it off, but not before torch's own."""
+    import sys
+
+    for name, path in modules().items():
+        if path.parent.name == "train":
+            assert name.split(".")[1] not in sys.stdlib_module_names

@@ -1,0 +1,198 @@
+"""The scoring command: every kind of row, order, errors, restart, ranks; and rewards equal to plain transformers."""
+
+import gzip
+import json
+import subprocess
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from support import ROOT, environment, launcher
+
+from data.pairs import InvalidPair
+from models.attention import ModelError
+from models.export import load_classifier
+from train.score import ScoreConfig, main, score_file
+from train.scorer import Scorer
+
+ROWS = [
+    {"id": 1, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+    {"id": 2, "prompt": "Hi", "responses": ["Hello", "Go away", [{"role": "assistant", "content": "Hey"}]]},
+    {"id": 3, "prompt": "Hi", "chosen": "Hello", "rejected": "Go away"},
+    {"id": 4, "messages": [{"role": "user", "content": "Hi"}]},
+    {"id": 5, "prompt": "Hi", "responses": []},
+    {"id": 6, "chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+    {"id": 7, "text": "what is this"},
+]
+
+
+@pytest.fixture(scope="session")
+def export(one_rank):
+    return one_rank.directory / "export"
+
+
+def write(path, rows):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        with gzip.open(path, "wt") as file:
+            file.write(text)
+    else:
+        path.write_text(text)
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def plain_reward(export, prompt, response):
+    """Straight through transformers, one conversation at a time."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return load_classifier(export, torch.float32)(ids).logits[0, 0].item()
+
+
+def test_every_kind_of_row(export, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    with open(source, "a") as file:
+        file.write("{not json\n")
+    out = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))))
+    assert [row.get("id") for row in out] == [1, 2, 3, 4, 5, 6, 7, None]
+    hello, away, hey = (plain_reward(export, "Hi", text) for text in ("Hello", "Go away", "Hey"))
+    assert out[0]["reward"] == pytest.approx(hello, abs=1e-5)
+    assert out[1]["rewards"] == pytest.approx([hello, away, hey], abs=1e-5)
+    assert (out[2]["chosen_reward"], out[2]["rejected_reward"]) == pytest.approx((hello, away), abs=1e-5)
+    assert out[5]["chosen_reward"] == pytest.approx(hello, abs=1e-5)
+    for row in (out[3], out[4], out[6], out[7]):
+        assert row["error"]
+        assert not {"reward", "rewards", "chosen_reward"} & set(row)
+    assert "ends with role 'user'" in out[3]["error"]
+    assert {k: v for k, v in out[1].items() if k in ROWS[1]} == ROWS[1]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
+def test_other_files_in_and_out(export, tmp_path, suffix):
+    source = write(tmp_path / "in.jsonl.gz", ROWS[:1] * 3 + ROWS[3:4])
+    output = score_file(ScoreConfig(str(export), str(source), str(tmp_path / f"out{suffix}")))
+    if suffix == ".parquet":
+        rows = parquet.read_table(output).to_pylist()
+    else:
+        rows = [json.loads(line) for line in gzip.decompress(output.read_bytes()).splitlines()]
+    assert len(rows) == 4
+    assert rows[0]["reward"] == rows[2]["reward"]
+    assert rows[3]["error"]
+
+
+def test_many_responses_are_split_over_packs(export):
+    prompt = [{"role": "user", "content": "Say a number. " * 10}]
+    groups = [[[*prompt, {"role": "assistant", "content": f"{i} " * (i + 1)}] for i in range(23)]]
+    wide = Scorer(export, device="cpu").score_groups(groups)
+    narrow = Scorer(export, device="cpu", pack_tokens=300).score_groups(groups)
+    assert len(wide[0]) == 23
+    torch.testing.assert_close(torch.tensor(narrow), torch.tensor(wide), rtol=1e-5, atol=1e-5)
+
+
+def test_python_function(export):
+    scorer = Scorer(export, device="cpu")
+    conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert scorer.score([conversation, conversation]) == pytest.approx(
+        [plain_reward(export, "Hi", "Hello")] * 2, abs=1e-5
+    )
+    assert scorer.score([]) == []
+    with pytest.raises(InvalidPair, match=r"conversations\[0\]"):
+        scorer.score([[{"role": "user", "content": "Hi"}]])
+    with pytest.raises(InvalidPair, match="more than 12"):
+        Scorer(export, device="cpu", max_length=12).score([conversation])
+
+
+def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.score.CHUNK", 4)
+    source = write(tmp_path / "in.jsonl", ROWS[:3] * 5)
+    config = ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))
+    whole = read(score_file(config))
+    (tmp_path / "out.jsonl").unlink()
+
+    import train.scorer
+
+    calls = []
+    real = train.scorer.score_rows
+
+    def dies_in_the_second_chunk(scorer, rows):
+        calls.append([row.number for row in rows])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(scorer, rows)
+
+    monkeypatch.setattr("train.scorer.score_rows", dies_in_the_second_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        score_file(config)
+    with open(tmp_path / "out.jsonl.partial", "a") as file:
+        file.write('{"half a li')
+    assert read(score_file(config)) == whole
+    assert calls[2][0] == 4, "the finished rows were not scored again"
+
+
+def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, capsys):
+    (tmp_path / "out.jsonl.partial").write_text("{}\n")
+    (tmp_path / "out.jsonl.partial.json").write_text(json.dumps({"identity": "other"}))
+    source = write(tmp_path / "in.jsonl", ROWS)
+    assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]) == 2
+    assert "unfinished run of another input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modell=x"], "did you mean model"),
+        (["model=x"], "missing input=, output="),
+        (["model={export}", "input={tmp}/none.jsonl", "output={tmp}/o.jsonl"], "input.path"),
+        (["model={export}", "input={tmp}/in.jsonl", "output={tmp}/o.csv"], "expected a name that ends in"),
+        (["model={tmp}", "input={tmp}/in.jsonl", "output={tmp}/o.jsonl"], "no config.json"),
+        (["model={export}", "input={tmp}/in.jsonl", "output={tmp}/o.jsonl", "dtype=int8"], "dtype=int8"),
+        (["model={export}", "input={tmp}/in.jsonl", "output={tmp}/in.jsonl"], "exists already"),
+    ],
+)
+def test_mistakes_get_one_line(export, tmp_path, capsys, arguments, message):
+    write(tmp_path / "in.jsonl", ROWS)
+    assert main([a.format(export=export, tmp=tmp_path) for a in arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_base_model_is_not_a_reward_model(export, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(export, tmp_path / "base")
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    del tensors["score.weight"]
+    save_file(tensors, tmp_path / "base" / "model.safetensors")
+    with pytest.raises(ModelError, match="not a reward model"):
+        Scorer(tmp_path / "base")
+
+
+def test_two_ranks_keep_the_order(export, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS * 4)
+    single = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "one.jsonl"))))
+    command = [*launcher("torchrun", 2), "train/score.py", f"model={export}", f"input={source}"]
+    done = subprocess.run(
+        [*command, f"output={tmp_path / 'two.jsonl'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = read(tmp_path / "two.jsonl")
+    assert [row.keys() for row in both] == [row.keys() for row in single]
+    assert [row["reward"] for row in both if "reward" in row] == pytest.approx(
+        [row["reward"] for row in single if "reward" in row], abs=1e-5
+    )
