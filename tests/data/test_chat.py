@@ -364,6 +364,14 @@ def test_conversations_that_differ_early_are_never_cut_behind_the_difference(cha
         tokenised(row, chat, longest - shared - 1)
 
 
+def test_a_beginning_that_both_responses_share_is_never_cut(chat: Chat) -> None:
+    row = pair("Hi", "Well, I do think that yes.", "Well, I do think that no.")
+    response = len("Well, I do think that yes.") + 2  # with its <|im_end|> and newline
+    assert chat.tokenizer.decode(tokenised(row, chat, response)[0]) == "Well, I do think that yes.<|im_end|>\n"
+    with pytest.raises(InvalidPair, match=f"a response of {response} tokens does not fit"):
+        tokenised(row, chat, response - 1)
+
+
 def test_nothing_shared_is_never_cut(chat: Chat) -> None:
     row = {"chosen": talk("one " * 20, "a"), "rejected": talk("two " * 20, "b")}
     with pytest.raises(InvalidPair, match="does not fit max_length=60"):
