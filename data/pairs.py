@@ -105,7 +105,9 @@ def parse_pair(
     readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
     if not isinstance(row, Mapping):
         raise InvalidPair("not an object", f"the row is {_kind(row)}, expected an object with named fields")
-    chosen, rejected = readers[format or detect_format(row)](row)
+    if row.get("tools") not in (None, "", "[]", []):
+        raise InvalidPair("tool definitions", "the row has a tools field; render the definitions into a system message")
+    chosen, rejected = (_with_system(row, side) for side in readers[format or detect_format(row)](row))
     check_conversation(chosen, "chosen")
     check_conversation(rejected, "rejected")
     if chosen == rejected:
@@ -249,18 +251,29 @@ def _from_value(turns: Any, field: str) -> list[Message]:
 def _plain(messages: Any, field: str) -> Any:
     """Messages with nothing but role and content; what is not message-like is left for the checks to name.
 
-    A field that changes what a template renders (a tool call) must not vanish silently, so it refuses the row.
+    A field that changes what a template renders must not vanish silently, so it refuses the row.
     """
     if not _is_list(messages):
         return messages
     plain = []
     for i, message in enumerate(messages):
         if isinstance(message, Mapping) and "role" in message and "content" in message:
-            if message.get("tool_calls"):
-                raise InvalidPair("tool calls", f"{field}[{i}] has structured tool_calls; render them into content")
+            for extra in ("tool_calls", "reasoning_content"):
+                if message.get(extra):
+                    raise InvalidPair(extra.replace("_", " "), f"{field}[{i}] has structured {extra}; render it into content")
             message = {"role": message["role"], "content": message["content"]}
         plain.append(message)
     return plain
+
+
+def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
+    """LLaMA-Factory keeps the system message in a column of its own."""
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip() or not _is_list(messages):
+        return messages
+    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _read_margin(row: Mapping[str, Any]) -> float:

@@ -121,7 +121,9 @@ def environment(cache: Path) -> dict[str, str]:
     return env | {"PATH": path, "DS_ACCELERATOR": "cpu", "XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
-def run_training(directory: Path, cache: Path, arguments: list[str], kind: str = "python", ranks: int = 1) -> Finished:
+def run_training(
+    directory: Path, cache: Path, arguments: list[str], kind: str = "python", ranks: int = 1, timeout: int = 300
+) -> Finished:
     command = [*launcher(kind, ranks), "train/main.py", f"run_dir={directory}", *arguments]
     done = subprocess.run(
         command,
@@ -130,7 +132,7 @@ def run_training(directory: Path, cache: Path, arguments: list[str], kind: str =
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     return Finished(directory, done.stdout, done.returncode)
 

@@ -352,3 +352,29 @@ def test_hh_text_is_split_into_its_turns() -> None:
 
     check()
     assert max(seen) > 2
+
+
+# --- what stands beside the conversations ---------------------------------------------------------------------------
+
+
+def test_system_column_opens_both_conversations():
+    row = {"system": "Be brief.", "prompt": "Hi", "chosen": "Hello", "rejected": "No"}
+    pair = parse_pair(row)
+    assert pair.chosen[0] == pair.rejected[0] == {"role": "system", "content": "Be brief."}
+    assert parse_pair(row | {"system": ""}).chosen[0]["role"] == "user"
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
+    assert parse_pair(row | {"prompt": own}).chosen[0]["content"] == "Mine."
+
+
+def test_tools_column_is_refused_when_there_is_something_in_it():
+    row = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
+    assert parse_pair(row | {"tools": "[]"}) == parse_pair(row)
+    with pytest.raises(InvalidPair, match="tools") as refusal:
+        parse_pair(row | {"tools": '[{"name": "search"}]'})
+    assert refusal.value.reason == "tool definitions"
+
+
+def test_reasoning_content_is_refused():
+    thinking = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", "reasoning_content": "Hm."}]
+    with pytest.raises(InvalidPair, match=r"chosen\[1\] has structured reasoning_content"):
+        parse_pair({"chosen": thinking, "rejected": [thinking[0], {"role": "assistant", "content": "No"}]})

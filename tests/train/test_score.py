@@ -26,9 +26,9 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def export(one_rank):
-    return one_rank.directory / "export"
+@pytest.fixture
+def export(one_trained_export):
+    return one_trained_export
 
 
 def write(path, rows):

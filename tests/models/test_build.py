@@ -1,0 +1,157 @@
+"""Where weights come from, what is refused, and that loading into ZeRO-3 partitions gives the same model."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support import CONFIGS, PAD, SMALL, tiny_model
+
+from data.builtin import byte_tokenizer
+from models.attention import ModelError
+from models.build import ModelConfig, build_model, check_checkpoint, enable_liger, resolve_base
+
+
+def save_causal_lm(family, directory):
+    """A base as it lies on the hub: a causal language model in bf16 with its tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = copy.deepcopy(CONFIGS[family]) | {"initializer_range": 0.05}
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def load(directory, seed=0):
+    base = resolve_base(ModelConfig(base=str(directory)))
+    return build_model(base, dtype=torch.float32, seed=seed, attention="sdpa", pad_token_id=PAD)
+
+
+def edit(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def base(family, tmp_path):
+    return save_causal_lm(family, tmp_path / "base")
+
+
+def test_base_weights_are_loaded_and_the_head_is_new(base):
+    model, origin = load(base)
+    stored = load_file(base / "model.safetensors")
+    assert origin == "new score head"
+    assert not any("lm_head" in name for name in model.state_dict())
+    for name, tensor in model.state_dict().items():
+        if name != "score.weight":
+            assert torch.equal(tensor, stored[name].float()), name
+
+
+def test_head_is_drawn_as_stated(family):
+    wide = tiny_model(family).score.__class__(4096, seed=0).weight
+    assert wide.std().item() == pytest.approx(4097**-0.5, rel=0.05)
+    assert torch.equal(wide, tiny_model(family).score.__class__(4096, seed=0).weight)
+    assert not torch.equal(wide, tiny_model(family).score.__class__(4096, seed=1).weight)
+
+
+def test_head_does_not_depend_on_the_global_generator(family):
+    torch.manual_seed(1)
+    first = tiny_model(family).state_dict()
+    torch.manual_seed(2)
+    second = tiny_model(family).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_existing_reward_head_is_kept(base):
+    head = torch.arange(32.0)[None]
+    edit(base, lambda tensors: tensors.update({"score.weight": head}))
+    model, origin = load(base)
+    assert origin == "the reward head of the base is kept"
+    assert torch.equal(model.score.weight.detach(), head)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(7)}),
+            r"model.norm.weight has shape \[7\], expected \[32\]",
+        ),
+        (lambda t: t.update({"v_head.weight": torch.ones(7)}), "v_head.weight is unknown"),
+        (lambda t: t.update({"score.weight": torch.ones(2, 32)}), r"score.weight has shape \[2, 32\]"),
+        (lambda t: t.update({"score.bias": torch.ones(1)}), "score.bias is not zero"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(base, change, message):
+    edit(base, change)
+    with pytest.raises(ModelError, match=message):
+        load(base)
+
+
+def test_zero_bias_of_an_export_is_fine(base):
+    edit(base, lambda t: t.update({"score.bias": torch.zeros(1), "score.weight": torch.ones(1, 32)}))
+    assert check_checkpoint(base, resolve_base(ModelConfig(base=str(base))).config)
+
+
+def test_weights_without_prefix_are_read(family, base):
+    edit(base, lambda t: [t.update({k.removeprefix("model."): t.pop(k)}) for k in list(t)])
+    model, _ = load(base)
+    assert torch.isfinite(model.model.norm.weight).all()
+
+
+def test_pickles_are_not_read(base):
+    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*.safetensors there"):
+        load(base)
+
+
+def test_other_families_are_refused(base):
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(ModelError, match="model_type='gpt2'"):
+        load(base)
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "./nowhere", "nowhere", "owner/name-that-is-not-there"])
+def test_a_base_that_is_not_there(name):
+    with pytest.raises(ModelError, match=f"model.base={name}: no such directory"):
+        resolve_base(ModelConfig(base=name))
+
+
+def test_pad_token_outside_the_vocabulary_is_refused(base):
+    with pytest.raises(ModelError, match="outside the model's vocabulary"):
+        build_model(
+            resolve_base(ModelConfig(base=str(base))), dtype=torch.float32, seed=0, attention="sdpa", pad_token_id=9999
+        )
+
+
+def test_models_do_not_share_a_config():
+    base = resolve_base(ModelConfig(config=copy.deepcopy(CONFIGS["qwen3"])))
+    build = {"dtype": torch.float32, "seed": 0, "pad_token_id": PAD}
+    first, _ = build_model(base, attention="eager", **build)
+    build_model(base, attention="sdpa", **build)
+    assert first.model.config._attn_implementation == "packed_eager"
+
+
+def test_liger_is_an_error_where_it_cannot_run(family):
+    model = tiny_model(family)
+    assert enable_liger(model, "auto", torch.device("cpu")) is False
+    with pytest.raises(ModelError, match=r"model\.liger=on"):
+        enable_liger(model, "on", torch.device("cpu"))
+
+
+def test_loading_into_partitions_gives_the_same_run(runs, tmp_path_factory):
+    """ZeRO-3 partitions the weights while they are read; its first evaluation must be that of a plain load."""
+    base = save_causal_lm("qwen3", tmp_path_factory.mktemp("base"))
+    given = [f"model.base={base}", "model.config=null", "model.tokenizer=null"]
+    partitioned = runs.get("base-zero-3", ["recipe=smoke-qwen3", *SMALL, *given], "deepspeed", 2)
+    plain = runs.get("base-zero-2", ["recipe=smoke-qwen3", *SMALL, *given, "engine.zero_stage=2"])
+    for key in ("train/loss", "eval/all/loss", "train/grad_norm"):
+        ours, theirs = torch.tensor(partitioned.steps(key)), torch.tensor(plain.steps(key))
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)

@@ -1,0 +1,205 @@
+"""Schedules, DeepSpeed's settings, metrics, tracking and checkpoints: the small parts, by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from support import CONFIGS, tiny_model
+
+from data.loader import Step
+from data.sampler import StepPlan
+from models.build import ModelConfig, resolve_base
+from train import checkpoint
+from train.checkpoint import CheckpointError
+from train.engine import EngineConfig, OptimizerConfig, deepspeed_config, learning_rate_at, param_groups
+from train.evaluation import pair_metrics
+from train.loop import TrainingError, _stop_if_not_finite
+from train.metrics import attention_cost, attention_flops, flops_utilisation, matmul_parameters, step_metrics
+from train.tracking import Tracker, TrackingConfig
+
+
+def rates(total, **settings):
+    config = OptimizerConfig(learning_rate=1.0, **settings)
+    return [learning_rate_at(step, total, config) for step in range(1, total + 1)]
+
+
+def test_linear_schedule_with_warm_up():
+    assert rates(10, schedule="linear", warmup_ratio=0.2) == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
+
+
+def test_constant_schedule():
+    assert rates(4, schedule="constant", warmup_ratio=0) == [1, 1, 1, 1]
+    assert rates(4, schedule="constant", warmup_ratio=0.5) == [0.5, 1, 1, 1]
+
+
+def test_cosine_schedule_falls_from_the_peak():
+    cosine = rates(100, schedule="cosine", warmup_ratio=0.0)
+    assert cosine[0] == 1
+    assert cosine[50] == pytest.approx(0.5)
+    assert cosine[-1] == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 100))
+    assert cosine == sorted(cosine, reverse=True)
+
+
+def test_one_step_has_a_learning_rate():
+    assert rates(1, schedule="linear", warmup_ratio=0.9)[0] > 0
+
+
+def test_deepspeed_sums_in_float32_and_never_divides_by_itself():
+    settings = deepspeed_config(EngineConfig(), 1.0)
+    assert settings["data_types"]["grad_accum_dtype"] == "fp32"
+    assert settings["communication_data_type"] == "fp32"
+    assert settings["managed_gradient_accumulation"] is False
+    assert settings["bf16"]["enabled"] is True
+    assert settings["zero_optimization"]["stage"] == 3
+
+
+def test_weight_decay_spares_vectors():
+    model = tiny_model("qwen3")
+    assert len(param_groups(model, 0.0)) == 1
+    decayed, spared = param_groups(model, 0.1)
+    assert {p.dim() for p in decayed["params"]} == {2}
+    assert {p.dim() for p in spared["params"]} == {1}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_pair_metrics_by_hand():
+    metrics = pair_metrics(np.array([[1.0, 0.0], [0.0, 0.0], [-1.0, 1.0]]))
+    assert metrics["accuracy"] == pytest.approx(1 / 3)  # a tie is no win
+    assert metrics["ties"] == pytest.approx(1 / 3)
+    assert metrics["margin"] == pytest.approx(-1 / 3)
+    expected = (math.log1p(math.exp(-1)) + math.log(2) + math.log1p(math.exp(2))) / 3
+    assert metrics["loss"] == pytest.approx(expected)
+    assert pair_metrics(np.array([[0.0, 2000.0]]))["loss"] == 2000
+
+
+def test_step_metrics_by_hand():
+    totals = {
+        "loss": 3.0,
+        "correct": 1.0,
+        "ties": 1.0,
+        "margin": 2.0,
+        "margin_sq": 4.0,
+        "chosen": 4.0,
+        "chosen_sq": 10.0,
+    }
+    totals |= {
+        "rejected": 2.0,
+        "rejected_sq": 2.0,
+        "pairs": 2.0,
+        "tokens": 60.0,
+        "separate_tokens": 80.0,
+        "attended": 9.0,
+    }
+    step = Step(3, [], 2, 6, StepPlan([[0], [1]], 1, 0.9, 0))
+    metrics = step_metrics(totals, step, pack_tokens=50, seconds=2.0)
+    assert metrics["train/loss"] == 1.5
+    assert metrics["train/accuracy"] == metrics["train/ties"] == 0.5
+    assert metrics["train/margin_std"] == 1.0
+    assert metrics["train/chosen_reward_std"] == 1.0
+    assert metrics["train/rejected_reward_std"] == 0.0
+    assert metrics["train/prefix_tokens_saved"] == 20
+    assert metrics["train/pack_fill"] == 0.6
+    assert metrics["train/tokens_per_second"] == 30
+    assert metrics["train/busy_share"] == 0.9
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_flops_count_what_multiplies(family):
+    config = resolve_base(ModelConfig(config=CONFIGS[family])).config
+    model = tiny_model(family)
+    linear = [m for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert matmul_parameters(config) == sum(m.weight.numel() for m in linear)
+    assert attention_flops(config) == 4 * 4 * 16 * 2
+    assert attention_cost(config) == attention_flops(config) / (2 * matmul_parameters(config))
+    totals = {"tokens": 100.0, "attended": 500.0}
+    forward = 2 * matmul_parameters(config) * 100 + attention_flops(config) * 500
+    assert flops_utilisation(totals, config, 2.0, 4, "NVIDIA H200") == pytest.approx(3 * forward / (2 * 4 * 989e12))
+    assert flops_utilisation(totals, config, 2.0, 4, "unknown GPU") is None
+
+
+@pytest.mark.parametrize("key", ["train/loss", "train/grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_step_stops_the_run(key, value):
+    state = checkpoint.TrainState(step=7)
+    _stop_if_not_finite({"train/loss": 1.0, "train/grad_norm": 1.0}, state)
+    with pytest.raises(TrainingError, match=f"step 7: {key}"):
+        _stop_if_not_finite({"train/loss": 1.0, "train/grad_norm": 1.0, key: value}, state)
+
+
+def tracker(directory, step=0, **config):
+    return Tracker(directory, TrackingConfig(**config), name="run", recipe={}, main=True, step=step)
+
+
+def test_metrics_of_a_run_that_goes_on_have_no_step_twice(tmp_path):
+    first = tracker(tmp_path)
+    for step in (1, 2, 3):
+        first.log(step, {"train/loss": float(step)})
+    first.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "tra')  # killed while writing
+    second = tracker(tmp_path, step=2)
+    second.log(3, {"train/loss": 33.0})
+    second.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 33.0)]
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    other = Tracker(tmp_path, TrackingConfig(), name="run", recipe={}, main=False, step=0)
+    other.log(1, {"train/loss": 1.0})
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    started = {}
+
+    class Run:
+        def log(self, metrics, step):
+            started["logged"] = (metrics, step)
+
+        def finish(self):
+            started["finished"] = True
+
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(wandb, "init", lambda **options: started.update(options) or Run())
+    online = tracker(tmp_path, wandb=True, project="p")
+    online.log(1, {"train/loss": 1.0})
+    online.close()
+    assert started["mode"] == "offline"
+    assert started["project"] == "p"
+    assert started["logged"] == ({"train/loss": 1.0}, 1)
+    assert started["finished"]
+
+
+def test_checkpoint_to_go_on_from(tmp_path):
+    assert checkpoint.find(tmp_path, "auto") is None
+    (tmp_path / "latest").write_text("step-40\n")
+    assert checkpoint.find(tmp_path, "auto") == tmp_path / "step-40"
+    assert checkpoint.find(tmp_path, "never") is None
+    assert checkpoint.find(tmp_path, str(tmp_path / "step-20")) == tmp_path / "step-20"
+
+
+def test_replaced_checkpoints_are_kept_once(tmp_path):
+    for generation in ("one", "two"):
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / generation).touch()
+        checkpoint.set_aside(tmp_path / "checkpoints")
+    assert [path.name for path in (tmp_path / "checkpoints.replaced").iterdir()] == ["two"]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_other_recipe_names_the_keys(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.1}\n")
+    checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: true}\noptimizer: {learning_rate: 0.1}\n")
+    with pytest.raises(CheckpointError, match=r"optimizer.learning_rate \(0.1 -> 0.2\).*run_dir="):
+        checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.2}\n")
+    checkpoint.check_same_recipe(tmp_path / "none", "seed: 2\n")
