@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from data.chat import Chat
+    from data.store import PairStore
 
 
 @dataclass
@@ -197,9 +198,14 @@ class PreparedData:
     train: list[PairSet]
     held_out: list[PairSet]
     report: dict[str, Any]  # per source: rows, trained, held_out, beyond_limit, refused by reason
-    dropped: list[dict[str, Any]]  # every refused row: source, where, row, reason, detail
     commits: dict[str, str]  # hub commits of the sources that come from the hub
     warnings: list[str]
+    stores: "dict[str, PairStore]"
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """Every refused row: source, where, row, reason, detail. Read from disk: there may be very many."""
+        for store in self.stores.values():
+            yield from store.dropped()
 
 
 def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: bool, builder: bool) -> PreparedData:
@@ -254,9 +260,9 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         train,
         held_out,
         report,
-        [record for store in every_store.values() for record in store.dropped()],
         {name: store.info["commit"] for name, store in every_store.items() if store.info.get("commit")},
         warnings,
+        every_store,
     )
 
 

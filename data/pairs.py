@@ -260,7 +260,9 @@ def _plain(messages: Any, field: str) -> Any:
         if isinstance(message, Mapping) and "role" in message and "content" in message:
             for extra in ("tool_calls", "reasoning_content"):
                 if message.get(extra):
-                    raise InvalidPair(extra.replace("_", " "), f"{field}[{i}] has structured {extra}; render it into content")
+                    raise InvalidPair(
+                        extra.replace("_", " "), f"{field}[{i}] has structured {extra}; render it into content"
+                    )
             message = {"role": message["role"], "content": message["content"]}
         plain.append(message)
     return plain

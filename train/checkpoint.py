@@ -97,6 +97,8 @@ def check_same_recipe(directory: Path, recipe_yaml: str) -> None:
     before, now = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (path.read_text(), recipe_yaml))
     free = ("run_dir", "checkpoint.", "tracking.", "export.", "evaluation.")
     keys = sorted(key for key in before | now if before.get(key) != now.get(key) and not key.startswith(free))
+    # What is on disk has the commits that the hub's names stood for.
+    keys = [key for key in keys if not (key.endswith(".revision") and now.get(key) is None)]
     if keys:
         shown = ", ".join(f"{key} ({json.dumps(before.get(key))} -> {json.dumps(now.get(key))})" for key in keys[:4])
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """A run from recipe to trained weights. `train` is the page to read first."""
 
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from data.chat import Chat
 from data.loader import PairLoader, PreparedData, prepare_data
@@ -215,23 +215,32 @@ def _device_metrics(run: Run, sums: dict[str, float], seconds: float) -> dict[st
 
 
 def _stop_if_not_finite(metrics: dict[str, float], state: TrainState) -> None:
-    """DeepSpeed skips an update whose gradient is not finite and goes on; a run that does is lost without a word."""
+    """DeepSpeed may skip such an update and go on; a run that does is lost without a word."""
     for key in ("train/loss", "train/grad_norm"):
         if not abs(metrics[key]) < float("inf"):
             raise TrainingError(
-                f"step {state.step}: {key} is {metrics[key]}; the update was not applied and the run stops"
+                f"step {state.step}: {key} is {metrics[key]}; the run stops here, and nothing of this step is saved"
             )
 
 
 def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
     """What the run is made of, on disk before the first step."""
     directory.mkdir(parents=True, exist_ok=True)
-    resolved = OmegaConf.create(to_yaml(recipe))
-    (directory / "recipe.yaml").write_text(OmegaConf.to_yaml(resolved))
-    report = {"sources": data.report, "commits": {"model": base.commit, **data.commits}}
-    (directory / "drop_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (directory / "recipe.yaml").write_text(to_yaml(resolved_recipe(recipe, base, data)))
+    (directory / "drop_report.json").write_text(json.dumps(data.report, indent=2) + "\n")
     with open(directory / "dropped.jsonl", "w") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped)
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())
+
+
+def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
+    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
+    resolved = copy.deepcopy(recipe)
+    resolved.model.revision = base.commit or recipe.model.revision
+    for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):
+        for name, source in sources.items():
+            if source is not None:
+                source.revision = data.commits.get(f"{prefix}{name}", source.revision)
+    return resolved
 
 
 def _announce(

@@ -248,8 +248,8 @@ def test_rows_are_trained_on_held_out_beyond_the_limit_or_refused(
     assert [len(s) for s in data.train] == [e["trained"] for e in data.report.values()]
     assert 0 < entry["held_out"] < 40
     assert [len(s) for s in data.held_out] == [5, 5], "the held-out limit"
-    assert len(data.dropped) == 15
-    assert {record["where"].rsplit(":")[0] for record in data.dropped} == {one.path}
+    assert len(list(data.dropped())) == 15
+    assert {record["where"].rsplit(":")[0] for record in data.dropped()} == {one.path}
     assert data.commits == {}
     trained, held = (
         {int(h) for s in side for h in s.store.prompt_hash[s.indices]} for side in (data.train, data.held_out)
@@ -314,7 +314,7 @@ def test_bad_rows_never_stop_a_run_unless_they_should(
     bad, good = rows_with(tmp_path / "bad.jsonl", 3, 2), rows_with(tmp_path / "good.jsonl", 3, 0)
     sources = ({"g": good}, {"b": bad}) if eval_ else ({"g": good, "b": bad}, {})
     settings: dict[str, Any] = {"sources": sources[0], "eval": EvalDataConfig(sources=sources[1])}
-    assert len(prepare(**settings).dropped) == 2
+    assert len(list(prepare(**settings).dropped())) == 2
     with pytest.raises(DataError, match=r"^b: .*bad\.jsonl:1: the line is not JSON"):
         prepare(**settings, on_bad_row="error")
 

@@ -74,7 +74,7 @@ def write_recipe(directory: Path, pairs: Path, tokenizer: Path, *, alpaca: int, 
 
 def check_rows(run: Finished, pairs: Path) -> dict[str, Any]:
     """Count the lines of the files ourselves and compare with where the run says each row went."""
-    report = json.loads((run.directory / "drop_report.json").read_text())["sources"]
+    report = json.loads((run.directory / "drop_report.json").read_text())
     dropped = [json.loads(line) for line in (run.directory / "dropped.jsonl").read_text().splitlines()]
     for name, entry in report.items():
         split = "test" if name.startswith("eval.") else "train"
