@@ -221,14 +221,21 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     from data.store import open_store  # pyarrow waits until it is needed
     from data.tokenise import TokeniseSettings
 
-    settings = TokeniseSettings(config.max_length, config.over_length, target_margin, config.on_bad_row)
+    settings = TokeniseSettings(config.max_length, config.over_length, target_margin)
 
     def opened(key: str, sources: dict[str, SourceConfig | None]) -> Iterator[tuple[str, SourceConfig, Any]]:
         for name, source in sources.items():
             if source is not None:
-                where, workers = f"{key}.{name}", config.workers
                 store = open_store(
-                    name, source, chat, settings, config.cache(), builder=builder, workers=workers, key=where
+                    name,
+                    source,
+                    chat,
+                    settings,
+                    config.cache(),
+                    builder=builder,
+                    workers=config.workers,
+                    key=f"{key}.{name}",
+                    stop_at_bad_row=config.on_bad_row == "error",
                 )
                 yield name, source, store
 
@@ -238,10 +245,11 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         chosen = select(store, np.arange(len(store)), seed, source.limit)
         kept, out = split_by_prompt(store, chosen, config.eval.fraction)
         train.append(PairSet(name, store, kept, source.weight, source.flip))
+        out = select(store, out, seed, config.eval.limit)
         if len(out):
-            held_out.append(PairSet(name, store, select(store, out, seed, config.eval.limit), 1.0, source.flip))
+            held_out.append(PairSet(name, store, out, 1.0, source.flip))
         stores[name], trained[name], held[name] = store, len(kept), len(out)
-        limited[name] = len(store) - len(chosen)
+        limited[name] = len(store) - len(kept) - len(out)
     report = drop_report(stores, trained, held, limited)
     eval_stores = {}
     for name, source, store in opened("data.eval.sources", config.eval.sources):

@@ -237,10 +237,11 @@ def _load_hub(key: str, config: SourceConfig) -> Any:
         return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_hub_commit(config))
     except Exception as error:
         # It raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
-        first = str(error).strip().splitlines()
+        cause = error.__cause__ or error  # a DatasetGenerationError says nothing itself
+        first = str(cause).strip().splitlines()
         raise DataError(
             f"{key}.dataset={config.dataset}: cannot load split {config.split!r} "
-            f"({type(error).__name__}: {first[0] if first else ''})"
+            f"({type(cause).__name__}: {first[0] if first else ''})"
         ) from error
 
 

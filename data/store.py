@@ -86,6 +86,7 @@ def open_store(
     builder: bool,
     workers: int = 0,
     key: str | None = None,
+    stop_at_bad_row: bool = False,
 ) -> PairStore:
     """The store of a source: found, or made (`builder`), or waited for (all other processes of a machine).
 
@@ -98,7 +99,7 @@ def open_store(
         key: where the source stands in the recipe, for error messages; `data.sources.NAME` when None.
 
     Raises:
-        DataError: the source cannot be read, or has a bad row and `on_bad_row` is "error".
+        DataError: the source cannot be read, or has a bad row and `stop_at_bad_row` is set.
     """
     key = key or f"data.sources.{name}"
     recipe, commit = _fingerprint_parts(key, config, chat, settings, cache)
@@ -111,9 +112,14 @@ def open_store(
     cache.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(cache / f"{name}-{fingerprint}.lock"):
         if not (directory / "store.json").is_file():
-            rows = read_rows(key, config)
-            _build(directory, name, rows, config, chat, settings, workers, {"made_of": recipe, "commit": commit})
-    return PairStore(directory)
+            chunks = _tokenised(read_rows(key, config), config, chat, settings, workers)
+            if stop_at_bad_row:
+                chunks = _stop_at_refusal(name, chunks)
+            _build(directory, name, chunks, {"made_of": recipe, "commit": commit})
+    store = PairStore(directory)
+    if stop_at_bad_row and (record := next(store.dropped(), None)):
+        raise DataError(f"{name}: {record['where']}: {record['detail']}")
+    return store
 
 
 def _fingerprint_parts(
@@ -149,16 +155,17 @@ def _cached_hash(path: Path, cache: Path) -> str:
 # --- making a store -------------------------------------------------------------------------------------------------
 
 
-def _build(
-    directory: Path,
-    name: str,
-    rows: Iterator[Row],
-    config: SourceConfig,
-    chat: Chat,
-    settings: TokeniseSettings,
-    workers: int,
-    info: dict[str, Any],
-) -> None:
+Tokenised = tuple[pa.RecordBatch, list[dict[str, Any]], int]  # pairs, refused rows, number of rows read
+
+
+def _stop_at_refusal(name: str, chunks: Iterator[Tokenised]) -> Iterator[Tokenised]:
+    for chunk in chunks:
+        for record in chunk[1]:
+            raise DataError(f"{name}: {record['where']}: {record['detail']}")
+        yield chunk
+
+
+def _build(directory: Path, name: str, chunks: Iterator[Tokenised], info: dict[str, Any]) -> None:
     temporary = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -170,12 +177,10 @@ def _build(
             open(temporary / "dropped.jsonl", "w") as dropped,
             tqdm(desc=f"tokenising {name}", unit=" rows", mininterval=0.5, leave=False) as bar,
         ):
-            for batch, refused, num_rows in _tokenised(rows, config, chat, settings, workers):
+            for batch, refused, num_rows in chunks:
                 counts["rows"] += num_rows
                 counts["pairs"] += len(batch)
                 for record in refused:
-                    if settings.on_bad_row == "error":
-                        raise DataError(f"{name}: {record['where']}: {record['detail']}")
                     dropped.write(json.dumps({"source": name, **record}) + "\n")
                 if len(batch):
                     writer.write_batch(batch)
@@ -189,8 +194,8 @@ def _build(
 
 def _tokenised(
     rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int
-) -> Iterator[tuple[pa.RecordBatch, list[dict[str, Any]], int]]:
-    """Chunks of a source in order: (pairs, refused rows, number of rows read)."""
+) -> Iterator[Tokenised]:
+    """Chunks of a source in order."""
     chunks = _chunked(rows)
     first = []  # enough rows to know whether worker processes pay
     for chunk in chunks:

@@ -32,7 +32,6 @@ class TokeniseSettings:
     max_length: int = 16384
     over_length: str = "drop"
     target_margin: bool = False
-    on_bad_row: str = "drop"
 
 
 def tokenise(

@@ -70,12 +70,23 @@ def build_store(tmp_path: Path, chat: Chat) -> Callable[..., PairStore]:
     """A store of rows (written to NAME.jsonl) or of whatever `path` names."""
 
     def build(
-        rows: Any = None, *, name: str = "handmade", settings: TokeniseSettings | None = None, **source: Any
+        rows: Any = None,
+        *,
+        name: str = "handmade",
+        settings: TokeniseSettings | None = None,
+        stop_at_bad_row: bool = False,
+        **source: Any,
     ) -> PairStore:
         if rows is not None:
             source["path"] = str(write_jsonl(tmp_path / f"{name}.jsonl", rows))
         return open_store(
-            name, SourceConfig(**source), chat, settings or TokeniseSettings(), tmp_path / "cache", builder=True
+            name,
+            SourceConfig(**source),
+            chat,
+            settings or TokeniseSettings(),
+            tmp_path / "cache",
+            builder=True,
+            stop_at_bad_row=stop_at_bad_row,
         )
 
     return build

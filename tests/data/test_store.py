@@ -98,14 +98,18 @@ def test_on_request_the_first_bad_row_stops_with_source_line_and_detail(
     index: int, build_store: Build, tmp_path: Path
 ) -> None:
     bad, _, said = BAD_LINES[index]
-    settings = TokeniseSettings(max_length=200, on_bad_row="error")
+    settings = TokeniseSettings(max_length=200)
+    rows = [pair(), "", bad, pair("next"), "{also bad"]
     for _ in range(2):  # nothing is left behind that a second try could take for a store
         with pytest.raises(DataError) as caught:
-            build_store([pair(), "", bad, pair("next"), "{also bad"], name="strict", settings=settings)
+            build_store(rows, name="strict", settings=settings, stop_at_bad_row=True)
         assert str(caught.value).startswith(f"strict: {tmp_path}/strict.jsonl:3: ")
         assert said in str(caught.value)
     assert stores(tmp_path) == []
-    assert len(build_store([pair()], name="strict", settings=settings)) == 1
+    assert len(build_store(rows, name="strict", settings=settings)) == 2
+    with pytest.raises(DataError, match=r"strict\.jsonl:3: "):  # the store that is there now is no way around it
+        build_store(rows, name="strict", settings=settings, stop_at_bad_row=True)
+    assert len(build_store([pair()], name="strict", settings=settings, stop_at_bad_row=True)) == 1
 
 
 def test_a_margin_is_needed_only_when_the_loss_asks_for_it(build_store: Build) -> None:
@@ -159,7 +163,6 @@ def test_a_file_that_moved_is_found_by_its_content(
         {"max_length": 100},
         {"over_length": "truncate_prompt"},
         {"target_margin": True},
-        {"on_bad_row": "error"},
     ],
     ids=str,
 )
