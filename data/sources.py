@@ -8,6 +8,7 @@ import functools
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -102,6 +103,13 @@ def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
             yield Row(where, number, error=value)
         else:
             yield Row(where, number, value)
+
+
+def chunked(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Rows in lists of `size`, the last one shorter."""
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
 
 
 def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ when whole, so that whoever finds it can trust it. Beside it lie the rows that w
 
 import collections
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from data.chat import Chat, Group
 from data.pairs import DataError
-from data.sources import Row, SourceConfig, content_id, hash_content, read_rows
+from data.sources import Row, SourceConfig, chunked, content_id, hash_content, read_rows
 from data.tokenise import SCHEMA, TokeniseSettings, tokenise
 
 VERSION = 1  # raise it when the same rows and settings would give another file
@@ -196,7 +197,7 @@ def _tokenised(
     rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int
 ) -> Iterator[Tokenised]:
     """Chunks of a source in order."""
-    chunks = _chunked(rows)
+    chunks = chunked(rows, CHUNK)
     first = []  # enough rows to know whether worker processes pay
     for chunk in chunks:
         first.append(chunk)
@@ -204,7 +205,7 @@ def _tokenised(
             break
     workers = workers or min(len(os.sched_getaffinity(0)), 16)
     if workers == 1 or len(first) * CHUNK <= ROWS_PER_WORKER:
-        for chunk in _chain(first, chunks):
+        for chunk in itertools.chain(first, chunks):
             yield tokenise(chunk, config, chat, settings)
         return
     # spawn: a forked tokenizer would inherit the locks of its parent's threads.
@@ -212,7 +213,7 @@ def _tokenised(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, chat, settings)
     ) as pool:
         waiting: collections.deque[Future[Any]] = collections.deque()
-        for chunk in _chain(first, chunks):
+        for chunk in itertools.chain(first, chunks):
             waiting.append(pool.submit(_work, chunk))
             if len(waiting) > 2 * workers:  # bounded, so that memory stays flat however long the source is
                 yield waiting.popleft().result()
@@ -231,19 +232,3 @@ def _start_worker(*state: Any) -> None:
 
 def _work(rows: list[Row]) -> Any:
     return tokenise(rows, *_worker_state)
-
-
-def _chunked(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _chain(first: list[list[Row]], rest: Iterator[list[Row]]) -> Iterator[list[Row]]:
-    yield from first
-    yield from rest

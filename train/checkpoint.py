@@ -28,6 +28,9 @@ class TrainState:
     pairs_seen: int = 0
     tokens_seen: int = 0
 
+    def advance(self, step: int, pairs_seen: int, tokens: float) -> None:
+        self.step, self.pairs_seen, self.tokens_seen = step, pairs_seen, self.tokens_seen + int(tokens)
+
 
 def save(engine: Any, directory: Path, state: TrainState, ranks: "Ranks", keep: int) -> Path:
     """Write `checkpoints/step-N` and point `latest` at it. All ranks call it."""

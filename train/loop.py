@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from data.chat import Chat
-from data.loader import PairLoader, PreparedData, prepare_data
+from data.loader import PairLoader, PreparedData, Step, prepare_data
 from data.mixture import Mixture
 from models.attention import choose_backend
 from models.build import Base, build_model, enable_liger, resolve_base
@@ -53,11 +54,8 @@ class Run:
 def train(run: Run, tracker: Tracker) -> dict[str, float]:
     """Run all steps that are left, and return the last held-out metrics."""
     recipe, engine, state, device = run.recipe, run.engine, run.state, run.device
-    loss_options = {
-        "label_smoothing": recipe.loss.label_smoothing,
-        "center_coefficient": recipe.loss.center_coefficient,
-    }
-    held_out = _evaluate(run, tracker) if recipe.evaluation.at_start and state.step < run.total_steps else {}
+    nothing_left = state.step >= run.total_steps  # trained before, and ended while it was exported
+    held_out = _evaluate(run, tracker) if recipe.evaluation.at_start or nothing_left else {}
     bar = progress_bar(run.total_steps, state.step, run.ranks.is_main)
     steps = run.loader.steps(
         run.mixture, recipe.training.pairs_per_step, run.total_pairs, state.pairs_seen, recipe.training.max_steps
@@ -75,7 +73,8 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
                 rewards[:, 1],
                 target_margin=batch.target_margin if recipe.loss.target_margin else None,
                 loss_weight=batch.loss_weight,
-                **loss_options,
+                label_smoothing=recipe.loss.label_smoothing,
+                center_coefficient=recipe.loss.center_coefficient,
             )
             # DeepSpeed averages gradients over ranks; undo that, and divide by the pairs of the whole step.
             engine.backward(loss * (run.ranks.world_size / step.num_pairs), scale_wrt_gas=False)
@@ -85,27 +84,17 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         sums = totals.reduce()
         now = time.perf_counter()
 
-        state.step, state.pairs_seen, state.tokens_seen = (
-            step.number,
-            step.pairs_seen,
-            state.tokens_seen + int(sums["tokens"]),
-        )
+        state.advance(step.number, step.pairs_seen, sums["tokens"])
         metrics = step_metrics(sums, step, recipe.data.pack_tokens, now - started)
-        metrics |= {
-            "train/grad_norm": grad_norm(engine),
-            "train/lr": engine.optimizer.param_groups[0]["lr"],
-            "train/epoch": step.pairs_seen / run.mixture.pairs_per_epoch,
-            "time/data": data_ready - started,
-            "time/forward_backward": backward_done - data_ready,
-            "time/optimizer": now - backward_done,
-            **_device_metrics(run, sums, now - started),
-        }
+        metrics |= _run_metrics(run, step, sums, now - started)
+        metrics |= {"time/data": data_ready - started, "time/forward_backward": backward_done - data_ready}
+        metrics |= {"time/optimizer": now - backward_done}
         _stop_if_not_finite(metrics, state)
-        if step.number % recipe.tracking.log_every == 0 or step.number == run.total_steps:
+        last = step.number == run.total_steps
+        if last or step.number % recipe.tracking.log_every == 0:
             tracker.log(step.number, metrics)
         bar.set_postfix_str(f"loss {metrics['train/loss']:.4f} acc {metrics['train/accuracy']:.3f}", refresh=False)
         bar.update()
-        last = step.number == run.total_steps
         if last or (recipe.evaluation.every and step.number % recipe.evaluation.every == 0):
             held_out = _evaluate(run, tracker)
         if recipe.checkpoint.every and (last or step.number % recipe.checkpoint.every == 0):
@@ -203,15 +192,19 @@ def _evaluate(run: Run, tracker: Tracker) -> dict[str, float]:
     return metrics
 
 
-def _device_metrics(run: Run, sums: dict[str, float], seconds: float) -> dict[str, float]:
+def _run_metrics(run: Run, step: Step, sums: dict[str, float], seconds: float) -> dict[str, float]:
+    """What the engine and the device say about a step; the peak memory is that of the main rank."""
+    metrics = {
+        "train/grad_norm": grad_norm(run.engine),
+        "train/lr": run.engine.optimizer.param_groups[0]["lr"],
+        "train/epoch": step.pairs_seen / run.mixture.pairs_per_epoch,
+    }
     if run.device.type != "cuda":
-        import resource
-
-        return {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    name = torch.cuda.get_device_name(run.device)
-    mfu = flops_utilisation(sums, run.base.config, seconds, run.ranks.world_size, name)
-    peak = {"memory/peak_gib": torch.cuda.max_memory_allocated(run.device) / 2**30}
-    return peak if mfu is None else peak | {"train/mfu": mfu}
+        return metrics | {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    gpu = torch.cuda.get_device_name(run.device)
+    mfu = flops_utilisation(sums, run.base.config, seconds, run.ranks.world_size, gpu)
+    metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated(run.device) / 2**30
+    return metrics if mfu is None else metrics | {"train/mfu": mfu}
 
 
 def _stop_if_not_finite(metrics: dict[str, float], state: TrainState) -> None:

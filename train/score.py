@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from data.pairs import DataError  # noqa: E402
-from data.sources import Row, SourceConfig, check_source, read_rows  # noqa: E402
+from data.sources import SourceConfig, check_source, chunked, read_rows  # noqa: E402
 
 if TYPE_CHECKING:
     from train.scorer import Scorer
@@ -92,7 +91,7 @@ def score_file(config: ScoreConfig) -> Path:
         bar = stack.enter_context(
             tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5)
         )
-        for chunk in _chunks(read_rows("input", source), skip=finished):
+        for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
             mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
             for out in _gather(mine, ranks.rank, ranks.world_size):
                 assert file is not None
@@ -146,19 +145,6 @@ def _finished_rows(partial: Path, about: Path, identity: dict[str, Any]) -> int:
         return whole
     about.write_text(json.dumps(identity))
     return 0
-
-
-def _chunks(rows: Iterator[Row], skip: int) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        if row.number < skip:
-            continue
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _gather(mine: list[dict[str, Any]], rank: int, world_size: int) -> list[dict[str, Any]]:
