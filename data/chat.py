@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from data.pairs import DataError, InvalidPair, Message, Pair
 
@@ -112,7 +111,7 @@ class Chat:
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # a template is a program: it may fail in any way
             raise InvalidPair("template error", f"the chat template refuses the conversation: {error}") from None
         bos = self.tokenizer.bos_token
         return text.removeprefix(bos) if bos else text
@@ -139,7 +138,10 @@ def read_template(path: str) -> str:
     """The chat template in a file. Raises: DataError when there is none."""
     if not Path(path).expanduser().is_file():
         raise DataError(f"data.chat_template={path}: no such file")
-    return Path(path).expanduser().read_text()
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data.chat_template={path}: not UTF-8 text ({error})") from None
 
 
 def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:

@@ -1,6 +1,8 @@
 """DataConfig, and from it the steps of a training run and the held-out sets: composes everything else in `data/`."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,8 +62,10 @@ def check_data(config: DataConfig) -> None:
         )
     for prefix, sources in (("data.sources", config.sources), ("data.eval.sources", config.eval.sources)):
         for name, source in sources.items():
-            if not name or set(name) & set("/\\ \t\n") or name == "all":
-                raise DataError(f"{prefix}.{name}: a source's name has no blanks or slashes and is not 'all'")
+            if not re.fullmatch(r"[\w-]{1,80}", name) or name == "all":
+                raise DataError(
+                    f"{prefix}.{name}: a source's name is made of letters, digits, _ and -, and is not 'all'"
+                )
             if source is not None:
                 check_source(f"{prefix}.{name}", source)
     choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
@@ -72,12 +76,18 @@ def check_data(config: DataConfig) -> None:
         if getattr(config, key) < 2:
             raise DataError(f"data.{key}={getattr(config, key)}: expected 2 or more")
     for name, source in config.eval.sources.items():
+        if source is not None and source.weight != 1:
+            raise DataError(f"data.eval.sources.{name}.weight={source.weight}: held-out pairs have no weight")
         if config.eval.fraction > 0 and source is not None and config.sources.get(name) is not None:
             raise DataError(
                 f"data.eval.sources.{name}: data.eval.fraction holds out pairs under the same name; rename it"
             )
     if not 0 <= config.eval.fraction < 1:
         raise DataError(f"data.eval.fraction={config.eval.fraction}: expected 0 or more and below 1")
+    if config.eval.limit is not None and config.eval.limit < 1:
+        raise DataError(f"data.eval.limit={config.eval.limit}: expected 1 or more")
+    if config.workers < 0:
+        raise DataError(f"data.workers={config.workers}: expected 0 (chosen by the machine) or more")
     if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
         raise DataError(f"data.chat_template={config.chat_template}: no such file")
 
@@ -128,7 +138,7 @@ class PairLoader:
         self.rank, self.world_size = rank, world_size
         self._sizes = [group_sizes(s, share_prefix) for s in sets]
         self._costs = [group_costs(s, share_prefix, attention_cost) for s in sets]
-        total = sum(s.weight * float(s.store.loss_weight[s.indices].sum()) for s in sets)
+        total = sum(s.weight * float(s.store.loss_weight[s.indices].sum(dtype=np.float64)) for s in sets)
         self._weight_scale = sum(s.weight * len(s) for s in sets) / total if total > 0 else 1.0
 
     def plan(self, pairs: np.ndarray) -> StepPlan:
@@ -250,6 +260,8 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
             held_out.append(PairSet(name, store, out, 1.0, source.flip))
         stores[name], trained[name], held[name] = store, len(kept), len(out)
         limited[name] = len(store) - len(kept) - len(out)
+    if any(trained.values()) and not any(s.store.loss_weight[s.indices].any() for s in train):
+        raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
     report = drop_report(stores, trained, held, limited)
     eval_stores = {}
     for name, source, store in opened("data.eval.sources", config.eval.sources):
@@ -271,6 +283,21 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         {name: store.info["commit"] for name, store in every_store.items() if store.info.get("commit")},
         warnings,
         every_store,
+    )
+
+
+def why_nothing_is_left(data: PreparedData) -> str:
+    """A sentence for a run without pairs: the commonest reason, with one row it happened to."""
+    reasons: Counter[str] = Counter()
+    for entry in data.report.values():
+        reasons.update(entry["refused"])
+    if not reasons:
+        return "data.sources: no pairs are left to train on; every source is empty or held out"
+    reason, count = reasons.most_common(1)[0]
+    example = next(record for record in data.dropped() if record["reason"] == reason)
+    return (
+        f"data.sources: no pairs are left to train on; {count:,} rows were refused for {reason!r}, "
+        f"e.g. {example['where']}: {example['detail']} (dropped.jsonl in the run directory names all)"
     )
 
 

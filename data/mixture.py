@@ -51,9 +51,17 @@ class Mixture:
         """Raises: DataError when there is nothing to train on."""
         self.sets, self.seed = [s for s in sets if len(s)], seed
         if not self.sets:
-            raise DataError("data.sources: no pairs are left to train on; the drop report says where they went")
+            raise DataError("data.sources: no pairs are left to train on")
         self.pairs_per_epoch = sum(s.pairs_per_epoch() for s in self.sets)
         self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must be the same for a run to go on: the tokenised data and the choice from it, by source."""
+        described = {}
+        for pairs in self.sets:
+            chosen = hashlib.blake2b(pairs.indices.tobytes(), digest_size=8).hexdigest()
+            described[pairs.name] = f"{pairs.store.directory.name} {chosen} {pairs.weight} {pairs.flip}"
+        return described
 
     def epoch(self, epoch: int) -> np.ndarray:
         """The order of one epoch: (pairs_per_epoch, 2) int64, columns set number and position in the set."""
@@ -118,7 +126,7 @@ def drop_report(
             reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
         entry = {
             "rows": store.info.get("rows", 0),
-            "trained": trained.get(name, 0),
+            "trained": trained.get(name, 0),  # on the training side; data.sources.NAME.weight says how many an epoch
             "held_out": held_out.get(name, 0),
             "beyond_limit": limited.get(name, 0),
             "refused": dict(sorted(reasons.items())),

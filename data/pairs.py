@@ -25,7 +25,7 @@ ROLE_ALIASES = {
     "tool": "tool",
 }
 FORMATS = ("messages", "prompt", "hh", "sharegpt")
-MAX_NUMBER = 1e38  # just inside float32
+MAX_NUMBER = 1e30  # well inside float32, also when many are added
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -102,14 +102,7 @@ def parse_pair(
     Raises:
         InvalidPair: the row is not a usable preference pair.
     """
-    readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
-    if not isinstance(row, Mapping):
-        raise InvalidPair("not an object", f"the row is {_kind(row)}, expected an object with named fields")
-    if row.get("tools") not in (None, "", "[]", []):
-        raise InvalidPair("tool definitions", "the row has a tools field; render the definitions into a system message")
-    chosen, rejected = (_with_system(row, side) for side in readers[format or detect_format(row)](row))
-    check_conversation(chosen, "chosen")
-    check_conversation(rejected, "rejected")
+    chosen, rejected = read_conversations(row, format)
     if chosen == rejected:
         raise InvalidPair("identical", "chosen and rejected are the same conversation")
     if same_first_turn and _first_user(chosen) != _first_user(rejected):
@@ -124,6 +117,19 @@ def parse_pair(
         target_margin=_read_margin(row) if target_margin else None,
         loss_weight=_read_weight(row),
     )
+
+
+def read_conversations(row: Mapping[str, Any], format: str | None = None) -> tuple[list[Message], list[Message]]:
+    """The two conversations of a row, each checked for itself.
+
+    Raises:
+        InvalidPair: one is not a conversation that ends with the assistant.
+    """
+    readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
+    if not isinstance(row, Mapping):
+        raise InvalidPair("not an object", f"the row is {_kind(row)}, expected an object with named fields")
+    chosen, rejected = (with_row_context(row, side) for side in readers[format or detect_format(row)](row))
+    return check_conversation(chosen, "chosen"), check_conversation(rejected, "rejected")
 
 
 def check_conversation(messages: Any, field: str) -> list[Message]:
@@ -170,7 +176,7 @@ def check_text(text: Any, field: str) -> str:
 
 
 def _read_messages(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    return _plain(row.get("chosen"), "chosen"), _plain(row.get("rejected"), "rejected")
+    return plain_messages(row.get("chosen"), "chosen"), plain_messages(row.get("rejected"), "rejected")
 
 
 def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -179,10 +185,13 @@ def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def read_prompt(prompt: Any) -> list[Message]:
-    """The turns before the answer, from a string or from messages."""
+    """The turns before the answer, from a string (a user turn, or Anthropic's markers) or from messages."""
+    if isinstance(prompt, str) and _HH_TURN.match(prompt):
+        open_end = prompt.rstrip().removesuffix("\n\nAssistant:")  # where the response goes
+        return read_hh(open_end, "prompt")
     if isinstance(prompt, str):
         return [{"role": "user", "content": check_text(prompt, "prompt")}]
-    messages = _plain(prompt, "prompt")
+    messages = plain_messages(prompt, "prompt")
     check_messages(messages, "prompt")
     return cast(list[Message], messages)
 
@@ -196,7 +205,7 @@ def join_response(prompt: list[Message], response: Any, field: str) -> list[Mess
         return [*prompt, {"role": "assistant", "content": check_text(response, field)}]
     if isinstance(response, Mapping):
         response = [response]
-    messages = cast(list[Message], _plain(response, field))
+    messages = cast(list[Message], plain_messages(response, field))
     check_messages(messages, field)
     if messages[0]["role"] == "assistant" or messages[: len(prompt)] != prompt:
         if any(m["role"] == "user" for m in messages):
@@ -248,7 +257,7 @@ def _from_value(turns: Any, field: str) -> list[Message]:
     return messages
 
 
-def _plain(messages: Any, field: str) -> Any:
+def plain_messages(messages: Any, field: str) -> Any:
     """Messages with nothing but role and content; what is not message-like is left for the checks to name.
 
     A field that changes what a template renders must not vanish silently, so it refuses the row.
@@ -268,8 +277,14 @@ def _plain(messages: Any, field: str) -> Any:
     return plain
 
 
-def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
-    """LLaMA-Factory keeps the system message in a column of its own."""
+def with_row_context(row: Mapping[str, Any], messages: Any) -> Any:
+    """What LLaMA-Factory keeps in columns beside the conversation: the system message opens it.
+
+    Raises:
+        InvalidPair: there are tool definitions, which no template here renders.
+    """
+    if row.get("tools") not in (None, "", "[]", []):
+        raise InvalidPair("tool definitions", "the row has a tools field; render the definitions into a system message")
     system = row.get("system")
     if not isinstance(system, str) or not system.strip() or not _is_list(messages):
         return messages

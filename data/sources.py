@@ -33,7 +33,7 @@ class SourceConfig:
     format: str | None = None  # messages | prompt | hh | sharegpt; detected row by row when left out
     weight: float = 1.0  # share of the source in one epoch: 0.5 is half of it, 2 is each pair twice
     limit: int | None = None  # at most so many pairs, drawn with the seed; a smaller limit is a part of a larger one
-    flip: bool = False  # swap chosen and rejected
+    flip: bool = False  # swap chosen and rejected; a target margin then is that of the swapped pair
     same_first_turn: bool = True  # refuse pairs whose conversations open with different user turns
 
 
@@ -53,6 +53,14 @@ def check_source(key: str, config: SourceConfig) -> None:
     if len(given) != 1:
         said = f"has {' and '.join(given)}" if given else "has none"
         raise DataError(f"{key}: give exactly one of path, dataset and builtin (it {said})")
+    if config.dataset is None:
+        for name, value, default in (
+            ("name", config.name, None),
+            ("revision", config.revision, None),
+            ("split", config.split, "train"),
+        ):
+            if value != default:
+                raise DataError(f"{key}.{name}={value}: is for hub datasets, and this source has a {given[0]}")
     if config.format is not None and config.format not in FORMATS:
         raise DataError(f"{key}.format={config.format!r}: expected one of {list(FORMATS)}")
     if config.builtin is not None and config.builtin not in builtin.SETS:

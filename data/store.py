@@ -44,7 +44,10 @@ class PairStore:
     def __init__(self, directory: Path):
         self.directory = directory
         self.info: dict[str, Any] = json.loads((directory / "store.json").read_text())
-        table = pa.ipc.open_file(pa.memory_map(str(directory / "pairs.arrow"))).read_all()
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(directory / "pairs.arrow"))).read_all()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{directory}: the tokenised pairs are damaged ({error}); remove the directory") from None
         self.row, self.prompt_hash = self._column(table, "row"), self._column(table, "prompt_hash")
         self.prefix_length = self._column(table, "prefix_length")
         self.chosen_length = self._column(table, "chosen_length")

@@ -28,7 +28,7 @@ class ModelConfig:
     config: Any = None  # random weights: a mapping, a config.json, or a directory that holds one
     tokenizer: str | None = None  # hub name or local directory; default: the base; `bytes`: the built-in byte tokenizer
     attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager; chosen once and announced
-    liger: str = "auto"  # auto | on | off: Liger's fused RMSNorm, RoPE and SwiGLU on CUDA
+    liger: str = "auto"  # auto | always | never: Liger's fused RMSNorm, RoPE and SwiGLU on CUDA
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,27 @@ def read_config(source: Any) -> "PretrainedConfig":
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
             raise ModelError(f"model.config={source}: no config.json there")
-        source = json.loads(path.read_text())
+        try:
+            source = json.loads(path.read_text())
+        except ValueError as error:
+            raise ModelError(f"{path}: not JSON ({error})") from None
     if not isinstance(source, dict) or source.get("model_type") not in FAMILIES:
         found = source.get("model_type") if isinstance(source, dict) else source
         raise ModelError(f"model_type={found!r}: expected one of {list(FAMILIES)}")
     fields = {key: value for key, value in source.items() if key not in ("model_type", "architectures")}
-    config: PretrainedConfig = AutoConfig.for_model(source["model_type"], **fields)
-    if config.get_text_config().__dict__.get("use_sliding_window"):
-        raise ModelError("use_sliding_window=true is not supported")
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(source["model_type"], **fields)
+    except Exception as error:  # transformers checks types and values with several kinds of errors
+        raise ModelError(f"model.config: {' '.join(str(error).split())}") from None
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ModelError(
+            f"model.config: num_attention_heads={config.num_attention_heads} is no multiple of "
+            f"num_key_value_heads={config.num_key_value_heads}"
+        )
+    if source.get("use_sliding_window"):
+        raise ModelError("model.config: use_sliding_window=true is not supported")
+    if config.attention_dropout:
+        raise ModelError(f"model.config: attention_dropout={config.attention_dropout} is not supported; set it to 0")
     return config
 
 
@@ -195,12 +208,17 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a directory's safetensors, from their headers."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
+
+    from models.attention import ModelError
 
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
     return shapes
 
 
@@ -263,13 +281,13 @@ def enable_liger(model: "RewardModel", requested: str, device: "torch.device") -
 
     from models.attention import ModelError
 
-    if requested not in ("auto", "on", "off"):
-        raise ModelError(f"model.liger={requested!r}: expected auto, on or off")
+    if requested not in ("auto", "always", "never"):
+        raise ModelError(f"model.liger={requested!r}: expected auto, always or never")
     installed = importlib.util.find_spec("liger_kernel") is not None
-    if requested == "on" and (not installed or device.type != "cuda"):
+    if requested == "always" and (not installed or device.type != "cuda"):
         why = f"it runs on CUDA, this run is on {device.type}" if installed else "liger-kernel is not installed"
-        raise ModelError(f"model.liger=on: {why}; use model.liger=auto")
-    if requested == "off" or not installed or device.type != "cuda":
+        raise ModelError(f"model.liger=always: {why}; use model.liger=auto")
+    if requested == "never" or not installed or device.type != "cuda":
         return False
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 

@@ -10,7 +10,10 @@ LAYERS = [
     *(f"data.{name}" for name in ("pairs", "builtin", "sources", "chat", "tokenise", "store", "mixture")),
     *(f"data.{name}" for name in ("packing", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "reward_model", "build", "export")),
-    *(f"train.{name}" for name in ("references", "distributed", "engine", "checkpoint", "tracking", "evaluation")),
+    *(
+        f"train.{name}"
+        for name in ("references", "distributed", "engine", "checkpoint", "tracking", "evaluation", "example")
+    ),
     *(f"train.{name}" for name in ("metrics", "recipe", "memory", "tokenizer", "scorer", "loop", "card")),
     *(f"train.{name}" for name in ("check_export", "finish", "score", "main")),
 ]

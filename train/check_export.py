@@ -17,7 +17,7 @@ from data.chat import make_group
 from data.packing import build_pack
 from models.attention import choose_backend
 from models.export import load_classifier, packed_view, save_json
-from train.card import tokenize_block
+from train.card import TOKENIZE, tokenize_block
 
 TOLERANCE = 1e-4  # of max(1, |reward|), both paths in float32
 
@@ -26,6 +26,9 @@ def main(arguments: list[str]) -> int:
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "model" not in options or set(options) - {"model", "path"}:
         print("usage: python train/check_export.py model=DIR")
+        return 2
+    if not (Path(options["model"]) / "reward_model.json").is_file():
+        print(f"error: model={options['model']}: no export there (no reward_model.json)", file=sys.stderr)
         return 2
     problems = check_export(Path(options["model"]), options.get("path"))
     for problem in problems:
@@ -42,7 +45,9 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text())
     card = (directory / "README.md").read_text()
     references = about["references"]
-    problems = _check_ids(card, directory, references)
+    # At the end of a run the card is our own, just written; any other directory's is not code to run.
+    snippet = card if path is not None else TOKENIZE
+    problems = _check_ids(tokenize_block(snippet, str(directory)), references)
 
     device, classifier = _load_float32(directory)
     pairs = about.pop("held_out_pairs", [])
@@ -98,11 +103,10 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     return problems
 
 
-def _check_ids(card: str, directory: Path, references: list[dict[str, Any]]) -> list[str]:
+def _check_ids(code: str, references: list[dict[str, Any]]) -> list[str]:
     """Run the model card's own code on the reference conversations."""
     namespace: dict[str, Any] = {}
-    code = tokenize_block(card, str(directory))
-    exec(compile(code, "README.md", "exec"), namespace)  # our own text, just written
+    exec(compile(code, "README.md", "exec"), namespace)
     return [
         f"the model card's snippet gives other ids than training for {reference['messages'][-1]['content'][:40]!r}"
         for reference in references

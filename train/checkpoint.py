@@ -32,18 +32,29 @@ class TrainState:
         self.step, self.pairs_seen, self.tokens_seen = step, pairs_seen, self.tokens_seen + int(tokens)
 
 
-def save(engine: Any, directory: Path, state: TrainState, ranks: "Ranks", keep: int) -> Path:
-    """Write `checkpoints/step-N` and point `latest` at it. All ranks call it."""
+class CheckpointError(ValueError):
+    """Something a person can mend about checkpoints."""
+
+
+def save(engine: Any, directory: Path, state: TrainState, data: dict[str, str], ranks: "Ranks", keep: int) -> Path:
+    """Write `checkpoints/step-N` and point `latest` at it. All ranks call it.
+
+    Args:
+        data: what `load` compares, so that a run never goes on with other data.
+    """
     from train.distributed import barrier
 
     name = f"step-{state.step}"
-    engine.save_checkpoint(str(directory), tag=name, client_state={"train_state": asdict(state)}, save_latest=False)
+    engine.save_checkpoint(
+        str(directory), tag=name, client_state={"run": {"state": asdict(state), "data": data}}, save_latest=False
+    )
     barrier()
     if ranks.is_main:
         pointer = directory / "latest.tmp"
         pointer.write_text(name)
         pointer.replace(directory / "latest")
-        for old in sorted(_steps(directory), key=_number)[:-keep]:
+        # Later steps than this one are of a future that was given up, or half written; they are overwritten in time.
+        for old in sorted((path for path in _steps(directory) if _number(path) <= state.step), key=_number)[:-keep]:
             shutil.rmtree(old)
     barrier()
     return directory / name
@@ -59,31 +70,45 @@ def find(directory: Path, resume: str) -> Path | None:
     return directory / pointer.read_text().strip() if pointer.is_file() else None
 
 
-def set_aside(directory: Path) -> None:
-    """Move the checkpoints of an earlier run in this directory out of the way, as `checkpoint.resume=never` asks.
+def set_aside(run_dir: Path) -> None:
+    """Move the checkpoints and the export of an earlier run out of the way, as `checkpoint.resume=never` asks.
 
     One earlier run's are kept, so that a slip of the hand does not cost a run.
     """
-    if directory.is_dir():
-        replaced = directory.with_name(f"{directory.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        directory.rename(replaced)
+    for name in ("checkpoints", "export"):
+        if (run_dir / name).is_dir():
+            shutil.rmtree(run_dir / f"{name}.replaced", ignore_errors=True)
+            (run_dir / name).rename(run_dir / f"{name}.replaced")
 
 
-def load(engine: Any, path: Path) -> TrainState:
+def check_whole(path: Path, world_size: int) -> None:
+    """Raises: CheckpointError when a checkpoint has not as many shards as there are ranks."""
+    shards = len(list(path.glob("*_optim_states.pt")))
+    if shards == 0:
+        raise CheckpointError(f"{path}: no checkpoint there; checkpoint.resume=never starts the run afresh")
+    if shards != world_size:
+        raise CheckpointError(
+            f"{path} was written by {shards} ranks and this run has {world_size}: start it with as many "
+            f"(NUM_GPUS={shards} ./launch.sh ...)"
+        )
+
+
+def load(engine: Any, path: Path, data: dict[str, str]) -> TrainState:
     """Read a checkpoint into the engine. All ranks call it.
 
     Raises:
-        CheckpointError: there is none there.
+        CheckpointError: it was made with other data.
     """
     found, client = engine.load_checkpoint(str(path.parent), tag=path.name)
-    if found is None:
-        raise CheckpointError(f"{path}: no checkpoint of this world size there")
-    return TrainState(**client["train_state"])
-
-
-class CheckpointError(ValueError):
-    """Something a person can mend about checkpoints."""
+    assert found is not None, f"{path} was whole a moment ago"
+    before = client["run"]["data"]
+    changed = sorted(name for name in before | data if before.get(name) != data.get(name))
+    if changed:
+        raise CheckpointError(
+            f"{path} was made with other data: {', '.join(changed)} changed since (rows, tokenizer, template or "
+            "settings). Bring it back, or start afresh with another run_dir=PATH"
+        )
+    return TrainState(**client["run"]["state"])
 
 
 def check_same_recipe(directory: Path, recipe_yaml: str) -> None:
@@ -95,8 +120,8 @@ def check_same_recipe(directory: Path, recipe_yaml: str) -> None:
     from omegaconf import OmegaConf
 
     path = directory / "recipe.yaml"
-    if not path.is_file():
-        return
+    if not path.is_file() or not (directory / "metrics.jsonl").is_file():
+        return  # nothing was trained here
     before, now = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (path.read_text(), recipe_yaml))
     free = ("run_dir", "checkpoint.", "tracking.", "export.", "evaluation.")
     keys = sorted(key for key in before | now if before.get(key) != now.get(key) and not key.startswith(free))

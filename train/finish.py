@@ -1,6 +1,7 @@
 """The end of a run: write the export aside, check it in a fresh process, put it in place, and say what came out."""
 
-import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from data.pairs import Message, parse_pair
-from data.sources import read_rows
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
 from train.card import BIAS_NOTE, model_card
 from train.engine import gathered_weights
 from train.loop import Run
 from train.recipe import to_yaml
 from train.references import REFERENCES
+from train.scorer import Scorer
 
 
 class ExportError(RuntimeError):
@@ -113,18 +113,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
 
 def single_process_environment() -> dict[str, str]:
     """This environment without the launcher's variables: the check is one process of its own."""
-    import os
-
-    launcher = (
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "LOCAL_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        "CROSS_",
-    )
+    launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_")
     return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
 
 
@@ -134,51 +123,24 @@ def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: f
     if metrics:
         lines.append(
             f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
-            f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and {0.6931:.4f})."
+            f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."
         )
     if export is None:
         return "\n".join([*lines, "No export was asked for (export.enabled=false)."])
     lines += [f"Export: {export}", "", *_example(run, export), "Next: score conversations of your own,", ""]
     lines.append(
         """  echo '{"prompt": "Is 7 prime?", "responses": ["Yes.", "No."]}' > my.jsonl\n"""
-        f"  .venv/bin/python train/score.py model={export} input=my.jsonl output=scores.jsonl"
+        f"  .venv/bin/python train/score.py {shlex.quote(f'model={export}')} input=my.jsonl output=scores.jsonl"
     )
     return "\n".join(lines)
 
 
 def _example(run: Run, export: Path) -> list[str]:
-    """One held-out pair (or a reference) with the rewards that the export gives it."""
-    from train.scorer import Scorer
-
-    pair = _first_held_out(run)
-    if pair is None:
+    """A held-out pair with the rewards that the export gives it."""
+    if run.example is None:
         return []
-    prompt, chosen, rejected = pair
-    scorer = Scorer(export, dtype="float32", device="cpu")
-    good, bad = scorer.score([[*prompt, *chosen], [*prompt, *rejected]])
-    return [
-        "One held-out pair, scored by the export:",
-        f"  prompt    {_short(prompt[-1]['content'])}",
-        f"  {good:+8.3f}  {_short(chosen[-1]['content'])}   (chosen)",
-        f"  {bad:+8.3f}  {_short(rejected[-1]['content'])}   (rejected)",
-        "",
-    ]
-
-
-def _first_held_out(run: Run) -> tuple[list[Message], list[Message], list[Message]] | None:
-    """The messages of the first held-out pair, read again from its source: the store keeps ids only."""
-    sources = {**run.recipe.data.sources, **run.recipe.data.eval.sources}
-    for pairs in run.data.held_out:
-        source = sources[pairs.name]
-        if not len(pairs) or source is None:
-            continue
-        number = int(pairs.store.row[pairs.indices[0]])
-        row = next(row for row in read_rows(pairs.name, source) if row.number == number)
-        pair = parse_pair(row.value, source.format, same_first_turn=source.same_first_turn)
-        common = next((i for i, (a, b) in enumerate(zip(pair.chosen, pair.rejected, strict=False)) if a != b), 1)
-        sides = (pair.rejected, pair.chosen) if source.flip else (pair.chosen, pair.rejected)
-        return pair.chosen[: max(common, 1)], sides[0][max(common, 1) :], sides[1][max(common, 1) :]
-    return None
+    rewards = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
+    return ["One held-out pair, scored by the export:", *run.example.lines([r[0] for r in rewards]), ""]
 
 
 def _held_out_ids(run: Run) -> list[list[list[int]]]:
@@ -196,8 +158,3 @@ def _keep(aside: Path, why: str) -> str:
     shutil.rmtree(failed, ignore_errors=True)
     aside.rename(failed)
     return f"EXPORT CHECK FAILED: {why}; it is kept in {failed} and no export was put in place"
-
-
-def _short(text: str, width: int = 90) -> str:
-    flat = json.dumps(text, ensure_ascii=False)[1:-1]
-    return flat if len(flat) <= width else flat[: width - 1] + "…"

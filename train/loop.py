@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from data.chat import Chat
-from data.loader import PairLoader, PreparedData, Step, prepare_data
+from data.loader import PairLoader, PreparedData, Step, prepare_data, why_nothing_is_left
 from data.mixture import Mixture
+from data.pairs import DataError
 from models.attention import choose_backend
 from models.build import Base, build_model, enable_liger, resolve_base
 from models.losses import bradley_terry
@@ -21,6 +22,7 @@ from train.checkpoint import TrainState
 from train.distributed import Ranks, choose_device, start
 from train.engine import build_engine, deepspeed_config, grad_norm, learning_rate_at, quiet_deepspeed, set_learning_rate
 from train.evaluation import evaluate
+from train.example import Example, find_example
 from train.metrics import StepTotals, attention_cost, flops_utilisation, step_metrics
 from train.recipe import Recipe, to_yaml
 from train.tokenizer import load_chat
@@ -49,13 +51,14 @@ class Run:
     state: TrainState
     total_pairs: int
     total_steps: int
+    example: Example | None  # for the end of the run; on the main rank
 
 
 def train(run: Run, tracker: Tracker) -> dict[str, float]:
     """Run all steps that are left, and return the last held-out metrics."""
     recipe, engine, state, device = run.recipe, run.engine, run.state, run.device
     nothing_left = state.step >= run.total_steps  # trained before, and ended while it was exported
-    held_out = _evaluate(run, tracker) if recipe.evaluation.at_start or nothing_left else {}
+    held_out = _evaluate(run, tracker) if nothing_left or (recipe.evaluation.at_start and state.step == 0) else {}
     bar = progress_bar(run.total_steps, state.step, run.ranks.is_main)
     steps = run.loader.steps(
         run.mixture, recipe.training.pairs_per_step, run.total_pairs, state.pairs_seen, recipe.training.max_steps
@@ -98,7 +101,14 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         if last or (recipe.evaluation.every and step.number % recipe.evaluation.every == 0):
             held_out = _evaluate(run, tracker)
         if recipe.checkpoint.every and (last or step.number % recipe.checkpoint.every == 0):
-            checkpoint.save(engine, run.directory / "checkpoints", state, run.ranks, recipe.checkpoint.keep)
+            checkpoint.save(
+                engine,
+                run.directory / "checkpoints",
+                state,
+                run.mixture.fingerprint(),
+                run.ranks,
+                recipe.checkpoint.keep,
+            )
         started = time.perf_counter()
     bar.close()
     return held_out
@@ -113,13 +123,18 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     attention = choose_backend(recipe.model.attention, device, dtype)
     resume_from = checkpoint.find(directory / "checkpoints", recipe.checkpoint.resume)
     if resume_from is not None:
-        checkpoint.check_same_recipe(directory, to_yaml(recipe))
+        checkpoint.check_whole(resume_from, ranks.world_size)
+        checkpoint.check_same_recipe(resume_from.parent.parent, to_yaml(recipe))
     chat, base, data = prepare(recipe, ranks)
-    mixture = Mixture(data.train, recipe.seed)
     if ranks.is_main:
         if recipe.checkpoint.resume == "never":
-            checkpoint.set_aside(directory / "checkpoints")
+            checkpoint.set_aside(directory)
         _write_inputs(directory, recipe, base, data)
+    if not any(len(pairs) for pairs in data.train):
+        raise DataError(why_nothing_is_left(data))
+    mixture = Mixture(data.train, recipe.seed)
+    example = find_example(recipe.data, data) if ranks.is_main else None
+    if ranks.is_main:
         _announce(recipe, ranks, data, mixture, device, attention)
     start(ranks, device)
     settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
@@ -139,7 +154,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     engine = build_engine(model, settings, recipe.optimizer, device)
     state = TrainState()
     if resume_from is not None:
-        state = checkpoint.load(engine, resume_from)
+        state = checkpoint.load(engine, resume_from, mixture.fingerprint())
     packing: dict[str, Any] = {
         "pack_tokens": recipe.data.pack_tokens,
         "share_prefix": recipe.data.share_prefix,
@@ -167,12 +182,18 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
         state,
         total_pairs,
         total_steps,
+        example,
     )
 
 
 def prepare(recipe: Recipe, ranks: Ranks) -> tuple[Chat, Base, PreparedData]:
     """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing."""
     base = resolve_base(recipe.model)
+    positions = base.config.max_position_embeddings
+    if recipe.data.max_length > positions:
+        raise DataError(
+            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
+        )
     chat = load_chat(recipe.model, recipe.data, base)
     data = prepare_data(
         recipe.data,
@@ -246,7 +267,7 @@ def _announce(
     for name, entry in data.report.items():
         refused = ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items())
         parts = [
-            f"{entry['trained']:,} trained on" if entry["trained"] else "",
+            f"{entry['trained']:,} to train on" if entry["trained"] else "",
             f"{entry['held_out']:,} held out" if entry["held_out"] else "",
         ]
         parts += [

@@ -16,7 +16,7 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from train.recipe import Recipe, RecipeError, load_recipe, recipe_names  # noqa: E402
+from train.recipe import Recipe, RecipeError, load_recipe, recipe_names, to_yaml  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         run_recipe(recipe)
     except (RecipeError, DataError, ModelError, CheckpointError) as error:
         return complain(error)
-    except (ExportError, TrainingError) as error:
+    except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
         return complain(error, code=1)
     return 0
 
@@ -47,6 +47,7 @@ def run_recipe(recipe: Recipe) -> None:
     """Train, export and check a recipe, on as many ranks as the launcher started."""
     from dataclasses import asdict
 
+    from train.checkpoint import check_same_recipe
     from train.distributed import read_ranks, stop
     from train.finish import export_run, summary
     from train.loop import set_up, train
@@ -54,6 +55,8 @@ def run_recipe(recipe: Recipe) -> None:
 
     started = time.perf_counter()
     ranks = read_ranks()
+    if recipe.checkpoint.resume == "auto":
+        check_same_recipe(recipe.directory(), to_yaml(recipe))
     if is_finished(recipe):
         ranks.say(
             f"{recipe.directory()}: this run is finished; its export is in {recipe.directory() / 'export'}. "

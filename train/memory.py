@@ -90,7 +90,7 @@ def activation_bytes(s: Shape, tokens: int, *, precision: str, checkpointing: bo
 def estimate(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
     """Bytes on each GPU by part; `longest pair` is the total with a pair of two conversations of `data.max_length`."""
     engine, data = recipe.engine, recipe.data
-    fused = recipe.model.liger != "off"
+    fused = recipe.model.liger != "never"
 
     def activations(tokens: int) -> int:
         return activation_bytes(

@@ -141,14 +141,14 @@ def check_recipe(recipe: Recipe) -> None:
         "model.attention",
         "auto, flash, torch_varlen, sdpa or eager",
     )
-    require(model.liger in ("auto", "on", "off"), "model.liger", "auto, on or off")
-    require(bool(re.fullmatch(r"[\w.-]+", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
+    require(model.liger in ("auto", "always", "never"), "model.liger", "auto, always or never")
+    require(bool(re.fullmatch(r"\w[\w.-]{0,99}", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
     require(training.pairs_per_step >= 1, "training.pairs_per_step", "1 or more")
     require(training.epochs >= 1, "training.epochs", "1 or more")
     require(training.max_steps is None or training.max_steps >= 1, "training.max_steps", "1 or more")
     require(0 <= recipe.loss.label_smoothing < 0.5, "loss.label_smoothing", "0 or more and below 0.5")
     require(recipe.loss.center_coefficient >= 0, "loss.center_coefficient", "0 or more")
-    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "a number above 0")
+    require(0 < optimizer.learning_rate < float("inf"), "optimizer.learning_rate", "a finite number above 0")
     require(optimizer.schedule in ("constant", "linear", "cosine"), "optimizer.schedule", "constant, linear or cosine")
     require(0 <= optimizer.warmup_ratio < 1, "optimizer.warmup_ratio", "0 or more and below 1")
     require(
@@ -168,7 +168,7 @@ def check_recipe(recipe: Recipe) -> None:
         recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null"
     )
     require(recipe.checkpoint.keep >= 1, "checkpoint.keep", "1 or more")
-    require(recipe.seed >= 0, "seed", "0 or more")
+    require(0 <= recipe.seed < 2**63, "seed", "0 or more, and below 2^63")
     require(recipe.tracking.log_every >= 1, "tracking.log_every", "1 or more steps")
     require(recipe.export.num_check_pairs >= 0, "export.num_check_pairs", "0 or more")
     resume = recipe.checkpoint.resume

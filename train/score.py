@@ -95,7 +95,7 @@ def score_file(config: ScoreConfig) -> Path:
             mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
             for out in _gather(mine, ranks.rank, ranks.world_size):
                 assert file is not None
-                file.write(json.dumps(out, ensure_ascii=False) + "\n")
+                file.write(json.dumps(out, default=str) + "\n")
                 errors += "error" in out
             if file is not None:
                 file.flush()
@@ -113,6 +113,8 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Raises: DataError when the output cannot be written as asked."""
     if not output.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise DataError(f"output={output}: expected a name that ends in .jsonl, .jsonl.gz or .parquet")
+    if output.is_dir():
+        raise DataError(f"output={output}: is a directory; name a file")
     if output.exists() and not overwrite:
         raise DataError(f"output={output}: exists already; give overwrite=true to replace it")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
@@ -127,7 +129,8 @@ def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     directory, _ = fetch(config.model, None, "model")
     weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(directory)]
     files = [hash_content(path) for path in source_files("input", config.input)]
-    key = json.dumps([str(directory.resolve()), weights, files, str(scorer.dtype), scorer.chat.fingerprint()])
+    settings = [str(scorer.dtype), scorer.chat.fingerprint(), scorer.max_length]
+    key = json.dumps([str(directory.resolve()), weights, files, settings])
     return {"identity": hashlib.sha256(key.encode()).hexdigest(), "input": config.input, "model": config.model}
 
 
@@ -208,19 +211,24 @@ def main(arguments: list[str]) -> int:
             key, equals, _ = argument.partition("=")
             if not equals or key not in known:
                 raise DataError(f"unknown argument {argument!r}{closest(key, known)}; there are {', '.join(known)}")
-        config: Any = OmegaConf.merge(OmegaConf.structured(ScoreConfig), OmegaConf.from_dotlist(given))
+        # Values as they stand: a path is no YAML.
+        values = {key: None if value == "null" else value for key, value in (a.split("=", 1) for a in given)}
+        config: Any = OmegaConf.merge(OmegaConf.structured(ScoreConfig), values)
         missing = sorted(map(str, OmegaConf.missing_keys(config)))
         if missing:
             raise DataError(f"missing {', '.join(f'{key}=' for key in missing)}; try --help")
         config = OmegaConf.to_object(config)
         assert isinstance(config, ScoreConfig)
+        for key in ("pack_tokens", "max_length"):
+            if getattr(config, key) is not None and getattr(config, key) < 1:
+                raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
 
         from models.attention import ModelError
     except (DataError, OmegaConfBaseException) as error:
         return _complain(error)
     try:
         score_file(config)
-    except (DataError, ModelError) as error:
+    except (DataError, ModelError, OSError) as error:
         return _complain(error)
     return 0
 

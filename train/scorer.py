@@ -9,13 +9,24 @@ import torch
 
 from data.chat import Chat, make_group
 from data.packing import build_pack, plan_packs, split_group
-from data.pairs import InvalidPair, Message, check_conversation, join_response, parse_pair, read_prompt
+from data.pairs import (
+    InvalidPair,
+    Message,
+    check_conversation,
+    join_response,
+    plain_messages,
+    read_conversations,
+    read_prompt,
+    with_row_context,
+)
 from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import check_checkpoint, fetch, read_config
 from models.export import load_classifier, packed_view
 from train.metrics import attention_cost
 from train.tokenizer import read_tokenizer
+
+RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error")
 
 
 class Scorer:
@@ -106,7 +117,7 @@ class Scorer:
 
 
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The output rows of input rows: their columns with rewards, or with an `error`."""
+    """The output rows of input rows: their columns with rewards, or with an `error`; old `RESULTS` are replaced."""
     done: list[dict[str, Any]] = []
     groups: list[list[list[int]]] = []
     kinds: list[str] = []
@@ -120,7 +131,9 @@ def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
             scorer.check_length(ids)
         except InvalidPair as error:
             kind, ids, problem = "error", [], str(error)
-        done.append({**(row.value if isinstance(row.value, dict) else {}), **({"error": problem} if problem else {})})
+        columns = row.value if isinstance(row.value, dict) else {}
+        kept = {key: value for key, value in columns.items() if key not in RESULTS}  # an old score must not look new
+        done.append(kept | ({"error": problem} if problem else {}))
         kinds.append(kind)
         groups.append(ids)
     for out, kind, rewards in zip(done, kinds, scorer.score_ids(groups), strict=True):
@@ -138,7 +151,7 @@ def read_row(row: Any) -> tuple[str, list[list[Message]]]:
     if not isinstance(row, dict):
         raise InvalidPair("not an object", "the row is not an object with named fields")
     if row.get("messages") is not None:
-        return "messages", [check_conversation(row["messages"], "messages")]
+        return "messages", [_conversation(row, plain_messages(row["messages"], "messages"), "messages")]
     if row.get("responses") is not None:
         if not isinstance(row["responses"], list) or not row["responses"]:
             raise InvalidPair("no response", "responses is not a list with at least one response")
@@ -146,8 +159,11 @@ def read_row(row: Any) -> tuple[str, list[list[Message]]]:
         conversations = [
             join_response(prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])
         ]
-        return "responses", [check_conversation(c, f"responses[{i}]") for i, c in enumerate(conversations)]
+        return "responses", [_conversation(row, c, f"responses[{i}]") for i, c in enumerate(conversations)]
     if row.get("chosen") is not None or row.get("rejected") is not None:
-        pair = parse_pair(row, same_first_turn=False)
-        return "pair", [pair.chosen, pair.rejected]
+        return "pair", list(read_conversations(row))
     raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {sorted(row)}")
+
+
+def _conversation(row: dict[str, Any], messages: Any, field: str) -> list[Message]:
+    return check_conversation(with_row_context(row, messages), field)

@@ -378,3 +378,14 @@ def test_reasoning_content_is_refused():
     thinking = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", "reasoning_content": "Hm."}]
     with pytest.raises(InvalidPair, match=r"chosen\[1\] has structured reasoning_content"):
         parse_pair({"chosen": thinking, "rejected": [thinking[0], {"role": "assistant", "content": "No"}]})
+
+
+def test_prompt_in_anthropics_form_is_split_into_turns():
+    prompt = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: A joke?\n\nAssistant:"
+    pair = parse_pair({"prompt": prompt, "chosen": " Knock knock.", "rejected": " No."})
+    assert [m["role"] for m in pair.chosen] == ["user", "assistant", "user", "assistant"]
+    assert [m["content"] for m in pair.chosen[:3]] == ["Hi", "Hello", "A joke?"]
+    assert (
+        parse_pair({"prompt": prompt.removesuffix("\n\nAssistant:"), "chosen": "a", "rejected": "b"}).chosen[:3]
+        == (pair.chosen[:3])
+    )

@@ -118,6 +118,30 @@ def test_other_families_are_refused(base):
         load(base)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "abc"}, "hidden_size"),
+        ({"num_attention_heads": 3}, "no multiple of num_key_value_heads=2"),
+        ({"attention_dropout": 0.1}, "attention_dropout=0.1 is not supported"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+    ],
+)
+def test_configs_that_cannot_work_are_refused(change, message):
+    with pytest.raises(ModelError, match=message):
+        resolve_base(ModelConfig(config=CONFIGS["qwen3"] | change))
+
+
+def test_damaged_files_are_named(base):
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read"):
+        load(base)
+    (base / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: not JSON"):
+        load(base)
+
+
 @pytest.mark.parametrize("name", ["/nowhere", "./nowhere", "nowhere", "owner/name-that-is-not-there"])
 def test_a_base_that_is_not_there(name):
     with pytest.raises(ModelError, match=f"model.base={name}: no such directory"):
@@ -142,14 +166,14 @@ def test_models_do_not_share_a_config():
 def test_liger_is_an_error_where_it_cannot_run(family):
     model = tiny_model(family)
     assert enable_liger(model, "auto", torch.device("cpu")) is False
-    with pytest.raises(ModelError, match=r"model\.liger=on"):
-        enable_liger(model, "on", torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"model\.liger=always"):
+        enable_liger(model, "always", torch.device("cpu"))
 
 
 def test_loading_into_partitions_gives_the_same_run(runs, tmp_path_factory):
     """ZeRO-3 partitions the weights while they are read; its first evaluation must be that of a plain load."""
     base = save_causal_lm("qwen3", tmp_path_factory.mktemp("base"))
-    given = [f"model.base={base}", "model.config=null", "model.tokenizer=null"]
+    given = [f"model.base={base}", "model.config=null", "model.tokenizer=null", "data.max_length=4096"]
     partitioned = runs.get("base-zero-3", ["recipe=smoke-qwen3", *SMALL, *given], "deepspeed", 2)
     plain = runs.get("base-zero-2", ["recipe=smoke-qwen3", *SMALL, *given, "engine.zero_stage=2"])
     for key in ("train/loss", "eval/all/loss", "train/grad_norm"):

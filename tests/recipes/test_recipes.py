@@ -88,13 +88,13 @@ def test_the_launchers_local_rank_is_no_key():
 
 def test_a_sources_file_replaces_the_mapping_and_can_be_overridden(tmp_path: Path):
     file = tmp_path / "mixture.yaml"
-    file.write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout, weight: 2}\n")
+    file.write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout, flip: true}\n")
     recipe = load_recipe(["recipe=tiny", f"data.sources={file}", "data.sources.a.limit=5"])
     assert set(recipe.data.sources) == {"a", "b"}
     a, b = recipe.data.sources["a"], recipe.data.sources["b"]
     assert a is not None
     assert b is not None
-    assert (a.limit, b.weight) == (5, 2)
+    assert (a.limit, b.flip) == (5, True)
     held_out = load_recipe(["recipe=tiny", f"data.eval.sources={file}"]).data
     assert (set(held_out.sources), set(held_out.eval.sources)) == ({"twins"}, {"a", "b"})
 
@@ -135,7 +135,7 @@ MISTAKES = {
     "training.pairs_per_step=0": ["training.pairs_per_step=0", "expected 1 or more"],
     "tracking.log_every=0": ["tracking.log_every=0", "expected 1 or more"],
     "optimizer.eps=0": ["optimizer.eps=0", "expected a number above 0"],
-    "optimizer.learning_rate=nan": ["optimizer.learning_rate=nan", "expected a number above 0"],
+    "optimizer.learning_rate=nan": ["optimizer.learning_rate=nan", "expected a finite number above 0"],
     "optimizer.schedule=lineal": ["optimizer.schedule=lineal", "constant, linear or cosine"],
     "engine.zero_stage=4": ["engine.zero_stage=4", "expected 1, 2 or 3"],
     "checkpoint.resume=/nowhere": ["checkpoint.resume=/nowhere", "auto, never or"],

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data.sampler import StepPlan
 from models.build import ModelConfig, resolve_base
 from train import checkpoint
 from train.checkpoint import CheckpointError
+from train.distributed import Ranks
 from train.engine import EngineConfig, OptimizerConfig, deepspeed_config, learning_rate_at, param_groups
 from train.evaluation import pair_metrics
 from train.loop import TrainingError, _stop_if_not_finite
@@ -188,17 +190,55 @@ def test_checkpoint_to_go_on_from(tmp_path):
     assert checkpoint.find(tmp_path, str(tmp_path / "step-20")) == tmp_path / "step-20"
 
 
-def test_replaced_checkpoints_are_kept_once(tmp_path):
+def test_a_replaced_run_is_kept_once(tmp_path):
     for generation in ("one", "two"):
-        (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / generation).touch()
-        checkpoint.set_aside(tmp_path / "checkpoints")
-    assert [path.name for path in (tmp_path / "checkpoints.replaced").iterdir()] == ["two"]
-    assert not (tmp_path / "checkpoints").exists()
+        for name in ("checkpoints", "export"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / generation).touch()
+        checkpoint.set_aside(tmp_path)
+    for name in ("checkpoints", "export"):
+        assert [path.name for path in (tmp_path / f"{name}.replaced").iterdir()] == ["two"]
+        assert not (tmp_path / name).exists()
+
+
+class Engine:
+    """DeepSpeed's two methods, as far as files go."""
+
+    def __init__(self):
+        self.client = {}
+
+    def save_checkpoint(self, directory, tag, client_state, save_latest):
+        path = Path(directory) / tag
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "rank_0_optim_states.pt").touch()
+        self.client[tag] = client_state
+
+    def load_checkpoint(self, directory, tag):
+        return directory, self.client[tag]
+
+
+def test_the_newest_checkpoints_of_this_run_are_kept(tmp_path):
+    """Steps of a future that was given up, or half written, are neither kept instead nor deleted."""
+    engine = Engine()
+    (tmp_path / "step-100").mkdir()
+    for step in (2, 4, 6, 8):
+        checkpoint.save(engine, tmp_path, checkpoint.TrainState(step, step * 8), {"a": "1"}, Ranks(), keep=2)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-100", "step-6", "step-8"]
+    assert checkpoint.find(tmp_path, "auto") == tmp_path / "step-8"
+    checkpoint.check_whole(tmp_path / "step-8", 1)
+    assert checkpoint.load(engine, tmp_path / "step-8", {"a": "1"}) == checkpoint.TrainState(8, 64)
+    with pytest.raises(CheckpointError, match="other data: a, b changed since"):
+        checkpoint.load(engine, tmp_path / "step-8", {"a": "2", "b": "1"})
+    with pytest.raises(CheckpointError, match=r"was written by 1 ranks and this run has 2: .*NUM_GPUS=1"):
+        checkpoint.check_whole(tmp_path / "step-8", 2)
+    with pytest.raises(CheckpointError, match="no checkpoint there"):
+        checkpoint.check_whole(tmp_path / "step-100", 1)
 
 
 def test_other_recipe_names_the_keys(tmp_path):
     (tmp_path / "recipe.yaml").write_text("seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.1}\n")
+    checkpoint.check_same_recipe(tmp_path, "seed: 2\n")  # nothing was trained there yet
+    (tmp_path / "metrics.jsonl").touch()
     checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: true}\noptimizer: {learning_rate: 0.1}\n")
     with pytest.raises(CheckpointError, match=r"optimizer.learning_rate \(0.1 -> 0.2\).*run_dir="):
         checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.2}\n")

@@ -127,6 +127,14 @@ def test_check_notices_a_pad_token_that_ends_conversations(copied):
     assert not json.loads((copied / "parity.json").read_text())["passed"]
 
 
+def test_check_runs_no_code_of_a_directory_that_it_is_given(copied):
+    card = copied / "README.md"
+    card.write_text(
+        card.read_text().replace("```python\n", "```python\nraise SystemExit('code of the card was run')\n", 1)
+    )
+    assert check_export(copied) == []
+
+
 def test_command_says_so_with_its_exit_code(copied):
     change_weights(copied, lambda tensors: tensors["score.weight"].mul_(2))
     command = [sys.executable, "train/check_export.py", f"model={copied}"]

@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
-from support import ROOT, environment, run_training
+import torch
+from support import ROOT, SMALL, environment, run_training
 
 LAUNCH = ROOT / "launch.sh"
 
@@ -51,14 +53,52 @@ def test_a_finished_run_says_so(tiny, runs):
     assert again.output.count("\n") == 1
 
 
-def test_another_recipe_in_a_used_directory_is_refused(two_ranks, runs):
-    other = run_training(two_ranks.directory, runs.directory / "cache", ["recipe=tiny", "checkpoint.resume=auto"])
-    assert other.code in (0, 2)
-    shutil.copytree(two_ranks.directory, runs.directory / "used", ignore=shutil.ignore_patterns("export"))
-    other = run_training(runs.directory / "used", runs.directory / "cache", ["recipe=tiny"])
+def test_another_recipe_in_a_used_directory_is_refused(tiny, runs):
+    other = run_training(tiny.directory, runs.directory / "cache", ["recipe=tiny", "optimizer.learning_rate=5"])
     assert other.code == 2
-    assert "holds a run of another recipe" in other.output
-    assert "training.pairs_per_step (10 -> 32)" in other.output or "it differs in" in other.output
+    assert "holds a run of another recipe; it differs in optimizer.learning_rate (0.001 -> 5.0)" in other.output
+    assert (tiny.directory / "export" / "parity.json").is_file()
+
+
+def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path):
+    """kill -9 in the middle, the same command again: weights and metrics are those of the run that was left alone."""
+    arguments = ["recipe=smoke-qwen3", *SMALL, "training.max_steps=8", "training.epochs=3", "checkpoint.every=2"]
+    arguments += ["checkpoint.resume=auto", "data.sources.twins.weight=0.7"]
+    straight = runs.get("straight", arguments)
+    directory = tmp_path / "killed"
+    command = [sys.executable, "train/main.py", f"run_dir={directory}", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(runs.directory / "cache"), stdout=subprocess.DEVNULL)
+    metrics = directory / "metrics.jsonl"
+    while not (metrics.is_file() and '"step": 5' in metrics.read_text()):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = run_training(directory, runs.directory / "cache", arguments)
+    assert again.code == 0, again.output
+    assert "resumed from step" in again.output
+    for key in ("train/loss", "train/grad_norm", "train/pairs_seen", "eval/all/loss"):
+        assert again.steps(key) == straight.steps(key), key
+    for name, tensor in again.weights().items():
+        assert torch.equal(tensor, straight.weights()[name]), name
+
+
+def test_all_rows_refused_says_why(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "Hi", "chosen": "a", "rejected": "a"}\n' * 3)
+    given = [f"data.sources.mine.path={tmp_path}/mine.jsonl", "data.sources.twins=null"]
+    done = run_training(tmp_path / "run", tmp_path, ["recipe=smoke-qwen3", *given])
+    assert done.code == 2
+    assert "3 rows were refused for 'identical', e.g. " in done.output
+    assert f"{tmp_path}/mine.jsonl:1: chosen and rejected are the same conversation" in done.output
+    assert len((tmp_path / "run" / "dropped.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    done = run_training(tmp_path / "file" / "run", tmp_path, ["recipe=smoke-qwen3"])
+    assert done.code == 1
+    assert "Not a directory" in done.output
+    assert "Traceback" not in done.output
 
 
 @pytest.mark.parametrize("launcher", ["python", "deepspeed", "torchrun"])
@@ -82,9 +122,12 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         ),
         (["model.attention=flash"], "model.attention=flash"),
         (["model.config=null", "model.base=/none"], "model.base=/none"),
-        (["data.max_length=20"], "no pairs are left to train on"),
+        (["data.max_length=20"], "no pairs are left to train on; 174 rows were refused for 'over length'"),
+        (["data.max_length=99999"], "the model has 16384 positions"),
+        (["model.config.vocab_size=200"], "the tokenizer has ids up to 258"),
+        (["checkpoint.resume=/tmp"], "/tmp: no checkpoint there"),
         (["data.on_bad_row=error", "data.max_length=90"], "twins-train:"),
-        (["model.liger=on"], "model.liger=on"),
+        (["model.liger=always"], "model.liger=always"),
     ],
 )
 def test_mistakes_end_with_one_line_and_code_2(tmp_path, arguments, message):

@@ -196,3 +196,34 @@ def test_two_ranks_keep_the_order(export, tmp_path):
     assert [row["reward"] for row in both if "reward" in row] == pytest.approx(
         [row["reward"] for row in single if "reward" in row], abs=1e-5
     )
+
+
+def test_context_beside_the_conversation_counts(export, tmp_path):
+    rows = [
+        {"system": "Be kind.", "prompt": "Hi", "responses": ["Hello"]},
+        {"messages": [{"role": "system", "content": "Be kind."}, *ROWS[0]["messages"]]},
+        {"system": "Be kind.", "messages": ROWS[0]["messages"]},
+        {"tools": '[{"name": "f"}]', "messages": ROWS[0]["messages"]},
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Hello", "reward": 99, "error": "old"},
+        {"messages": [{"role": "user", "content": "Hi"}], "reward": 99},
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    out = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))))
+    assert out[0]["rewards"][0] == pytest.approx(out[1]["reward"], abs=1e-5)
+    assert out[2]["reward"] == pytest.approx(out[1]["reward"], abs=1e-5)
+    assert out[1]["reward"] != pytest.approx(plain_reward(export, "Hi", "Hello"), abs=1e-3)
+    assert "tools field" in out[3]["error"]
+    assert out[4]["chosen_reward"] == out[4]["rejected_reward"]
+    assert not {"reward", "error"} & set(out[4])
+    assert "reward" not in out[5], "an old score beside a new error would be taken for it"
+
+
+def test_odd_columns_do_not_stop_it(export, tmp_path):
+    import datetime
+
+    import pyarrow as pa
+
+    table = pa.table({"prompt": ["Hi"], "responses": [["Hello"]], "when": [datetime.datetime(2026, 1, 2)]})
+    parquet.write_table(table, tmp_path / "[in.parquet")
+    main([f"model={export}", f"input={tmp_path}/[[]in.parquet", f"output={tmp_path / 'out.jsonl'}"])
+    assert read(tmp_path / "out.jsonl")[0]["when"] == "2026-01-02 00:00:00"
