@@ -289,14 +289,15 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
 def why_nothing_is_left(data: PreparedData) -> str:
     """A sentence for a run without pairs: the commonest reason, with one row it happened to."""
     reasons: Counter[str] = Counter()
-    for entry in data.report.values():
-        reasons.update(entry["refused"])
+    for name, entry in data.report.items():
+        if not name.startswith("eval."):
+            reasons.update(entry["refused"])
     if not reasons:
         return "data.sources: no pairs are left to train on; every source is empty or held out"
     reason, count = reasons.most_common(1)[0]
     example = next(record for record in data.dropped() if record["reason"] == reason)
     return (
-        f"data.sources: no pairs are left to train on; {count:,} rows were refused for {reason!r}, "
+        f"data.sources: no pairs are left to train on; {count:,} row(s) were refused for {reason!r}, "
         f"e.g. {example['where']}: {example['detail']} (dropped.jsonl in the run directory names all)"
     )
 

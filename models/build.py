@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -268,31 +269,25 @@ def _partitioned(zero3_config: dict[str, Any] | None) -> Iterator[None]:
         deepspeed.unset_hf_deepspeed_config()
 
 
-def enable_liger(model: "RewardModel", requested: str, device: "torch.device") -> bool:
-    """Replace RMSNorm, RoPE and SwiGLU by Liger's fused kernels, on CUDA when installed.
-
-    Returns:
-        Whether they were.
+def use_liger(requested: str, device: "torch.device") -> bool:
+    """Whether Liger's fused kernels are to be used: on CUDA when installed, unless told otherwise.
 
     Raises:
         ModelError: asked for, and not possible here.
     """
-    import importlib.util
-
     from models.attention import ModelError
 
-    if requested not in ("auto", "always", "never"):
-        raise ModelError(f"model.liger={requested!r}: expected auto, always or never")
     installed = importlib.util.find_spec("liger_kernel") is not None
     if requested == "always" and (not installed or device.type != "cuda"):
         why = f"it runs on CUDA, this run is on {device.type}" if installed else "liger-kernel is not installed"
         raise ModelError(f"model.liger=always: {why}; use model.liger=auto")
-    if requested == "never" or not installed or device.type != "cuda":
-        return False
+    return requested != "never" and installed and device.type == "cuda"
+
+
+def apply_liger(model: "RewardModel") -> None:
+    """Replace RMSNorm, RoPE and SwiGLU by Liger's fused kernels: the one patch of model code that is accepted."""
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-    backbone: Any = model.model
-    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[backbone.config.model_type]
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[model.model.config.model_type]
     switches = {"rope": True, "rms_norm": True, "swiglu": True}
-    apply(**switches, cross_entropy=False, fused_linear_cross_entropy=False, model=backbone)
-    return True
+    apply(**switches, cross_entropy=False, fused_linear_cross_entropy=False, model=model.model)

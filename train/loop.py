@@ -15,7 +15,7 @@ from data.loader import PairLoader, PreparedData, Step, prepare_data, why_nothin
 from data.mixture import Mixture
 from data.pairs import DataError
 from models.attention import choose_backend
-from models.build import Base, build_model, enable_liger, resolve_base
+from models.build import Base, apply_liger, build_model, resolve_base, use_liger
 from models.losses import bradley_terry
 from train import checkpoint
 from train.checkpoint import TrainState
@@ -121,6 +121,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     device = choose_device(ranks)
     dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
     attention = choose_backend(recipe.model.attention, device, dtype)
+    liger = use_liger(recipe.model.liger, device)
     resume_from = checkpoint.find(directory / "checkpoints", recipe.checkpoint.resume)
     if resume_from is not None:
         checkpoint.check_whole(resume_from, ranks.world_size)
@@ -147,7 +148,8 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
         pad_token_id=chat.tokenizer.pad_token_id,
         zero3_config=zero3,
     )
-    liger = enable_liger(model, recipe.model.liger, device)
+    if liger:
+        apply_liger(model)
     ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
     if recipe.engine.gradient_checkpointing:
         model.model.activation_checkpointing_enable()

@@ -337,7 +337,7 @@ def test_nothing_left_is_reported_and_then_an_error(prepare: Callable[..., Prepa
     assert data.report["x"]["trained"] == 0
     assert data.warnings[0].startswith("100% of the rows of x were refused")
     assert re.search(
-        r"3 rows were refused for '[\w ]+', e.g. .*x\.jsonl:\d: .*dropped\.jsonl", why_nothing_is_left(data)
+        r"1 row\(s\) were refused for '[\w ]+', e.g. .*x\.jsonl:\d: .*dropped\.jsonl", why_nothing_is_left(data)
     )
     with pytest.raises(DataError, match="no pairs are left to train on"):
         Mixture(data.train, 0)

@@ -88,7 +88,7 @@ def test_all_rows_refused_says_why(tmp_path):
     given = [f"data.sources.mine.path={tmp_path}/mine.jsonl", "data.sources.twins=null"]
     done = run_training(tmp_path / "run", tmp_path, ["recipe=smoke-qwen3", *given])
     assert done.code == 2
-    assert "3 rows were refused for 'identical', e.g. " in done.output
+    assert "3 row(s) were refused for 'identical', e.g. " in done.output
     assert f"{tmp_path}/mine.jsonl:1: chosen and rejected are the same conversation" in done.output
     assert len((tmp_path / "run" / "dropped.jsonl").read_text().splitlines()) == 3
 
@@ -122,7 +122,7 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         ),
         (["model.attention=flash"], "model.attention=flash"),
         (["model.config=null", "model.base=/none"], "model.base=/none"),
-        (["data.max_length=20"], "no pairs are left to train on; 174 rows were refused for 'over length'"),
+        (["data.max_length=20"], "no pairs are left to train on; 174 row(s) were refused for 'over length'"),
         (["data.max_length=99999"], "the model has 16384 positions"),
         (["model.config.vocab_size=200"], "the tokenizer has ids up to 258"),
         (["checkpoint.resume=/tmp"], "/tmp: no checkpoint there"),
