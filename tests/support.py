@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from train.distributed import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {
@@ -99,12 +100,6 @@ class Finished:
         return load_file(self.directory / "export" / "model.safetensors")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def launcher(kind: str, ranks: int) -> list[str]:
     bin_directory = Path(sys.executable).parent
     if kind == "python":
@@ -147,5 +142,5 @@ class Runs:
         if name not in self._made:
             self._made[name] = run_training(self.directory / name, self.directory / "cache", arguments, kind, ranks)
         finished = self._made[name]
-        assert finished.code == 0, finished.output[-3000:]
+        assert finished.code == 0, f"{name}: exit code {finished.code}\n{finished.output[-8000:]}"
         return finished

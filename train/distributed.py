@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import random
 import socket
 from dataclasses import dataclass
 
@@ -53,7 +54,7 @@ def start(ranks: Ranks, device: torch.device) -> None:
     for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
         os.environ.setdefault(key, str(value))
     if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(_free_port())
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(free_port())
     import deepspeed
 
     if not torch.distributed.is_initialized():
@@ -84,8 +85,10 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def free_port() -> int:
+    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port
