@@ -263,6 +263,8 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     if any(trained.values()) and not any(s.store.loss_weight[s.indices].any() for s in train):
         raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
     report = drop_report(stores, trained, held, limited)
+    for pairs in train:
+        report[pairs.name]["pairs_per_epoch"] = pairs.pairs_per_epoch() if len(pairs) else 0
     eval_stores = {}
     for name, source, store in opened("data.eval.sources", config.eval.sources):
         chosen = select(store, np.arange(len(store)), seed, source.limit)

@@ -267,17 +267,24 @@ def _announce(
     where = f"{ranks.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU process'}"
     print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
     for name, entry in data.report.items():
-        refused = ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items())
-        parts = [
-            f"{entry['trained']:,} to train on" if entry["trained"] else "",
-            f"{entry['held_out']:,} held out" if entry["held_out"] else "",
-        ]
-        parts += [
-            f"{entry['beyond_limit']:,} beyond the limit" if entry["beyond_limit"] else "",
-            f"refused: {refused}" if refused else "",
-        ]
-        print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(part for part in parts if part)}")
+        print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(_where_rows_went(entry))}")
     print(
         f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "
         f"{recipe.training.pairs_per_step} pairs a step, packs of {recipe.data.pack_tokens:,} tokens"
     )
+
+
+def _where_rows_went(entry: dict[str, Any]) -> list[str]:
+    parts = []
+    if entry["trained"]:
+        share = entry["pairs_per_epoch"]
+        parts.append(
+            f"{entry['trained']:,} to train on" + (f" ({share:,} an epoch)" if share != entry["trained"] else "")
+        )
+    if entry["held_out"]:
+        parts.append(f"{entry['held_out']:,} held out")
+    if entry["beyond_limit"]:
+        parts.append(f"{entry['beyond_limit']:,} beyond the limit")
+    if entry["refused"]:
+        parts.append("refused: " + ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items()))
+    return parts

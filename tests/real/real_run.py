@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support import Finished, classifier_of, run_training
 from torch.nn.functional import logsigmoid
 
