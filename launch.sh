@@ -54,7 +54,8 @@ set_up() {
     "${pip[@]}" --no-build-isolation --editable ".[$extras]" || die "pip could not install the packages (see above)"
     if ! has_gpu; then
         say "3/3 compiling the op that DeepSpeed needs on CPU"
-        DS_ACCELERATOR=cpu PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -W ignore -c \
+        mkdir -p "$TORCH_EXTENSIONS_DIR"
+        DS_ACCELERATOR=cpu .venv/bin/python -W ignore -c \
             'from deepspeed.ops.op_builder import ShareMemCommBuilder as Builder; Builder().load(verbose=False)' >.venv/op.log 2>&1 ||
             { tail -n 5 .venv/op.log >&2; die "the op did not compile (log: .venv/op.log)"; }
     fi
@@ -62,8 +63,10 @@ set_up() {
     say "ready after $((SECONDS - started)) s"
 }
 
-set_up
 export PATH="$PWD/.venv/bin:$PATH" # deepspeed compiles with the environment's ninja
+# Compiled ops live in the environment: another one, with other flags, would compile them anew under our feet.
+export TORCH_EXTENSIONS_DIR="$PWD/.venv/torch_extensions"
+set_up
 
 case "$1" in
 setup) ;;

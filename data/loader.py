@@ -170,6 +170,7 @@ class PairLoader:
             pairs_per_step: pairs of a step over all ranks; the last step takes what is left.
             total_pairs: pairs of all epochs.
         """
+        assert pairs_seen % pairs_per_step == 0 or pairs_seen == total_pairs, "a run goes on at the end of a step"
         first = -(-pairs_seen // pairs_per_step) + 1
         last = -(-total_pairs // pairs_per_step)
         last = last if max_steps is None else min(last, max_steps)

@@ -5,7 +5,9 @@ import io
 import os
 import random
 import socket
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -51,6 +53,9 @@ def start(ranks: Ranks, device: torch.device) -> None:
     """Join the process group (DeepSpeed's, so that its engine finds it)."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    compiled = Path(sys.prefix) / "torch_extensions"  # where launch.sh compiles DeepSpeed's op
+    if compiled.is_dir():
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
     for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
         os.environ.setdefault(key, str(value))
     if "MASTER_ADDR" not in os.environ:
