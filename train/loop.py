@@ -125,7 +125,8 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     resume_from = checkpoint.find(directory / "checkpoints", recipe.checkpoint.resume)
     if resume_from is not None:
         checkpoint.check_whole(resume_from, ranks.world_size)
-        checkpoint.check_same_recipe(resume_from.parent.parent, to_yaml(recipe))
+        if ranks.is_main:  # the others would read the file while it is written anew
+            checkpoint.check_same_recipe(resume_from.parent.parent, to_yaml(recipe))
     chat, base, data = prepare(recipe, ranks)
     if ranks.is_main:
         if recipe.checkpoint.resume == "never":
@@ -242,7 +243,9 @@ def _stop_if_not_finite(metrics: dict[str, float], state: TrainState) -> None:
 def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
     """What the run is made of, on disk before the first step."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "recipe.yaml").write_text(to_yaml(resolved_recipe(recipe, base, data)))
+    whole = directory / "recipe.yaml.tmp"
+    whole.write_text(to_yaml(resolved_recipe(recipe, base, data)))
+    whole.replace(directory / "recipe.yaml")
     (directory / "drop_report.json").write_text(json.dumps(data.report, indent=2) + "\n")
     with open(directory / "dropped.jsonl", "w") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())

@@ -55,7 +55,7 @@ def run_recipe(recipe: Recipe) -> None:
 
     started = time.perf_counter()
     ranks = read_ranks()
-    if recipe.checkpoint.resume == "auto":
+    if recipe.checkpoint.resume == "auto" and ranks.is_main:
         check_same_recipe(recipe.directory(), to_yaml(recipe))
     if is_finished(recipe):
         ranks.say(
