@@ -43,8 +43,10 @@ def pair_file(pairs: Path, name: str, split: str) -> str:
     return str(next(pairs.glob(f"*/{name}.{split}.jsonl.gz")))
 
 
-def write_recipe(directory: Path, pairs: Path, tokenizer: Path, *, alpaca: int, others: int, tau: int) -> Path:
-    """The recipe of the run, as a file."""
+def write_recipe(
+    directory: Path, pairs: Path, tokenizer: Path, *, alpaca: int, others: int, tau: int, **changes: Any
+) -> Path:
+    """The recipe of the run, as a file. Args: changes to `SHAPE`."""
     limits = {"alpaca_eval_gpt4turbo": alpaca, **dict.fromkeys(OTHERS, others), "tau_bench_airline_outcome": tau}
     sources = {
         name: {
@@ -61,7 +63,7 @@ def write_recipe(directory: Path, pairs: Path, tokenizer: Path, *, alpaca: int, 
         if name != "tau_bench_airline_outcome"
     }
     recipe = {
-        "model": {"config": SHAPE, "tokenizer": str(tokenizer)},
+        "model": {"config": SHAPE | changes, "tokenizer": str(tokenizer)},
         "data": {"sources": sources, "eval": {"sources": held_out}, "cache_dir": str(directory / "cache")},
         "training": {"pairs_per_step": 16},
         "optimizer": {"learning_rate": 5e-4, "warmup_ratio": 0.05, "eps": 1e-6},
