@@ -8,7 +8,6 @@
 1 the run failed, 2 something in the recipe, the data or the model is for you to mend (one line says what).
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from train.recipe import Recipe, RecipeError, load_recipe, recipe_names, to_yaml  # noqa: E402
+from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names, to_yaml  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -76,13 +75,6 @@ def run_recipe(recipe: Recipe) -> None:
 
 def is_finished(recipe: Recipe) -> bool:
     return recipe.checkpoint.resume == "auto" and (recipe.directory() / "export" / "parity.json").is_file()
-
-
-def complain(error: Exception, code: int = 2) -> int:
-    """One line, once: on the first rank of a machine."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":

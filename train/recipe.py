@@ -5,7 +5,10 @@ dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a
 """
 
 import difflib
+import os
 import re
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -115,6 +118,18 @@ def find_recipe(value: str) -> Path:
 def to_yaml(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that `recipe=FILE` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def complain(error: Exception, code: int = 2) -> int:
+    """Say in one line, once, what is wrong; returns the exit code.
+
+    Ranks meet the same mistake at the same time, and the launcher ends all of them when one has ended: so the others
+    give the first rank of their machine time to say it. If it does not end the run, the mistake was theirs alone.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) != 0:
+        time.sleep(5)
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return code
 
 
 def check_recipe(recipe: Recipe) -> None:

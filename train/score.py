@@ -199,7 +199,7 @@ def _same_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    from train.recipe import closest
+    from train.recipe import closest, complain
 
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(__doc__)
@@ -225,18 +225,12 @@ def main(arguments: list[str]) -> int:
 
         from models.attention import ModelError
     except (DataError, OmegaConfBaseException) as error:
-        return _complain(error)
+        return complain(error)
     try:
         score_file(config)
     except (DataError, ModelError, OSError) as error:
-        return _complain(error)
+        return complain(error)
     return 0
-
-
-def _complain(error: Exception) -> int:
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
-    return 2
 
 
 if __name__ == "__main__":
