@@ -75,6 +75,8 @@ def save_weights(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(tensors, directory, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
+    for path in weight_files(directory):
+        path.chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
 
 
 def compare_weights(directory: Path, expected: Mapping[str, torch.Tensor]) -> list[str]:

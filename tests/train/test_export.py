@@ -148,6 +148,7 @@ def test_weights_are_compared_bit_by_bit(family, tmp_path):
     tensors = export_tensors(state, family)
     save_weights(tmp_path, tensors)
     assert compare_weights(tmp_path, tensors) == []
+    assert all(path.stat().st_mode & 0o004 for path in tmp_path.iterdir()), "a server may run as another user"
     assert tensors["score.weight"].dtype == torch.float32
     assert torch.equal(tensors["score.weight"].bfloat16(), state["score.weight"])
     flipped = dict(tensors)
