@@ -79,12 +79,6 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def agree(ok: bool, device: torch.device) -> bool:
-    """Whether `ok` holds on every rank; all ranks learn it, so that none waits for one that has given up."""
-    failures = torch.tensor(0.0 if ok else 1.0, device=device)
-    return sum_over_ranks(failures).item() == 0
-
-
 def barrier() -> None:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.barrier()

@@ -16,7 +16,7 @@ from typing import Any
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from train.recipe import Recipe, RecipeError, load_recipe  # noqa: E402
+from train.recipe import Recipe, RecipeError, complain, load_recipe  # noqa: E402
 
 GIB = 2**30
 REDUCE_BUCKET = 500_000_000  # elements; DeepSpeed's reduce_bucket_size, left at its default
@@ -163,8 +163,7 @@ def main(arguments: list[str]) -> int:
         recipe = load_recipe([a for a in arguments if a.partition("=")[0] not in own])
         print(table(recipe, find_shape(recipe, own.get("config")), [1, 2, 4, 8] if gpus is None else [int(gpus)]))
     except RecipeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     return 0
 
 
