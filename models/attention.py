@@ -86,15 +86,15 @@ def _torch_varlen(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, ma
 
 def _sdpa(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: int, max_k: int) -> torch.Tensor:
     def attend(q_qHD: Any, k_kGD: Any, v_kGD: Any) -> torch.Tensor:
-        mask = None
-        if len(q_qHD) != len(k_kGD):  # is_causal would align top-left
-            mask = _bottom_right(len(q_qHD), len(k_kGD), q_qHD.device)
+        mask, causal = None, len(q_qHD) > 1  # a single query sees all keys
+        if causal and len(q_qHD) != len(k_kGD):  # is_causal would align top-left
+            mask, causal = _bottom_right(len(q_qHD), len(k_kGD), q_qHD.device), False
         out = scaled_dot_product_attention(
             q_qHD.transpose(0, 1)[None],
             k_kGD.transpose(0, 1)[None],
             v_kGD.transpose(0, 1)[None],
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=causal,
             scale=scale,
             enable_gqa=q_qHD.shape[1] != k_kGD.shape[1],
         )

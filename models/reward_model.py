@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from models.last_layer import LastLayer
+
 
 class ScoreHead(nn.Linear):
     """hidden -> reward, without bias, computed in float32 whatever the dtype of the weights.
@@ -30,11 +32,15 @@ class ScoreHead(nn.Linear):
 
 
 class RewardModel(nn.Module):
-    """Packs of conversations in, one reward for each response out."""
+    """Packs of conversations in, one reward for each response out.
+
+    The backbone is changed: from then on it computes its last layer only where it is told to.
+    """
 
     def __init__(self, backbone: Any, score: ScoreHead):
         super().__init__()
         self.model: Any = backbone
+        backbone.layers[-1] = LastLayer(backbone.layers[-1])
         self.score = score
 
     def forward(
@@ -50,9 +56,16 @@ class RewardModel(nn.Module):
         Returns:
             (num_responses,) float32.
         """
+        # A pack without responses still runs every layer (ZeRO-3 waits for all ranks in each), for its one token.
+        read_at = reward_index if len(reward_index) else reward_index.new_zeros(1)
         output = self.model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, **attention
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=None,
+            use_cache=False,
+            reward_index=read_at,
+            **attention,
         )
-        hidden = output.last_hidden_state[0, reward_index]  # (num_responses, hidden_size)
-        rewards: torch.Tensor = self.score(hidden)[:, 0]
+        hidden = output.last_hidden_state[0]  # (num_responses, hidden_size)
+        rewards: torch.Tensor = self.score(hidden)[: len(reward_index), 0]
         return rewards

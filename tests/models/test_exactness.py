@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support import PAD, classifier_of, tiny_model
+from torch.nn.functional import pad
 
 from data.chat import Group, make_group
 from data.packing import build_pack, unshare
@@ -101,12 +102,13 @@ def test_rewards_do_not_depend_on_neighbours_or_order(family):
 
 
 def test_contaminated_packing_would_be_noticed(family):
-    """Guards the test above: with one attention segment for the whole pack, rewards do change."""
+    """Guards the test above: when every conversation reads all that lies before it in the pack, rewards do change."""
     model = tiny_model(family)
     groups = random_groups(5, GROUPS)
     pack = build_pack([unshare(group) for group in groups])
-    whole = torch.tensor([0, pack.num_tokens], dtype=torch.int32)
-    leaky = pack.inputs() | {"cu_seqlens_q": whole, "cu_seqlens_k": whole}
+    ends = pack.cu_seqlens_q[1:]
+    everything = torch.cat([torch.arange(end) for end in ends.tolist()])
+    leaky = pack.inputs() | {"kv_index": everything, "cu_seqlens_k": pad(ends.cumsum(0), (1, 0))}
     with torch.no_grad():
         assert not torch.allclose(model(**pack.inputs()), model(**leaky), atol=1e-3)
 
