@@ -28,6 +28,33 @@ class EngineConfig:
     zero_stage: int = 3  # what DeepSpeed shards over ranks: 1 optimizer, 2 and gradients, 3 and parameters
     precision: str = "bf16"  # bf16 (fp32 master weights and gradient accumulation) | fp32
     gradient_checkpointing: bool = True  # recompute layers in the backward pass: a third more work, far less memory
+    checkpointed_layers: int | None = None  # recompute only so many layers, where memory allows; default: all
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # more of DeepSpeed's own settings, merged over ours
+
+
+# DeepSpeed's settings that decide what a step means; the recipe's other keys set them.
+OWNED = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+    "managed_gradient_accumulation", "gradient_clipping", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast",
+    "data_types", "communication_data_type", "prescale_gradients", "gradient_predivide_factor",
+    "zero_optimization.stage",
+)  # fmt: skip
+
+
+def check_engine(config: EngineConfig) -> None:
+    """Raises: ValueError naming the key."""
+    if config.zero_stage not in (1, 2, 3):
+        raise ValueError(f"engine.zero_stage={config.zero_stage}: expected 1, 2 or 3")
+    if config.precision not in ("bf16", "fp32"):
+        raise ValueError(f"engine.precision={config.precision}: expected bf16 or fp32")
+    if config.checkpointed_layers is not None and not config.gradient_checkpointing:
+        raise ValueError("engine.checkpointed_layers: has no meaning while engine.gradient_checkpointing=false")
+    if config.checkpointed_layers is not None and config.checkpointed_layers < 0:
+        raise ValueError(f"engine.checkpointed_layers={config.checkpointed_layers}: expected 0 or more")
+    for name in OWNED:
+        group, _, key = name.rpartition(".")
+        if key in (config.deepspeed.get(group) or {} if group else config.deepspeed):
+            raise ValueError(f"engine.deepspeed.{name}: the recipe's other keys decide on it; leave it out")
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
@@ -45,9 +72,10 @@ def deepspeed_config(engine: EngineConfig, max_grad_norm: float) -> dict[str, An
     """DeepSpeed's configuration.
 
     Every `step()` is the boundary, because the number of packs differs from step to step; gradients are summed in
-    float32, because DeepSpeed's default in bf16 mode is bf16.
+    float32, because DeepSpeed's default in bf16 mode is bf16. The bucket is a tenth of DeepSpeed's default, which would
+    take 5 GB of each GPU.
     """
-    return {
+    ours = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
@@ -55,10 +83,53 @@ def deepspeed_config(engine: EngineConfig, max_grad_norm: float) -> dict[str, An
         "bf16": {"enabled": engine.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
-        "zero_optimization": {"stage": engine.zero_stage},
+        "zero_optimization": {"stage": engine.zero_stage, "reduce_bucket_size": 50_000_000},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
+    return _merged(ours, engine.deepspeed)
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """`extra` over `base`, group by group."""
+    both = {key: _merged(base[key], value) for key, value in extra.items() if isinstance(base.get(key), dict)}
+    return base | extra | both
+
+
+def check_deepspeed(settings: dict[str, Any]) -> None:
+    """Let DeepSpeed read what it would otherwise refuse with a stack trace, after the model has been loaded.
+
+    Raises:
+        ModelError: `engine.deepspeed.zero_optimization` has a key or value that it does not know.
+    """
+    quiet_deepspeed()
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    from models.attention import ModelError
+
+    try:
+        DeepSpeedZeroConfig(**settings["zero_optimization"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelError(f"engine.deepspeed.zero_optimization.{key}: {first['msg']}, says DeepSpeed") from None
+
+
+def num_checkpointed(config: EngineConfig, num_layers: int) -> int:
+    """Layers that recompute their activations; the last one has next to none (`models.last_layer`)."""
+    if not config.gradient_checkpointing:
+        return 0
+    return num_layers - 1 if config.checkpointed_layers is None else min(config.checkpointed_layers, num_layers - 1)
+
+
+def checkpoint_layers(model: Any, config: EngineConfig) -> None:
+    """Let the first layers of a `RewardModel`, as many as asked for, recompute activations in the backward pass."""
+    if not config.gradient_checkpointing:
+        return
+    model.model.activation_checkpointing_enable()
+    for layer in model.model.layers[num_checkpointed(config, len(model.model.layers)) : -1]:
+        layer.gradient_checkpointing = False
 
 
 def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]]:

@@ -20,7 +20,16 @@ from models.losses import bradley_terry
 from train import checkpoint
 from train.checkpoint import TrainState
 from train.distributed import Ranks, choose_device, start
-from train.engine import build_engine, deepspeed_config, grad_norm, learning_rate_at, quiet_deepspeed, set_learning_rate
+from train.engine import (
+    build_engine,
+    check_deepspeed,
+    checkpoint_layers,
+    deepspeed_config,
+    grad_norm,
+    learning_rate_at,
+    quiet_deepspeed,
+    set_learning_rate,
+)
 from train.evaluation import evaluate
 from train.example import Example, find_example
 from train.metrics import StepTotals, attention_cost, flops_utilisation, step_metrics
@@ -140,6 +149,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
         _announce(recipe, ranks, data, mixture, device, attention)
     start(ranks, device)
     settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
+    check_deepspeed(settings)
     zero3 = settings if recipe.engine.zero_stage == 3 and base.directory is not None else None
     model, origin = build_model(
         base,
@@ -152,8 +162,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
     if liger:
         apply_liger(model)
     ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
-    if recipe.engine.gradient_checkpointing:
-        model.model.activation_checkpointing_enable()
+    checkpoint_layers(model, recipe.engine)
     engine = build_engine(model, settings, recipe.optimizer, device)
     state = TrainState()
     if resume_from is not None:

@@ -16,11 +16,11 @@ from typing import Any
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from train.engine import deepspeed_config, num_checkpointed  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe  # noqa: E402
 
 GIB = 2**30
-REDUCE_BUCKET = 500_000_000  # elements; DeepSpeed's reduce_bucket_size, left at its default
-LIVE_PARAMETERS = 1_000_000_000  # elements; DeepSpeed's stage3_max_live_parameters, left at its default
+LIVE_PARAMETERS = 1_000_000_000  # elements; DeepSpeed's default for stage3_max_live_parameters
 
 
 @dataclass(frozen=True)
@@ -62,43 +62,52 @@ def state_bytes(parameters: int, num_gpus: int, zero_stage: int, precision: str)
     return parameters * (weights + gradients + master + 8 / num_gpus)
 
 
-def buffer_bytes(parameters: int, num_gpus: int, zero_stage: int, precision: str) -> int:
+def buffer_bytes(parameters: int, num_gpus: int, zero: Mapping[str, Any], precision: str) -> int:
     """Bytes that DeepSpeed takes for a while in the backward pass, at most.
 
     A bucket of gradients as computed, in float32, and once more in the order of the ranks; under ZeRO-3 at more than
     one rank the gathered weights too.
+
+    Args:
+        zero: DeepSpeed's `zero_optimization`.
     """
-    bucket = (2 + 4 + 4 if precision == "bf16" else 4 + 4) * min(parameters, REDUCE_BUCKET)
-    gathered = (2 if precision == "bf16" else 4) * min(parameters, LIVE_PARAMETERS)
-    return bucket + (gathered if zero_stage == 3 and num_gpus > 1 else 0)
+    bucket = (2 + 4 + 4 if precision == "bf16" else 4 + 4) * min(parameters, zero["reduce_bucket_size"])
+    live = zero.get("stage3_max_live_parameters", LIVE_PARAMETERS)
+    gathered = (2 if precision == "bf16" else 4) * min(parameters, live)
+    return bucket + (gathered if zero["stage"] == 3 and num_gpus > 1 else 0)
 
 
-def activation_bytes(s: Shape, tokens: int, *, precision: str, checkpointing: bool, fused: bool) -> int:
+def activation_bytes(s: Shape, tokens: int, *, precision: str, checkpointed: int, fused: bool) -> int:
     """Bytes that the forward pass of one pack leaves for the backward pass, when that begins.
 
     Args:
+        checkpointed: layers that keep their input only.
         fused: Liger's RMSNorm, RoPE and SwiGLU; the plain ones keep float32 copies.
     """
     # Twice the residual and its norm; q and k before rotation, q, k and v as attended; attention's output; the MLP.
     layer = 4 * s.hidden + 3 * s.query + 3 * s.key_value + 3 * s.mlp
     if not fused:
         layer += 4 * s.hidden + 2 * s.query + 2 * s.key_value + s.mlp
-    kept = s.layers * s.hidden + layer if checkpointing else s.layers * layer
-    return (2 if precision == "bf16" else 4) * tokens * (kept + 3 * s.mlp)  # and the gradients inside one MLP
+    # What the last layer keeps is gone when the backward pass reaches the layer before it, and is less than what the
+    # gradients inside one MLP take then.
+    checkpointed = min(checkpointed, s.layers - 1)
+    whole = max(s.layers - 1 - checkpointed, 1)  # one is recomputed at a time
+    kept = checkpointed * s.hidden + whole * layer
+    return (2 if precision == "bf16" else 4) * tokens * (kept + 3 * s.mlp)
 
 
 def estimate(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
     """Bytes on each GPU by part; `longest pair` is the total with a pair of two conversations of `data.max_length`."""
     engine, data = recipe.engine, recipe.data
     fused = recipe.model.liger != "never"
+    zero = deepspeed_config(engine, 0.0)["zero_optimization"]
 
     def activations(tokens: int) -> int:
-        return activation_bytes(
-            shape, tokens, precision=engine.precision, checkpointing=engine.gradient_checkpointing, fused=fused
-        )
+        checkpointed = num_checkpointed(engine, shape.layers)
+        return activation_bytes(shape, tokens, precision=engine.precision, checkpointed=checkpointed, fused=fused)
 
     state = state_bytes(shape.parameters, num_gpus, engine.zero_stage, engine.precision)
-    buffers = buffer_bytes(shape.parameters, num_gpus, engine.zero_stage, engine.precision)
+    buffers = buffer_bytes(shape.parameters, num_gpus, zero, engine.precision)
     pack = activations(data.pack_tokens)
     return {
         "state": state,
@@ -111,10 +120,10 @@ def estimate(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
 
 def table(recipe: Recipe, shape: Shape, counts: list[int]) -> str:
     engine = recipe.engine
-    checkpointing = "on" if engine.gradient_checkpointing else "off"
+    checkpointed = num_checkpointed(engine, shape.layers)
     rows = [
-        f"{shape.parameters:,} parameters, {engine.precision}, ZeRO-{engine.zero_stage}, gradient checkpointing "
-        f"{checkpointing}, packs of {recipe.data.pack_tokens:,} tokens; GiB on each GPU:",
+        f"{shape.parameters:,} parameters, {engine.precision}, ZeRO-{engine.zero_stage}, gradient checkpointing of "
+        f"{checkpointed} of {shape.layers} layers, packs of {recipe.data.pack_tokens:,} tokens; GiB on each GPU:",
         "GPUs   state   buffers   activations   total   longest pair",
     ]
     for count in counts:

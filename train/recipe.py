@@ -19,12 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data.loader import DataConfig, check_data
-from data.pairs import DataError
 from data.sources import SourceConfig
 from models.build import ModelConfig
 from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig
-from train.engine import EngineConfig, OptimizerConfig
+from train.engine import EngineConfig, OptimizerConfig, check_engine
 from train.evaluation import EvaluationConfig
 from train.tracking import TrackingConfig
 
@@ -149,7 +148,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("model.tokenizer: needed beside model.config (a hub name, a directory, or `bytes`)")
     try:
         check_data(recipe.data)
-    except DataError as error:
+        check_engine(engine)
+    except ValueError as error:
         raise RecipeError(str(error)) from None
     require(
         model.attention in ("auto", "flash", "torch_varlen", "sdpa", "eager"),
@@ -174,8 +174,6 @@ def check_recipe(recipe: Recipe) -> None:
     require(optimizer.eps > 0, "optimizer.eps", "a number above 0")
     require(optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
-    require(engine.zero_stage in (1, 2, 3), "engine.zero_stage", "1, 2 or 3")
-    require(engine.precision in ("bf16", "fp32"), "engine.precision", "bf16 or fp32")
     require(
         recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null"
     )

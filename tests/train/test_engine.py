@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,22 @@ from support import CONFIGS, tiny_model
 
 from data.loader import Step
 from data.sampler import StepPlan
-from models.build import ModelConfig, resolve_base
+from models.attention import ModelError
+from models.build import ModelConfig, build_model, resolve_base
 from train import checkpoint
 from train.checkpoint import CheckpointError
 from train.distributed import Ranks
-from train.engine import EngineConfig, OptimizerConfig, deepspeed_config, learning_rate_at, param_groups
+from train.engine import (
+    EngineConfig,
+    OptimizerConfig,
+    check_deepspeed,
+    check_engine,
+    checkpoint_layers,
+    deepspeed_config,
+    learning_rate_at,
+    num_checkpointed,
+    param_groups,
+)
 from train.evaluation import pair_metrics
 from train.loop import TrainingError, _stop_if_not_finite
 from train.metrics import attention_cost, attention_flops, flops_utilisation, matmul_parameters, step_metrics
@@ -57,6 +69,45 @@ def test_deepspeed_sums_in_float32_and_never_divides_by_itself():
     assert settings["managed_gradient_accumulation"] is False
     assert settings["bf16"]["enabled"] is True
     assert settings["zero_optimization"]["stage"] == 3
+
+
+def test_more_of_deepspeeds_settings_are_merged_over_ours():
+    extra = {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 7}, "wall_clock_breakdown": True}
+    settings = deepspeed_config(EngineConfig(deepspeed=extra), 1.0)
+    assert settings["zero_optimization"] == {"stage": 3, "overlap_comm": False, "reduce_bucket_size": 7}
+    assert settings["wall_clock_breakdown"] is True
+    assert settings["data_types"]["grad_accum_dtype"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (EngineConfig(deepspeed={"gradient_accumulation_steps": 4}), "engine.deepspeed.gradient_accumulation_steps"),
+        (EngineConfig(deepspeed={"zero_optimization": {"stage": 1}}), "engine.deepspeed.zero_optimization.stage"),
+        (EngineConfig(gradient_checkpointing=False, checkpointed_layers=2), "engine.checkpointed_layers"),
+        (EngineConfig(checkpointed_layers=-1), "engine.checkpointed_layers=-1"),
+        (EngineConfig(zero_stage=4), "engine.zero_stage=4"),
+    ],
+)
+def test_settings_that_would_change_what_a_step_means_are_refused(config, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        check_engine(config)
+
+
+def test_an_unknown_setting_of_zero_is_named():
+    with pytest.raises(ModelError, match=r"engine.deepspeed.zero_optimization.overlap_com: Extra inputs"):
+        check_deepspeed(deepspeed_config(EngineConfig(deepspeed={"zero_optimization": {"overlap_com": True}}), 1.0))
+
+
+@pytest.mark.parametrize(("asked", "layers"), [(None, [True, True, True]), (2, [True, True, False]), (0, [False] * 3)])
+def test_only_as_many_layers_are_recomputed_as_asked_for(asked, layers):
+    config = {**CONFIGS["qwen3"], "num_hidden_layers": 4}
+    base = resolve_base(ModelConfig(config=config))
+    model, _ = build_model(base, dtype=torch.float32, seed=0, attention="sdpa", pad_token_id=0)
+    checkpoint_layers(model, EngineConfig(checkpointed_layers=asked))
+    assert [layer.gradient_checkpointing for layer in model.model.layers[:-1]] == layers
+    assert num_checkpointed(EngineConfig(checkpointed_layers=asked), 4) == sum(layers)
+    assert num_checkpointed(EngineConfig(gradient_checkpointing=False), 4) == 0
 
 
 def test_weight_decay_spares_vectors():
