@@ -1,5 +1,6 @@
 """What one step adds up to: sums over its packs and ranks, and the metrics they give."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,22 +29,26 @@ class StepTotals:
         "pairs", "tokens", "separate_tokens", "attended",
     )  # fmt: skip
 
+    COUNTED = 4  # the last of KEYS, known on the host
+
     def __init__(self, device: torch.device):
-        self._sums = torch.zeros(len(self.KEYS), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(self.KEYS) - self.COUNTED, dtype=torch.float64, device=device)
+        self._counts = [0] * self.COUNTED
 
     def add(self, loss: torch.Tensor, rewards: torch.Tensor, pack: Pack) -> None:
         """Args: loss () summed over the pack's pairs; rewards (num_pairs, 2), chosen and rejected."""
         chosen, rejected = rewards.detach().double().unbind(1)
         margin = chosen - rejected
-        counted = [len(chosen), pack.num_tokens, pack.num_separate_tokens, pack.num_attended]
         values = [loss.detach().double(), (margin > 0).sum(), (margin == 0).sum()]
         values += [f for x in (margin, chosen, rejected) for f in (x.sum(), (x * x).sum())]
-        self._sums[: len(values)] += torch.stack([v.double() for v in values])
-        self._sums[len(values) :] += torch.tensor(counted, dtype=torch.float64).to(self._sums.device, non_blocking=True)
+        self._sums += torch.stack([v.double() for v in values])
+        counts = [len(chosen), pack.num_tokens, pack.num_separate_tokens, pack.num_attended]
+        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
 
     def reduce(self) -> dict[str, float]:
         """Sums over all ranks. All ranks call it; it waits for the device."""
-        return dict(zip(self.KEYS, sum_over_ranks(self._sums).tolist(), strict=True))
+        sums = torch.cat([self._sums, self._sums.new_tensor(self._counts)])
+        return dict(zip(self.KEYS, sum_over_ranks(sums).tolist(), strict=True))
 
 
 def step_metrics(totals: dict[str, float], step: Step, pack_tokens: int, seconds: float) -> dict[str, float]:
@@ -77,28 +82,40 @@ def step_metrics(totals: dict[str, float], step: Step, pack_tokens: int, seconds
     }
 
 
-def matmul_parameters(config: Any) -> int:
-    """Parameters of the backbone that multiply every token (embeddings and norms do not)."""
+def matmul_parameters(config: Any) -> tuple[int, int]:
+    """Parameters of one layer that multiply tokens: those of keys and values, and all the others."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-    attention = config.hidden_size * head_dim * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)
-    return int(config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size))
+    key_value = 2 * config.hidden_size * head_dim * config.num_key_value_heads
+    others = 2 * config.hidden_size * head_dim * config.num_attention_heads
+    return key_value, others + 3 * config.hidden_size * config.intermediate_size
 
 
 def attention_flops(config: Any) -> int:
-    """Forward FLOPs of one attended (query, key) pair over all layers: q.k and weights.v."""
+    """Forward FLOPs of one attended (query, key) pair in one layer: q.k and weights.v."""
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-    return int(4 * config.num_attention_heads * head_dim * config.num_hidden_layers)
+    return int(4 * config.num_attention_heads * head_dim)
 
 
 def attention_cost(config: Any) -> float:
     """Cost of one attended (query, key) pair relative to one token's matrix products; what packs are balanced by."""
-    return attention_flops(config) / (2 * matmul_parameters(config))
+    return attention_flops(config) / (2 * sum(matmul_parameters(config)))
 
 
-def flops_utilisation(totals: dict[str, float], config: Any, seconds: float, world_size: int, gpu: str) -> float | None:
-    """Strict MFU: matrix products and causal attention, forward and backward, nothing recomputed; None if unknown."""
+def forward_flops(totals: Mapping[str, float], config: Any) -> float:
+    """FLOPs of matrix products and causal attention in the forward passes of a step; embeddings and norms left out.
+
+    The last layer needs keys and values of all tokens, and everything else at the ends of responses only.
+    """
+    key_value, others = matmul_parameters(config)
+    layer = 2 * (key_value + others) * totals["tokens"] + attention_flops(config) * totals["attended"]
+    last = 2 * key_value * totals["tokens"] + 2 * others * 2 * totals["pairs"]
+    last += attention_flops(config) * totals["separate_tokens"]  # each end looks at its whole conversation
+    return (config.num_hidden_layers - 1) * layer + last
+
+
+def flops_utilisation(
+    totals: Mapping[str, float], config: Any, seconds: float, world_size: int, gpu: str
+) -> float | None:
+    """Strict MFU: only what must be computed, forward and backward, nothing recomputed; None for an unknown GPU."""
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in gpu), None)
-    if peak is None:
-        return None
-    forward = 2 * matmul_parameters(config) * totals["tokens"] + attention_flops(config) * totals["attended"]
-    return 3 * forward / (seconds * world_size * peak)
+    return None if peak is None else 3 * forward_flops(totals, config) / (seconds * world_size * peak)

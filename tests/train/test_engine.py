@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from support import CONFIGS, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
 
+from data.chat import make_group
 from data.loader import Step
+from data.packing import build_pack
 from data.sampler import StepPlan
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, resolve_base
@@ -30,7 +33,14 @@ from train.engine import (
 )
 from train.evaluation import pair_metrics
 from train.loop import TrainingError, _stop_if_not_finite
-from train.metrics import attention_cost, attention_flops, flops_utilisation, matmul_parameters, step_metrics
+from train.metrics import (
+    attention_cost,
+    attention_flops,
+    flops_utilisation,
+    forward_flops,
+    matmul_parameters,
+    step_metrics,
+)
 from train.tracking import Tracker, TrackingConfig
 
 
@@ -164,13 +174,20 @@ def test_step_metrics_by_hand():
 def test_flops_count_what_multiplies(family):
     config = resolve_base(ModelConfig(config=CONFIGS[family])).config
     model = tiny_model(family)
-    linear = [m for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
-    assert matmul_parameters(config) == sum(m.weight.numel() for m in linear)
-    assert attention_flops(config) == 4 * 4 * 16 * 2
-    assert attention_cost(config) == attention_flops(config) / (2 * matmul_parameters(config))
-    totals = {"tokens": 100.0, "attended": 500.0}
-    forward = 2 * matmul_parameters(config) * 100 + attention_flops(config) * 500
-    assert flops_utilisation(totals, config, 2.0, 4, "NVIDIA H200") == pytest.approx(3 * forward / (2 * 4 * 989e12))
+    pack = build_pack([make_group([[*range(20), 7], [*range(15), 3, 4]]), make_group([[1, 2, 3], [5, 6]])])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**pack.inputs())
+    multiplied = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+    head = 2 * 4 * config.hidden_size
+    totals = {"tokens": float(pack.num_tokens), "pairs": 2.0, "attended": 0.0, "separate_tokens": 0.0}
+    assert forward_flops(totals, config) == multiplied - head
+
+    assert attention_flops(config) == 4 * 4 * 16
+    assert attention_cost(config) == attention_flops(config) / (2 * sum(matmul_parameters(config)))
+    attention = {"tokens": 0.0, "pairs": 0.0, "attended": 500.0, "separate_tokens": 41.0}
+    assert forward_flops(attention, config) == attention_flops(config) * (500 + 41)  # one whole layer, and the last
+    used = flops_utilisation(totals, config, 2.0, 4, "NVIDIA H200")
+    assert used == pytest.approx(3 * forward_flops(totals, config) / (2 * 4 * 989e12))
     assert flops_utilisation(totals, config, 2.0, 4, "unknown GPU") is None
 
 
