@@ -17,7 +17,7 @@ import numpy as np
 from data.packing import ranges
 
 GOOD = 0.98  # of the busy share that is possible: packs as even as this are left alone
-MOST_ROUNDS, MOST_SWAPS = 60, 1_200_000  # rounds of `exchange`, and swaps that all of them may look at
+MOST_ROUNDS, MOST_SWAPS = 120, 1_200_000  # rounds of `exchange`, and swaps that all of them may look at
 
 
 def plan_packs(sizes: np.ndarray, costs: np.ndarray, capacity: int, world_size: int) -> list[list[int]]:
@@ -133,15 +133,16 @@ def exchange(
     packs = _as_matrix(pack_of, len(ahead))  # (num_packs, most + 1), rows filled up with `nothing`
     sizes, work = np.append(sizes, 0), np.append(work, 0)
     possible = min(1.0, work.sum() / (world_size * work.max()))
-    over, swaps = sizes.sum() / 100, half * packs.shape[1] ** 2
-    for turn in range(min(MOST_ROUNDS, 1 + MOST_SWAPS // max(1, swaps))):
+    swaps = half * packs.shape[1] ** 2  # of a round
+    over = sizes.sum() / 100  # so that more than half of this is no start, and each round must halve what is left
+    for turn in range(min(MOST_ROUNDS, MOST_SWAPS // max(1, swaps))):
         tokens, load = sizes[packs].sum(1), work[packs].sum(1)
         over, before = float(np.maximum(tokens - capacity, 0).sum()), over
         if over > before / 2 or (over == 0 and _share(load, world_size) >= GOOD * possible):
             break
         order = np.argsort(-tokens if over else -(load + ahead), kind="stable")
-        partner = np.roll(order[::-1][:half], turn // 2)  # the same two packs would soon have nothing left to swap
-        _swap(packs, order[:half], partner, sizes, work, tokens, load + ahead, capacity)
+        partner = np.roll(order[::-1][:half], turn)  # the same two packs would soon have nothing left to swap
+        _swap(packs, order[:half], partner, sizes, work, capacity - tokens, load + ahead)
     row, column = np.nonzero(packs < nothing)
     result = np.empty_like(pack_of)
     result[packs[row, column]] = row
@@ -154,23 +155,28 @@ def _swap(
     other: np.ndarray,
     sizes: np.ndarray,
     work: np.ndarray,
-    tokens: np.ndarray,
+    room: np.ndarray,
     load: np.ndarray,
-    capacity: int,
 ) -> None:
-    """Make the best swap, if one helps, between packs one[i] and other[i], for all i. Changes `packs`."""
+    """Make the best swap, if one helps, between packs one[i] and other[i], for all i. Changes `packs`.
 
-    def badness(less: np.ndarray, less_work: np.ndarray) -> np.ndarray:
-        """When that much goes from `one` to `other`; less: tokens. A token over the capacity outweighs all work."""
-        over = np.maximum(tokens[one] - less.T - capacity, 0) + np.maximum(tokens[other] + less.T - capacity, 0)
-        return (over * 2**32 + np.abs(load[one] - load[other] - 2 * less_work.T)).T
+    Args:
+        room: tokens that each pack has left, (num_packs,); below zero if it is over the capacity.
+        load: work of each pack and what it counts as having besides, (num_packs,).
+    """
 
-    a, b = packs[one], packs[other]
-    bad = badness(sizes[a][:, :, None] - sizes[b][:, None, :], work[a][:, :, None] - work[b][:, None, :])
-    bad = bad.reshape(len(one), -1)  # (pairs of packs, groups of one * groups of other)
-    best = bad.argmin(1)
-    zero = np.zeros(len(one), np.int64)
-    helps = bad[np.arange(len(one)), best] < badness(zero, zero)
+    def badness(moved: np.ndarray, moved_work: np.ndarray) -> np.ndarray:
+        """Once so many tokens are moved from one to other, (twos, swaps). A token too many outweighs all work."""
+        over = np.maximum(-moved - room[one, None], 0) + np.maximum(moved - room[other, None], 0)
+        return over * 2**32 + np.abs((load[one] - load[other])[:, None] - 2 * moved_work)
+
+    def differences(values: np.ndarray) -> np.ndarray:
+        """Of every group of one to every group of other: (twos, width * width)."""
+        return (values[packs[one]][:, :, None] - values[packs[other]][:, None, :]).reshape(len(one), -1)
+
+    bad = badness(differences(sizes), differences(work))
+    best, nothing = bad.argmin(axis=1), np.zeros((len(one), 1), np.int64)
+    helps = bad.min(axis=1) < badness(nothing, nothing)[:, 0]
     one, other, (i, j) = one[helps], other[helps], np.divmod(best[helps], packs.shape[1])
     packs[one, i], packs[other, j] = packs[other, j], packs[one, i]
 

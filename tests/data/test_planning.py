@@ -1,5 +1,7 @@
 """The planner's promises, over many random lengths."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,7 +50,7 @@ def test_plan_is_a_pure_function_and_costliest_packs_come_first(sizes, world_siz
     packs = plan_packs(sizes, costs_of(sizes), 2048, world_size)
     assert packs == plan_packs(sizes, costs_of(sizes), 2048, world_size)
     loads = [costs_of(sizes)[pack].sum() for pack in packs]
-    assert loads == sorted(loads, reverse=True)
+    assert all(a >= b * (1 - 1e-6) for a, b in itertools.pairwise(loads))  # costs are rounded to integers
 
 
 @given(lengths, st.integers(400, 4096))
