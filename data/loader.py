@@ -136,28 +136,30 @@ class PairLoader:
     ):
         self.sets, self.pack_tokens, self.share_prefix = sets, pack_tokens, share_prefix
         self.rank, self.world_size = rank, world_size
-        self._sizes = [group_sizes(s, share_prefix) for s in sets]
-        self._costs = [group_costs(s, share_prefix, attention_cost) for s in sets]
-        total = sum(s.weight * float(s.store.loss_weight[s.indices].sum(dtype=np.float64)) for s in sets)
-        self._weight_scale = sum(s.weight * len(s) for s in sets) / total if total > 0 else 1.0
+        self._starts = np.cumsum([0] + [len(s) for s in sets])  # where each set begins in the columns below
+        self._sizes = np.concatenate([group_sizes(s, share_prefix) for s in sets])
+        self._costs = np.concatenate([group_costs(s, share_prefix, attention_cost) for s in sets])
+        self._margins = np.concatenate([s.store.target_margin[s.indices] for s in sets]).astype(np.float32)
+        weights = [s.store.loss_weight[s.indices] for s in sets]
+        total = sum(s.weight * float(w.sum(dtype=np.float64)) for s, w in zip(sets, weights, strict=True))
+        scale = sum(s.weight * len(s) for s in sets) / total if total > 0 else 1.0
+        self._weights = np.concatenate(weights).astype(np.float32) * np.float32(scale)
 
     def plan(self, pairs: np.ndarray) -> StepPlan:
         """The packs of all ranks for (num_pairs, 2) pairs."""
-        sizes = np.array([self._sizes[s][i] for s, i in pairs.tolist()], dtype=np.int64)
-        costs = np.array([self._costs[s][i] for s, i in pairs.tolist()], dtype=np.float64)
-        return plan_step(sizes, costs, self.pack_tokens, self.world_size)
+        at = self._starts[pairs[:, 0]] + pairs[:, 1]
+        return plan_step(self._sizes[at], self._costs[at], self.pack_tokens, self.world_size)
 
     def build(self, pairs: np.ndarray) -> PairPack:
         """One pack of (num_pairs, 2) pairs, in their order."""
         import torch
 
+        at = self._starts[pairs[:, 0]] + pairs[:, 1]
         groups = [self.sets[s].group(i) for s, i in pairs.tolist()]
-        margins = [self.sets[s].store.target_margin[self.sets[s].indices[i]] for s, i in pairs.tolist()]
-        weights = [self.sets[s].store.loss_weight[self.sets[s].indices[i]] for s, i in pairs.tolist()]
         return PairPack(
             build_pack(groups if self.share_prefix else [unshare(group) for group in groups]),
-            torch.tensor(np.array(margins, dtype=np.float32)),
-            torch.tensor(np.array(weights, dtype=np.float32) * np.float32(self._weight_scale)),
+            torch.from_numpy(self._margins[at]),
+            torch.from_numpy(self._weights[at]),
             pairs,
         )
 

@@ -1,4 +1,4 @@
-"""Plan packs and build their tensors. Planning is integers in, integers out; only `build_pack` knows tensors.
+"""Packs and their tensors. `data/planning.py` decides which groups a pack holds.
 
 A pack is one row of tokens that holds whole groups. A group lies as `prefix, response 1, response 2, ...`; positions
 restart after the prefix for each response. Attention needs no special kernel: the first segment is the prefix with
@@ -14,7 +14,6 @@ the first response, every other response is a segment of its own whose keys and 
 It is exact: a response never sees another one, and its tokens see the prefix at the positions it really has.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -68,46 +67,50 @@ def build_pack(groups: Sequence[Group]) -> Pack:
     """Lay groups one after the other. No groups: one dummy token and no reward, which adds exactly nothing."""
     import torch
 
-    ids, positions, kv_index, reward_index = [], [], [], []
-    cu_q, cu_k = [0], [0]
-    separate = 0
-    at = 0  # tokens laid so far
-    gathered = False
-    for group in groups:
-        prefix = len(group.prefix_ids)
-        ids.append(group.prefix_ids)
-        positions.append(np.arange(prefix))
-        start = at  # where the prefix lies
-        at += prefix
-        for i, response in enumerate(group.response_ids):
-            length = len(response)
-            own = np.arange(at, at + length)
-            shared = np.arange(start, start + prefix)
-            kv_index += [shared, own]
-            cu_q.append(cu_q[-1] + length + (prefix if i == 0 else 0))
-            cu_k.append(cu_k[-1] + prefix + length)
-            gathered |= i > 0 and prefix > 0
-            ids.append(response)
-            positions.append(np.arange(prefix, prefix + length))
-            at += length
-            reward_index.append(at - 1)
-            separate += prefix + length
     if not groups:
-        ids, positions, cu_q, cu_k = [np.zeros(1, np.int32)], [np.zeros(1, np.int64)], [0, 1], [0, 1]
-    q_lengths, k_lengths = np.diff(cu_q).astype(np.int64), np.diff(cu_k).astype(np.int64)
+        empty = build_pack([Group(np.zeros(0, np.int32), (np.zeros(1, np.int32),))])
+        return replace(empty, reward_index=empty.reward_index[:0], num_tokens=0, num_separate_tokens=0)
+    # Pieces are what lies in the row: each group's prefix, then its responses.
+    pieces = [piece for group in groups for piece in (group.prefix_ids, *group.response_ids)]
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    num_responses = np.array([len(group.response_ids) for group in groups])
+    prefix_at = np.cumsum(num_responses + 1) - num_responses - 1  # the piece that is each group's prefix, (groups,)
+    is_response = np.ones(len(pieces), dtype=bool)
+    is_response[prefix_at] = False
+    prefix_of = np.repeat(prefix_at, num_responses)  # the piece that is each response's prefix, (R,)
+    prefix, response = lengths[prefix_of], lengths[is_response]  # tokens of each response and of its prefix, (R,)
+    is_first = np.flatnonzero(is_response) == prefix_of + 1  # the prefix's own queries run with the first response
+    q_lengths, k_lengths = response + prefix * is_first, prefix + response
+    first_position = np.zeros_like(lengths)
+    first_position[is_response] = prefix
+    kv_index = None
+    if np.any(prefix[~is_first]):
+        # The keys of a response: its prefix, then itself.
+        keys = np.stack([starts[prefix_of], starts[is_response]], axis=1)
+        kv_index = torch.from_numpy(ranges(keys.ravel(), np.stack([prefix, response], axis=1).ravel()))
     return Pack(
-        input_ids=torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
-        position_ids=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
-        cu_seqlens_q=torch.tensor(cu_q, dtype=torch.int32),
-        cu_seqlens_k=torch.tensor(cu_k, dtype=torch.int32),
+        input_ids=torch.from_numpy(np.concatenate(pieces, dtype=np.int64))[None],
+        position_ids=torch.from_numpy(ranges(first_position, lengths))[None],
+        cu_seqlens_q=torch.from_numpy(np.append(0, np.cumsum(q_lengths)).astype(np.int32)),
+        cu_seqlens_k=torch.from_numpy(np.append(0, np.cumsum(k_lengths)).astype(np.int32)),
         max_seqlen_q=int(q_lengths.max()),
         max_seqlen_k=int(k_lengths.max()),
-        kv_index=torch.from_numpy(np.concatenate(kv_index)) if gathered else None,
-        reward_index=torch.tensor(reward_index, dtype=torch.int64),
-        num_tokens=at,
-        num_separate_tokens=separate,
+        kv_index=kv_index,
+        reward_index=torch.from_numpy(ends[is_response] - 1),
+        num_tokens=int(ends[-1]),
+        num_separate_tokens=int(k_lengths.sum()),
         num_attended=int((q_lengths * k_lengths - q_lengths * (q_lengths - 1) // 2).sum()),
     )
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... of every (start, length), one after the other: (lengths.sum(),) int64."""
+    ends = np.cumsum(lengths)
+    numbers = np.repeat(starts - (ends - lengths), lengths)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 def unshare(group: Group) -> Group:
@@ -130,99 +133,3 @@ def split_group(group: Group, capacity: int) -> list[Group]:
         parts[-1].append(response)
         tokens += len(response)
     return [Group(group.prefix_ids, tuple(part)) for part in parts]
-
-
-# --- planning -------------------------------------------------------------------------------------------------------
-
-
-def first_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
-    """Bins of indices, each of at most `capacity`; an item larger than that has a bin of its own."""
-    bins: list[list[int]] = []
-    room = np.empty(len(sizes), dtype=np.int64)
-    for item in np.argsort(-sizes, kind="stable").tolist():
-        size = sizes[item]
-        fits = room[: len(bins)] >= size
-        at = int(fits.argmax()) if len(bins) else 0
-        if len(bins) and fits[at]:
-            bins[at].append(item)
-            room[at] -= size
-        else:
-            room[len(bins)] = capacity - size
-            bins.append([item])
-    return bins
-
-
-def plan_packs(sizes: np.ndarray, costs: np.ndarray, capacity: int, world_size: int) -> list[list[int]]:
-    """Deal groups to packs so that every rank has equally many packs of about equal cost.
-
-    Args:
-        sizes: tokens of each group, (num_groups,).
-        costs: what a forward and backward of each group costs, in any unit, (num_groups,).
-        capacity: tokens of a pack; a larger group has a pack of its own.
-        world_size: ranks; the number of packs is the smallest multiple of it that first-fit decreasing needs.
-
-    Returns:
-        Packs of group indices, costliest first: packs [j * world_size, (j + 1) * world_size) are micro step j, one for
-        each rank. Packs are empty only where there are fewer groups than ranks.
-    """
-    bins = first_fit_decreasing(sizes, capacity)
-    num_packs = world_size * -(-len(bins) // world_size)
-    packs = _spread(sizes, costs, capacity, num_packs)
-    if packs is None:
-        packs = _even_out(bins + [[] for _ in range(num_packs - len(bins))], sizes, costs, capacity)
-    packs = [sorted(pack) for pack in packs]
-    return sorted(packs, key=lambda pack: (-costs[pack].sum(), pack))
-
-
-def _spread(sizes: np.ndarray, costs: np.ndarray, capacity: int, num_packs: int) -> list[list[int]] | None:
-    """Costliest group first into the cheapest pack that has room; None when some group finds no room."""
-    packs: list[list[int]] = [[] for _ in range(num_packs)]
-    room = [capacity] * num_packs
-    heap = [(0.0, i) for i in range(num_packs)]
-    for item in np.lexsort((-sizes, -costs)).tolist():
-        size, passed = int(sizes[item]), []
-        while heap and room[heap[0][1]] < size and packs[heap[0][1]]:
-            passed.append(heapq.heappop(heap))
-        if not heap:
-            return None
-        cost, at = heapq.heappop(heap)
-        packs[at].append(item)
-        room[at] -= size
-        heapq.heappush(heap, (cost + float(costs[item]), at))
-        for entry in passed:
-            heapq.heappush(heap, entry)
-    return packs
-
-
-def _even_out(packs: list[list[int]], sizes: np.ndarray, costs: np.ndarray, capacity: int) -> list[list[int]]:
-    """Move or swap groups between the costliest and the cheapest packs while the difference shrinks."""
-    load = [float(costs[pack].sum()) for pack in packs]
-    room = [capacity - int(sizes[pack].sum()) for pack in packs]
-    for _ in range(4 * len(packs)):
-        order = np.argsort(load)
-        high, low = int(order[-1]), int(order[0])
-        gap = load[high] - load[low]
-        best, best_gap = None, gap * 0.999
-        for a in packs[high]:
-            for b in [None, *packs[low]]:
-                size = int(sizes[a]) - (int(sizes[b]) if b is not None else 0)
-                cost = float(costs[a]) - (float(costs[b]) if b is not None else 0.0)
-                if -room[high] <= size <= room[low] and abs(gap - 2 * cost) < best_gap:
-                    best, best_gap = (a, b, size, cost), abs(gap - 2 * cost)
-        if best is None:
-            break
-        a, b, size, cost = best
-        packs[high].remove(a)
-        packs[low].append(a)
-        if b is not None:
-            packs[low].remove(b)
-            packs[high].append(b)
-        load[high], load[low] = load[high] - cost, load[low] + cost
-        room[high], room[low] = room[high] + size, room[low] - size
-    return packs
-
-
-def busy_share(packs: list[list[int]], costs: np.ndarray, world_size: int) -> float:
-    """Useful cost / (ranks x sum over micro steps of the costliest pack): 1 when no rank ever waits."""
-    loads = np.array([costs[pack].sum() for pack in packs]).reshape(-1, world_size)
-    return float(loads.sum() / (world_size * loads.max(axis=1).sum()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.mixture import PairSet
-from data.packing import busy_share, plan_packs
+from data.planning import busy_share, plan_packs
 
 
 @dataclass(frozen=True)

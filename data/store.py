@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
@@ -54,8 +55,8 @@ class PairStore:
         self.rejected_length = self._column(table, "rejected_length")
         self.target_margin = self._column(table, "target_margin")
         self.loss_weight = self._column(table, "loss_weight")
-        self._chunks = [(chunk.values, chunk.offsets.to_numpy()) for chunk in table.column("ids").chunks]
-        self._starts = np.cumsum([0] + [len(chunk) for chunk in table.column("ids").chunks])
+        self._chunks = [(chunk.values.to_numpy(), chunk.offsets.tolist()) for chunk in table.column("ids").chunks]
+        self._starts = list(itertools.accumulate((len(chunk) for chunk in table.column("ids").chunks), initial=0))
 
     @staticmethod
     def _column(table: pa.Table, name: str) -> np.ndarray:
@@ -66,11 +67,10 @@ class PairStore:
 
     def group(self, index: int) -> Group:
         """The pair at `index` as a group of two responses: chosen, rejected."""
-        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        chunk = bisect_right(self._starts, index) - 1
         values, offsets = self._chunks[chunk]
-        at = index - int(self._starts[chunk])
-        start, stop = int(offsets[at]), int(offsets[at + 1])
-        ids = values.slice(start, stop - start).to_numpy()
+        at = index - self._starts[chunk]
+        ids = values[offsets[at] : offsets[at + 1]]
         prefix, chosen = int(self.prefix_length[index]), int(self.chosen_length[index])
         return Group(ids[:prefix], (ids[prefix : prefix + chosen], ids[prefix + chosen :]))
 

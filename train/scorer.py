@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.chat import Chat, make_group
-from data.packing import build_pack, plan_packs, split_group
+from data.packing import build_pack, split_group
 from data.pairs import (
     InvalidPair,
     Message,
@@ -19,6 +19,7 @@ from data.pairs import (
     read_prompt,
     with_row_context,
 )
+from data.planning import plan_packs
 from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import check_checkpoint, fetch, read_config

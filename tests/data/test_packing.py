@@ -1,104 +1,14 @@
-"""The planner's promises, over many random lengths, and the layout of a pack drawn in the module."""
+"""The layout of a pack drawn in the module, and held against one token after the other in plain Python."""
+
+from typing import Any
 
 import numpy as np
-import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.chat import Group
-from data.packing import build_pack, busy_share, first_fit_decreasing, plan_packs, split_group
-from data.sampler import plan_step
-
-lengths = st.lists(st.integers(2, 1200), min_size=1, max_size=120)
-
-
-def costs_of(sizes: np.ndarray) -> np.ndarray:
-    return sizes + 1e-4 * sizes.astype(float) ** 2
-
-
-@given(lengths, st.integers(400, 4096), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
-def test_every_group_once_and_within_capacity(sizes, capacity, world_size):
-    sizes = np.array(sizes)
-    packs = plan_packs(sizes, costs_of(sizes), capacity, world_size)
-    assert sorted(i for pack in packs for i in pack) == list(range(len(sizes)))
-    assert len(packs) % world_size == 0
-    for pack in packs:
-        assert sizes[pack].sum() <= capacity or len(pack) == 1  # only an oversize group may stand out, alone
-
-
-@given(lengths, st.integers(400, 4096), st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
-def test_as_few_packs_as_first_fit_decreasing_allows(sizes, capacity, world_size):
-    sizes = np.array(sizes)
-    bins = first_fit_decreasing(sizes, capacity)
-    packs = plan_packs(sizes, costs_of(sizes), capacity, world_size)
-    assert len(packs) == world_size * -(-len(bins) // world_size)
-    if len(sizes) >= len(packs):
-        assert all(packs), "a rank idles although there is work for it"
-
-
-@given(lengths, st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
-def test_plan_is_a_pure_function_and_costliest_packs_come_first(sizes, world_size):
-    sizes = np.array(sizes)
-    packs = plan_packs(sizes, costs_of(sizes), 2048, world_size)
-    assert packs == plan_packs(sizes, costs_of(sizes), 2048, world_size)
-    loads = [costs_of(sizes)[pack].sum() for pack in packs]
-    assert loads == sorted(loads, reverse=True)
-
-
-def real_looking_lengths(seed: int, num_pairs: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    prompt = random.lognormal(np.log(250), 1.1, num_pairs)
-    responses = random.lognormal(np.log(350), 0.8, (num_pairs, 2))
-    return np.clip(prompt + responses.sum(1), 10, 16384).astype(np.int64)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_bins_at_256_pairs_are_within_one_of_the_lower_bound(seed):
-    sizes = real_looking_lengths(seed, 256)
-    lower_bound = -(-sizes.sum() // 16384)
-    assert len(first_fit_decreasing(sizes, 16384)) <= lower_bound + 1
-
-
-@pytest.mark.parametrize("world_size", [1, 8, 64])
-@pytest.mark.parametrize("seed", range(4))
-def test_ranks_are_busy(seed, world_size):
-    sizes = real_looking_lengths(seed, 256)
-    costs = costs_of(sizes)
-    packs = plan_packs(sizes, costs, 16384, world_size)
-    # With 4 pairs a rank, the costliest single pair decides; otherwise next to nothing is lost.
-    bound = costs.sum() / (world_size * max(costs.max(), costs.sum() / world_size))
-    assert busy_share(packs, costs, world_size) >= 0.97 * bound
-    assert world_size == 64 or bound == 1
-
-
-def test_tight_packs_are_still_balanced():
-    """Full packs leave the greedy dealer no room; the fallback must still place every group."""
-    sizes = np.array([60, 60, 60, 40, 40, 40])
-    packs = plan_packs(sizes, sizes.astype(float), 100, 3)
-    assert sorted(sizes[pack].sum() for pack in packs) == [100, 100, 100]
-    sizes = np.array([51, 27, 26, 23, 25, 24, 24])
-    packs = plan_packs(sizes, np.array([1.0, 9, 9, 9, 1, 1, 1]), 100, 2)
-    assert all(sizes[pack].sum() <= 100 for pack in packs)
-
-
-def test_busy_share_by_hand():
-    assert busy_share([[0], [1]], np.array([4.0, 2.0]), 2) == pytest.approx(6 / 8)
-    assert busy_share([[0], [1], [2], []], np.array([4.0, 4.0, 3.0]), 2) == pytest.approx(11 / 14)
-
-
-def test_oversize_groups_are_counted_and_alone():
-    plan = plan_step(np.array([50, 900, 30]), np.array([50.0, 900, 30]), 100, 1)
-    assert plan.num_oversize == 1
-    assert [1] in plan.packs
-
-
-def test_ranks_take_turns():
-    plan = plan_step(np.full(8, 60), np.full(8, 60.0), 100, 4)
-    assert sorted(pack for rank in range(4) for pack in plan.of_rank(rank)) == sorted(plan.packs)
-    assert {len(plan.of_rank(rank)) for rank in range(4)} == {2}
+from data.packing import build_pack, ranges, split_group
 
 
 def group(prefix: int, *responses: int) -> Group:
@@ -129,6 +39,65 @@ def test_second_group_is_shifted():
 def test_nothing_is_gathered_without_sharing():
     assert build_pack([group(0, 3, 2), group(0, 4)]).kv_index is None
     assert build_pack([group(3, 4)]).kv_index is None
+
+
+def slow_pack(groups: list[Group]) -> dict[str, Any]:
+    """What `build_pack` shall give, one token after the other."""
+    ids, positions, kv_index, reward_index, cu_q, cu_k = [], [], [], [], [0], [0]
+    separate, gathered = 0, False
+    for group in groups:
+        start = len(ids)
+        prefix = group.prefix_ids.tolist()
+        ids += prefix
+        positions += range(len(prefix))
+        for i, response in enumerate(group.response_ids):
+            kv_index += range(start, start + len(prefix))
+            kv_index += range(len(ids), len(ids) + len(response))
+            ids += response.tolist()
+            positions += range(len(prefix), len(prefix) + len(response))
+            reward_index.append(len(ids) - 1)
+            cu_q.append(len(ids))
+            cu_k.append(len(kv_index))
+            separate += len(prefix) + len(response)
+            gathered |= i > 0 and len(prefix) > 0
+    num_tokens = len(ids)
+    if not groups:
+        ids, positions, cu_q, cu_k = [0], [0], [0, 1], [0, 1]
+    segments = list(zip(np.diff(cu_q).tolist(), np.diff(cu_k).tolist(), strict=True))
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "cu_seqlens_q": torch.tensor(cu_q, dtype=torch.int32),
+        "cu_seqlens_k": torch.tensor(cu_k, dtype=torch.int32),
+        "max_seqlen_q": max(q for q, _ in segments),
+        "max_seqlen_k": max(k for _, k in segments),
+        "kv_index": torch.tensor(kv_index) if gathered else None,
+        "reward_index": torch.tensor(reward_index, dtype=torch.int64),
+        "num_tokens": num_tokens,
+        "num_separate_tokens": separate,
+        "num_attended": sum(k - q + 1 + i for q, k in segments for i in range(q)),
+    }
+
+
+shapes = st.lists(st.tuples(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4)), max_size=6)
+
+
+@given(shapes)
+@settings(max_examples=200, deadline=None)
+def test_every_tensor_is_that_of_the_slow_reference(shapes):
+    groups = [group(prefix, *responses) for prefix, responses in shapes]
+    fast, slow = vars(build_pack(groups)), slow_pack(groups)
+    assert fast.keys() == slow.keys()
+    for key, value in slow.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(fast[key], value, rtol=0, atol=0)  # dtype and shape included
+        else:
+            assert fast[key] == value
+            assert type(fast[key]) is type(value)
+
+
+def test_ranges_by_hand():
+    assert ranges(np.array([5, 0, 7]), np.array([2, 0, 3])).tolist() == [5, 6, 7, 8, 9]
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(20, 80))
