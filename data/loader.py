@@ -3,16 +3,16 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.mixture import Mixture, PairSet, drop_report, select, split_by_prompt
-from data.packing import Pack, build_pack, unshare
+from data.packing import Pack, build_pack, mapped_tensors, unshare
 from data.pairs import DataError
 from data.sampler import StepPlan, group_costs, group_sizes, plan_step
 from data.sources import SourceConfig, check_source
@@ -101,13 +101,12 @@ class PairPack:
     loss_weight: "torch.Tensor"  # (P,) float32, mean 1 over the training set
     pairs: np.ndarray  # (P, 2) int64: number of the set, position in the set
 
+    def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "PairPack":
+        """The same pairs with every tensor changed."""
+        return replace(self, pack=self.pack.map(change), **mapped_tensors(self, change))
+
     def to(self, device: "torch.device") -> "PairPack":
-        return PairPack(
-            self.pack.to(device),
-            self.target_margin.to(device, non_blocking=True),
-            self.loss_weight.to(device, non_blocking=True),
-            self.pairs,
-        )
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,14 @@ class PairLoader:
         attention_cost: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
+        pin_memory: bool = False,
     ):
+        """
+        Args:
+            pin_memory: build packs in page-locked memory. From any other the copy to a GPU is not asynchronous: the
+                host would wait for all that the GPU has still to do.
+        """
+        self.pin_memory = pin_memory
         self.sets, self.pack_tokens, self.share_prefix = sets, pack_tokens, share_prefix
         self.rank, self.world_size = rank, world_size
         self._starts = np.cumsum([0] + [len(s) for s in sets])  # where each set begins in the columns below
@@ -156,12 +162,13 @@ class PairLoader:
 
         at = self._starts[pairs[:, 0]] + pairs[:, 1]
         groups = [self.sets[s].group(i) for s, i in pairs.tolist()]
-        return PairPack(
+        built = PairPack(
             build_pack(groups if self.share_prefix else [unshare(group) for group in groups]),
             torch.from_numpy(self._margins[at]),
             torch.from_numpy(self._weights[at]),
             pairs,
         )
+        return built.map(torch.Tensor.pin_memory) if self.pin_memory else built
 
     def steps(
         self, mixture: Mixture, pairs_per_step: int, total_pairs: int, pairs_seen: int = 0, max_steps: int | None = None

@@ -14,7 +14,7 @@ the first response, every other response is a segment of its own whose keys and 
 It is exact: a response never sees another one, and its tokens see the prefix at the positions it really has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,19 @@ class Pack:
             "kv_index": self.kv_index,
         }
 
-    def to(self, device: "torch.device") -> "Pack":
-        import torch
+    def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "Pack":
+        """The same pack with every tensor changed."""
+        return replace(self, **mapped_tensors(self, change))
 
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items()}
-        return replace(self, **moved)
+    def to(self, device: "torch.device") -> "Pack":
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def mapped_tensors(record: Any, change: "Callable[[torch.Tensor], torch.Tensor]") -> dict[str, Any]:
+    """The tensor fields of a dataclass, changed."""
+    import torch
+
+    return {name: change(value) for name, value in vars(record).items() if isinstance(value, torch.Tensor)}
 
 
 def build_pack(groups: Sequence[Group]) -> Pack:

@@ -173,6 +173,7 @@ def set_up(recipe: Recipe, ranks: Ranks) -> Run:
         "attention_cost": attention_cost(base.config),
         "rank": ranks.rank,
         "world_size": ranks.world_size,
+        "pin_memory": device.type == "cuda",
     }
     total_pairs = recipe.training.epochs * mixture.pairs_per_epoch
     total_steps = -(-total_pairs // recipe.training.pairs_per_step)

@@ -205,6 +205,18 @@ def test_a_pack_moved_to_a_device_is_the_same_pack(sets: Sets) -> None:
     assert moved.pairs.tolist() == pack.pairs.tolist()
 
 
+def test_every_tensor_of_a_pack_is_pinned_when_asked_for(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU there is no page-locked memory, so a stand-in says which tensors were to be there."""
+    import torch
+
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t.data_ptr()) or t)
+    pack = loader(sets, pin_memory=True).build(np.array([[0, 5], [1, 3]]))
+    tensors = [v for part in (pack, pack.pack) for v in vars(part).values() if isinstance(v, torch.Tensor)]
+    assert sorted(pinned) == sorted(t.data_ptr() for t in tensors)
+    assert len(tensors) == 8
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 @pytest.mark.parametrize("pairs_per_plan", [10, 1024])
 def test_a_sweep_covers_every_pair_once_with_equally_many_packs_a_rank(
