@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, RecipeError, TrlSettings, read_config, read_trl_settings, sides_of
+from settings import CompareConfig, TrlSettings, read_config, read_trl_settings, sides_of
 
 from data.pairs import DataError
-from train.recipe import complain
+from train.recipe import RecipeError, complain
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -51,7 +51,9 @@ def run_side(side: str, config: CompareConfig, workload: Any, settings: TrlSetti
         return run_ours(config, workload, directory / side)
     assert settings is not None
     num_steps = config.pairs // config.pairs_per_step
-    return run_trl(config, workload.model, workload.trl_data, settings, directory / side, side, num_steps)
+    return run_trl(
+        config, workload.model, workload.trl_data, settings, directory / side, side=side, num_steps=num_steps
+    )
 
 
 def summary_line(config: CompareConfig, figures: Any) -> str:

@@ -55,8 +55,8 @@ class Finished:
         return before[-1] if before else None
 
 
-def run_process(command: list[str], log: Path, ranks: int) -> Finished:
-    """Run to the end, watching the memory of a single process. Raises: RunFailed."""
+def run_process(command: list[str], log: Path, ranks: int, limit: float | None = None) -> Finished:
+    """Run to the end, watching the memory of a single process. Raises: RunFailed, also after `limit` seconds."""
     memory: list[tuple[float, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as output:
@@ -68,7 +68,10 @@ def run_process(command: list[str], log: Path, ranks: int) -> Finished:
         if ranks == 1:  # under a launcher the process we started is not the one that trains
             watcher.start()
         try:
-            code = process.wait()
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise RunFailed(f"stopped after {limit:.0f} s") from None
         except BaseException:
             process.terminate()
             raise

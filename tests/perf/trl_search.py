@@ -20,6 +20,10 @@ class Trial:
     peak_gib: float = 0.0
     note: str = ""
 
+    def seconds(self, config: CompareConfig) -> float:
+        """Of one step."""
+        return config.pairs_per_step / self.pairs_per_second
+
     def row(self) -> dict[str, Any]:
         return {"settings": str(self.settings), **{k: v for k, v in vars(self).items() if k != "settings"}}
 
@@ -31,8 +35,8 @@ def search(config: CompareConfig, workload: Workload, directory: Path, say: Call
     """All trials, the best first. Raises: RunFailed when none ran."""
     trials: list[Trial] = []
 
-    def attempt(settings: TrlSettings, note: str = "") -> Trial:
-        trial = short_run(config, workload, settings, directory / f"search-{len(trials)}", note)
+    def attempt(settings: TrlSettings, note: str = "", limit: float | None = None) -> Trial:
+        trial = short_run(config, workload, settings, directory / f"search-{len(trials)}", note, limit)
         trials.append(trial)
         say(f"trl search: {trial.settings}: {trial.pairs_per_second:.2f} pairs/s {trial.note}")
         return trial
@@ -44,7 +48,9 @@ def search(config: CompareConfig, workload: Workload, directory: Path, say: Call
     for change in variants():
         best = max(best, attempt(replace(best.settings, **change)), key=lambda t: t.pairs_per_second)
     if config.precision == "fp32":  # for information: it is another computation, so it cannot be chosen here
-        attempt(replace(best.settings, bf16=True), "bf16 autocast, TRL's default; not eligible in fp32")
+        note = "bf16 autocast, TRL's default; not eligible in fp32"
+        # Without hardware for it, a CPU takes a hundred times as long.
+        attempt(replace(best.settings, bf16=True), note, limit=60 + 5 * steps_of(config) * best.seconds(config))
     others = [trial for trial in trials if trial is not best]
     return [best, *sorted(others, key=lambda t: -t.pairs_per_second)]
 
@@ -70,11 +76,23 @@ def variants() -> list[dict[str, Any]]:
     return changes
 
 
-def short_run(config: CompareConfig, workload: Workload, settings: TrlSettings, directory: Path, note: str) -> Trial:
-    steps = min(config.search_steps, config.pairs // config.pairs_per_step)
+def steps_of(config: CompareConfig) -> int:
+    return min(config.search_steps, config.pairs // config.pairs_per_step)
+
+
+def short_run(
+    config: CompareConfig,
+    workload: Workload,
+    settings: TrlSettings,
+    directory: Path,
+    note: str,
+    limit: float | None,
+) -> Trial:
+    steps = steps_of(config)
+    model, data = workload.model, workload.trl_data
     try:
-        figures = run_trl(config, workload.model, workload.trl_data, settings, directory, "trl-search", steps)
+        figures = run_trl(config, model, data, settings, directory, side="search", num_steps=steps, limit=limit)
     except RunFailed as error:
-        return Trial(settings, 0.0, note=f"failed: {error}")
+        return Trial(settings, 0.0, note=f"{note + ': ' if note else ''}failed: {error}")
     seconds = figures.step_seconds(steps - 1)[0]
     return Trial(settings, config.pairs_per_step / seconds, figures.peak_gib, note)

@@ -16,9 +16,17 @@ from settings import TRL_DEFAULT_BATCH, CompareConfig, TrlSettings
 
 
 def run_trl(
-    config: CompareConfig, model: Path, data: Path, settings: TrlSettings, directory: Path, side: str, num_steps: int
+    config: CompareConfig,
+    model: Path,
+    data: Path,
+    settings: TrlSettings,
+    directory: Path,
+    *,
+    side: str,
+    num_steps: int,
+    limit: float | None = None,
 ) -> Any:
-    """Train `num_steps` steps once; returns Figures. Raises: RunFailed."""
+    """Train `num_steps` steps once; returns Figures. Raises: RunFailed, also after `limit` seconds."""
     from processes import Figures, launcher, run_process
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -39,7 +47,7 @@ def run_trl(
         )
     )
     command = [*launcher("torchrun", config.ranks), str(Path(__file__).resolve()), str(task)]
-    finished = run_process(command, directory / "output.log", config.ranks)
+    finished = run_process(command, directory / "output.log", config.ranks, limit)
     seen = json.loads((directory / "seen.json").read_text())
     return Figures(
         side=side,
@@ -62,7 +70,7 @@ def reward_config(task: dict[str, Any], settings: TrlSettings) -> Any:
     from trl import RewardConfig
 
     batch = settings.batch or TRL_DEFAULT_BATCH
-    chosen = {
+    chosen: dict[str, Any] = {
         "gradient_checkpointing": settings.gradient_checkpointing,
         "use_liger_kernel": settings.liger,
         # TRL's default is bf16 autocast; in a float32 comparison the curves could not agree then.
@@ -143,7 +151,9 @@ def main(task_file: str) -> None:
     args, backbone = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     seen["losses"], seen["tokens"] = (sums[0] / task["ranks"]).tolist(), sums[1].tolist()
     names = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "bf16", "optim")
-    arguments = {name: str(getattr(args, name)) for name in (*names, "use_liger_kernel", "learning_rate")}
+    arguments: dict[str, Any] = {
+        name: str(getattr(args, name)) for name in (*names, "use_liger_kernel", "learning_rate")
+    }
     arguments |= {"attention": backbone.config._attn_implementation, "dtype": str(backbone.dtype)}
     arguments |= {"threads": torch.get_num_threads()}
     if trainer.accelerator.is_main_process:
