@@ -35,7 +35,7 @@ from train.example import Example, find_example
 from train.metrics import StepTotals, attention_cost, flops_utilisation, step_metrics
 from train.recipe import Recipe, to_yaml
 from train.tokenizer import load_chat
-from train.tracking import Tracker, progress_bar
+from train.tracking import Tracker, process_age, progress_bar
 
 
 class TrainingError(RuntimeError):
@@ -100,7 +100,7 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         metrics = step_metrics(sums, step, recipe.data.pack_tokens, now - started)
         metrics |= _run_metrics(run, step, sums, now - started)
         metrics |= {"time/data": data_ready - started, "time/forward_backward": backward_done - data_ready}
-        metrics |= {"time/optimizer": now - backward_done}
+        metrics |= {"time/optimizer": now - backward_done, "time/elapsed": process_age(now)}
         _stop_if_not_finite(metrics, state)
         last = step.number == run.total_steps
         if last or step.number % recipe.tracking.log_every == 0:
