@@ -18,6 +18,7 @@ from data.packing import ranges
 
 GOOD = 0.98  # of the busy share that is possible: packs as even as this are left alone
 MOST_ROUNDS, MOST_SWAPS = 120, 1_200_000  # rounds of `exchange`, and swaps that all of them may look at
+MOST_COLUMNS = 24  # groups of a pack that a round looks at; of many short ones some will always fit
 
 
 def plan_packs(sizes: np.ndarray, costs: np.ndarray, capacity: int, world_size: int) -> list[list[int]]:
@@ -133,16 +134,18 @@ def exchange(
     packs = _as_matrix(pack_of, len(ahead))  # (num_packs, most + 1), rows filled up with `nothing`
     sizes, work = np.append(sizes, 0), np.append(work, 0)
     possible = min(1.0, work.sum() / (world_size * work.max()))
-    swaps = half * packs.shape[1] ** 2  # of a round
-    over = sizes.sum() / 100  # so that more than half of this is no start, and each round must halve what is left
+    stride = -(-packs.shape[1] // MOST_COLUMNS)
+    swaps = half * (packs.shape[1] // stride) ** 2  # of a round
+    over = sizes.sum() / 80  # more than most of this is no start, and each round must repair a fifth of what is left
     for turn in range(min(MOST_ROUNDS, MOST_SWAPS // max(1, swaps))):
         tokens, load = sizes[packs].sum(1), work[packs].sum(1)
         over, before = float(np.maximum(tokens - capacity, 0).sum()), over
-        if over > before / 2 or (over == 0 and _share(load, world_size) >= GOOD * possible):
+        if over > 0.8 * before or (over == 0 and _share(load, world_size) >= GOOD * possible):
             break
         order = np.argsort(-tokens if over else -(load + ahead), kind="stable")
         partner = np.roll(order[::-1][:half], turn)  # the same two packs would soon have nothing left to swap
-        _swap(packs, order[:half], partner, sizes, work, capacity - tokens, load + ahead)
+        columns = np.arange(turn % stride, packs.shape[1], stride)
+        _swap(packs, order[:half], partner, columns, sizes, work, capacity - tokens, load + ahead)
     row, column = np.nonzero(packs < nothing)
     result = np.empty_like(pack_of)
     result[packs[row, column]] = row
@@ -153,6 +156,7 @@ def _swap(
     packs: np.ndarray,
     one: np.ndarray,
     other: np.ndarray,
+    columns: np.ndarray,
     sizes: np.ndarray,
     work: np.ndarray,
     room: np.ndarray,
@@ -161,6 +165,7 @@ def _swap(
     """Make the best swap, if one helps, between packs one[i] and other[i], for all i. Changes `packs`.
 
     Args:
+        columns: which groups of each pack to look at.
         room: tokens that each pack has left, (num_packs,); below zero if it is over the capacity.
         load: work of each pack and what it counts as having besides, (num_packs,).
     """
@@ -171,13 +176,15 @@ def _swap(
         return over * 2**32 + np.abs((load[one] - load[other])[:, None] - 2 * moved_work)
 
     def differences(values: np.ndarray) -> np.ndarray:
-        """Of every group of one to every group of other: (twos, width * width)."""
-        return (values[packs[one]][:, :, None] - values[packs[other]][:, None, :]).reshape(len(one), -1)
+        """Of every group of one to every group of other: (twos, len(columns) ** 2)."""
+        of_one, of_other = values[packs[np.ix_(one, columns)]], values[packs[np.ix_(other, columns)]]
+        return (of_one[:, :, None] - of_other[:, None, :]).reshape(len(one), -1)
 
     bad = badness(differences(sizes), differences(work))
     best, nothing = bad.argmin(axis=1), np.zeros((len(one), 1), np.int64)
     helps = bad.min(axis=1) < badness(nothing, nothing)[:, 0]
-    one, other, (i, j) = one[helps], other[helps], np.divmod(best[helps], packs.shape[1])
+    one, other = one[helps], other[helps]
+    i, j = columns[np.stack(np.divmod(best[helps], len(columns)))]
     packs[one, i], packs[other, j] = packs[other, j], packs[one, i]
 
 
