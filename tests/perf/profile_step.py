@@ -119,8 +119,8 @@ Span = tuple[str, str, float]  # name, category, seconds
 def cpu_spans(profiler: Any) -> Iterator[Span]:
     """Self time of every op on the threads that train; the loader's own thread runs beside them."""
     events = [event for event in profiler.events() if event.device_type.name == "CPU"]
-    trained = [event for event in events if event.thread in training_threads(events)]
-    for event in trained:
+    threads = training_threads(events)
+    for event in (event for event in events if event.thread in threads):
         yield event.name, category_of(event.name, ancestors(event)), event.self_cpu_time_total / 1e6
 
 

@@ -213,12 +213,7 @@ def recipe_of(config: CompareConfig, directory: Path) -> dict[str, Any]:
         },
         "training": {"pairs_per_step": config.pairs_per_step},
         # With a small eps, Adam makes whole steps of gradients that are nothing but rounding.
-        "optimizer": {
-            "learning_rate": config.learning_rate,
-            "schedule": "constant",
-            "warmup_ratio": 0.0,
-            "eps": 1e-5,
-        },
+        "optimizer": {"learning_rate": config.learning_rate, "schedule": "constant", "warmup_ratio": 0.0, "eps": 1e-5},
         "engine": {"precision": config.precision},
         "evaluation": {"every": None, "at_start": False},
         "checkpoint": {"every": None, "resume": "never"},
