@@ -14,10 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, TrlSettings, read_config, read_trl_settings, sides_of
-
-from data.pairs import DataError
-from train.recipe import RecipeError, complain
+from settings import CompareConfig, TrlSettings, read_trl_settings, run_command, sides_of, write_result
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -67,33 +64,20 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    if set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    try:
-        config = read_config(arguments)
-    except RecipeError as error:
-        return complain(error)
-
-    from processes import RunFailed  # heavy imports wait until the settings are known to be right
+def work(config: CompareConfig) -> int:
+    from processes import RunFailed
     from report import render
 
-    from models.attention import ModelError
-
-    try:
-        result = compare(config)
-    except (RecipeError, DataError, ModelError) as error:
-        return complain(error)
-    except (RunFailed, OSError) as error:
-        return complain(error, code=1)
-    path = Path(config.json or Path(config.out) / "result.json").expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    result = compare(config)
+    path = write_result(config, result, "result")
     print(f"\n{render(result)}\n\nwritten: {path}")
     if result["curves"]["too_far"]:
-        return complain(RunFailed(f"the loss curves differ by more than {config.tolerance:g} in fp32"), code=1)
+        raise RunFailed(f"the loss curves differ by more than {config.tolerance:g} in fp32")
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, CompareConfig, work, arguments)
 
 
 if __name__ == "__main__":

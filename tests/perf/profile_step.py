@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, read_config
+from settings import CompareConfig, run_command
 
-from data.pairs import DataError
-from train.recipe import RecipeError, complain
+from train.recipe import RecipeError
 
 DATA, OPTIMIZER = "step: data", "step: optimizer"  # names of the ranges that we mark
 OTHER = "other and idle"
@@ -184,25 +183,16 @@ def render(profile: Profile) -> str:
     )
 
 
-def main(arguments: list[str]) -> int:
-    if set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    try:
-        given = [argument for argument in arguments if not argument.startswith("sides=")]
-        config = read_config([*given, "sides=ours"])
-        if config.ranks != 1:
-            raise RecipeError(f"ranks={config.ranks}: one rank is profiled")
-    except RecipeError as error:
-        return complain(error)
-
-    from models.attention import ModelError
-
-    try:
-        print(f"\n{render(profile(config, Path(config.out).expanduser().resolve()))}")
-    except (RecipeError, DataError, ModelError) as error:
-        return complain(error)
+def work(config: CompareConfig) -> int:
+    if config.ranks != 1:
+        raise RecipeError(f"ranks={config.ranks}: one rank is profiled")
+    print(f"\n{render(profile(config, Path(config.out).expanduser().resolve()))}")
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    given = [argument for argument in arguments if not argument.startswith("sides=")]
+    return run_command(__doc__, CompareConfig, work, [*given, "sides=ours"])
 
 
 if __name__ == "__main__":

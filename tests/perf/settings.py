@@ -1,7 +1,9 @@
 """What is compared: the settings of `compare.py` and `profile_step.py`, their defaults and checks."""
 
 import importlib.util
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ sys.path[:0] = [str(ROOT)]  # our packages of this checkout, whatever is install
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
-from train.recipe import RecipeError, closest  # noqa: E402
+from train.recipe import RecipeError, closest, complain  # noqa: E402
 
 SIDES = ("ours", "trl-best", "trl-defaults")
 TRL_DEFAULT_BATCH = 8  # per_device_train_batch_size of RewardConfig()
@@ -75,11 +77,42 @@ def read_settings(kind: Any, arguments: list[str], what: str = "argument") -> An
         raise RecipeError(f"{error.full_key}: {(error.msg or str(error)).splitlines()[0]}") from None
 
 
-def read_config(arguments: list[str]) -> CompareConfig:
+def read_config(arguments: list[str], kind: Any = CompareConfig) -> Any:
     """The settings of a command line, checked. Raises: RecipeError."""
-    config: CompareConfig = read_settings(CompareConfig, arguments)
+    config = read_settings(kind, arguments)
     check_config(config)
     return config
+
+
+def run_command(doc: str | None, kind: Any, work: Callable[[Any], int], arguments: list[str]) -> int:
+    """A command of this folder: settings of `kind` from its arguments, checked, then `work`. Gives the exit code."""
+    if set(arguments) & {"-h", "--help", "help"}:
+        print(doc)
+        return 0
+    try:
+        config = read_config(arguments, kind)
+    except RecipeError as error:
+        return complain(error)
+
+    from processes import RunFailed  # torch waits until the settings are known to be right
+
+    from data.pairs import DataError
+    from models.attention import ModelError
+
+    try:
+        return work(config)
+    except (RecipeError, DataError, ModelError) as error:
+        return complain(error)
+    except (RunFailed, OSError) as error:
+        return complain(error, code=1)
+
+
+def write_result(config: CompareConfig, result: Any, name: str) -> Path:
+    """As JSON, where the settings say or OUT/NAME.json."""
+    path = Path(config.json or Path(config.out) / f"{name}.json").expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
 
 
 def read_trl_settings(config: CompareConfig) -> TrlSettings | None:

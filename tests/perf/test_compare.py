@@ -72,6 +72,27 @@ def test_profile(tmp_path):
         assert f"| {category}" in done.stdout
 
 
+def test_what_a_setting_is_worth(tmp_path):
+    done = run("levers.py", tmp_path, "levers=data.share_prefix=false; seed=none")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    plain, unshared = json.loads((tmp_path / "levers.json").read_text())["rows"]
+    assert [row["lever"] for row in (plain, unshared)] == ["none", "data.share_prefix=false"]
+    assert unshared["curves_differ_by"] < 1e-5
+    assert sum(plain["rounds"][0]["processed_tokens"]) < sum(unshared["rounds"][0]["processed_tokens"])
+    assert "seed=none: exit code 2" in done.stdout  # said, and left out
+
+
+def test_memory_beside_what_is_computed(tmp_path):
+    done = run("memory.py", tmp_path, "packs=256", "checkpointing=off")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (row,) = json.loads((tmp_path / "memory.json").read_text())
+    assert row["computed_total"] == pytest.approx(
+        sum(row[f"computed_{p}"] for p in ("state", "buffers", "activations"))
+    )
+    assert 0 < row["fill"] <= 1
+    assert "| off " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
