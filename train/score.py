@@ -222,10 +222,13 @@ def main(arguments: list[str]) -> int:
         for key in ("pack_tokens", "max_length"):
             if getattr(config, key) is not None and getattr(config, key) < 1:
                 raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
-
-        from models.attention import ModelError
+        check_output(Path(config.output).expanduser(), config.overwrite)
+        check_source("input", SourceConfig(path=config.input))
     except (DataError, OmegaConfBaseException) as error:
         return complain(error)
+
+    from models.attention import ModelError  # heavy imports wait until the settings are known to be right
+
     try:
         score_file(config)
     except (DataError, ModelError, OSError) as error:
