@@ -42,7 +42,7 @@ class ScoreConfig:
     output: str = "???"  # .jsonl, .jsonl.gz or .parquet
     dtype: str = "auto"  # auto (float32 on CPU, the export's on GPU) | float32 | bfloat16
     attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager
-    pack_tokens: int = 16384  # tokens of one pack
+    pack_tokens: int = 16384  # tokens of one pack at most; a CPU takes smaller ones while they hold whole groups
     max_length: int | None = None  # longer conversations get an error; default: what the model's positions allow
     overwrite: bool = False  # replace an output that is there already
 

@@ -27,6 +27,7 @@ from models.export import load_classifier, packed_view
 from train.metrics import attention_cost
 from train.tokenizer import read_tokenizer
 
+CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
 RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error")
 
 
@@ -110,7 +111,9 @@ class Scorer:
         sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
         costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
         scored: list[list[float]] = [[] for _ in parts]
-        packs = plan_packs(sizes, costs, self.pack_tokens, world_size=1)
+        on_cpu = self.device.type == "cpu"  # a group larger than such a pack stays whole, and its prefix shared
+        capacity = min(self.pack_tokens, CPU_PACK_TOKENS) if on_cpu else self.pack_tokens
+        packs = plan_packs(sizes, costs, capacity, world_size=1)
         with torch.inference_mode():
             # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
             outputs = [self._model(**build_pack([parts[i] for i in pack]).to(self.device).inputs()) for pack in packs]

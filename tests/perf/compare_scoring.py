@@ -164,7 +164,7 @@ def compare(settings: Settings, directory: Path) -> dict[str, Any]:
         started = time.perf_counter()
         sides.append(make(directory, **common, **extra))
         starts.append(time.perf_counter() - started)
-    part = groups[:: max(1, len(groups) // 64)]
+    part = groups[:: max(1, sum(map(len, groups)) // 64)]  # some 64 conversations
     for side in sides:
         side.tune(part)
     seconds: list[list[float]] = [[] for _ in sides]
