@@ -102,6 +102,16 @@ def first_step(directory: Path, arguments: list[str]) -> float:
     return seconds
 
 
+def scored(directory: Path) -> float:
+    """Seconds until train/score.py has scored a file of one row with a small export."""
+    command = [sys.executable, "train/score.py", f"model={directory}", f"input={directory / 'one.jsonl'}"]
+    command += [f"output={directory / 'scores.jsonl'}", "overwrite=true"]
+    (directory / "one.jsonl").write_text('{"prompt": "Is 7 prime?", "responses": ["Yes.", "No."]}\n')
+    started = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, check=True)
+    return time.perf_counter() - started
+
+
 def prepared_arguments(directory: Path, settings: Settings) -> list[str]:
     """A recipe for a small Qwen3 on the given pairs."""
     vocabulary = 259
@@ -134,6 +144,11 @@ def measure(settings: Settings, directory: Path) -> dict[str, list[float]]:
     seconds["tiny: first step"] = [first_step(directory / "tiny", tiny) for _ in range(settings.runs)]
     seconds["set to prepare: first step"] = [first_step(directory / "set", prepared)]
     seconds["prepared set: first step"] = [first_step(directory / "set", prepared) for _ in range(settings.runs)]
+    from compare_scoring import write_random_model
+
+    (directory / "export").mkdir()
+    write_random_model(directory / "export", None if settings.tokenizer == "bytes" else settings.tokenizer)
+    seconds["train/score.py, one row"] = [scored(directory / "export") for _ in range(settings.runs)]
     return seconds
 
 
