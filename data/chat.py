@@ -8,6 +8,7 @@ The last of these ids is the position where the reward is read, in training and 
 """
 
 import datetime
+import functools
 import hashlib
 import json
 import re
@@ -100,6 +101,10 @@ class Chat:
 
     def fingerprint(self) -> str:
         """A hash that changes whenever ids or refusals could change."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:  # every source asks for it, and a large vocabulary takes 0.1 s to write out
         # Templates print special tokens, and a conversation must not end with the pad token.
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
         parts = [self.tokenizer.chat_template, special, type(self.tokenizer).__name__]

@@ -9,20 +9,19 @@ these library versions still reproduce the model. Exit code 1 when anything diff
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from data.chat import make_group
-from data.packing import build_pack
-from models.attention import choose_backend
-from models.export import load_classifier, packed_view, save_json
-from train.card import TOKENIZE, tokenize_block
+# torch and transformers wait until they are needed: a mistake and --help are answered at once.
+if TYPE_CHECKING:
+    import torch
 
 TOLERANCE = 1e-4  # of max(1, |reward|), both paths in float32
 
 
 def main(arguments: list[str]) -> int:
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(__doc__)
+        return 0
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if "model" not in options or set(options) - {"model", "path"}:
         print("usage: python train/check_export.py model=DIR")
@@ -42,6 +41,11 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     Args:
         path: where the export will be, when it is not there yet.
     """
+    import torch
+
+    from models.export import load_classifier, save_json
+    from train.card import TOKENIZE, tokenize_block
+
     about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text())
     card = (directory / "README.md").read_text()
     references = about["references"]
@@ -114,8 +118,12 @@ def _check_ids(code: str, references: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _load_float32(directory: Path) -> tuple[torch.device, Any]:
+def _load_float32(directory: Path) -> tuple["torch.device", Any]:
     """On the GPU where it fits, on the CPU otherwise."""
+    import torch
+
+    from models.export import load_classifier
+
     classifier = load_classifier(directory, torch.float32).eval()
     size = sum(p.numel() * p.element_size() for p in classifier.parameters())
     fits = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size
@@ -123,8 +131,10 @@ def _load_float32(directory: Path) -> tuple[torch.device, Any]:
     return device, classifier.to(device)
 
 
-def _plain(classifier: Any, conversations: list[list[int]], device: torch.device) -> torch.Tensor:
+def _plain(classifier: Any, conversations: list[list[int]], device: "torch.device") -> "torch.Tensor":
     """Rewards (num,) float32 on the CPU as plain transformers gives them, as one right-padded batch."""
+    import torch
+
     longest = max(map(len, conversations))
     pad = classifier.config.pad_token_id
     ids = torch.tensor([c + [pad] * (longest - len(c)) for c in conversations], device=device)
@@ -134,8 +144,15 @@ def _plain(classifier: Any, conversations: list[list[int]], device: torch.device
     return rewards
 
 
-def _packed(classifier: Any, groups: list[list[list[int]]], device: torch.device) -> torch.Tensor:
+def _packed(classifier: Any, groups: list[list[list[int]]], device: "torch.device") -> "torch.Tensor":
     """Rewards through our packed, prefix-shared path over the same weights."""
+    import torch
+
+    from data.chat import make_group
+    from data.packing import build_pack
+    from models.attention import choose_backend
+    from models.export import packed_view
+
     model = packed_view(classifier, choose_backend("auto", device, torch.float32))
     pack = build_pack([make_group(group) for group in groups]).to(device)
     with torch.no_grad():
@@ -143,7 +160,7 @@ def _packed(classifier: Any, groups: list[list[list[int]]], device: torch.device
     return rewards
 
 
-def _worst(a: torch.Tensor, b: torch.Tensor) -> float:
+def _worst(a: "torch.Tensor", b: "torch.Tensor") -> float:
     """Largest |a - b| / max(1, |b|)."""
     return float(((a - b).abs() / b.abs().clamp(min=1)).max())
 

@@ -42,7 +42,7 @@ class ScoreConfig:
     output: str = "???"  # .jsonl, .jsonl.gz or .parquet
     dtype: str = "auto"  # auto (float32 on CPU, the export's on GPU) | float32 | bfloat16
     attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager
-    pack_tokens: int = 16384  # tokens of one pack
+    pack_tokens: int = 16384  # tokens of one pack at most; a CPU takes smaller ones while they hold whole groups
     max_length: int | None = None  # longer conversations get an error; default: what the model's positions allow
     overwrite: bool = False  # replace an output that is there already
 
@@ -222,10 +222,13 @@ def main(arguments: list[str]) -> int:
         for key in ("pack_tokens", "max_length"):
             if getattr(config, key) is not None and getattr(config, key) < 1:
                 raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
-
-        from models.attention import ModelError
+        check_output(Path(config.output).expanduser(), config.overwrite)
+        check_source("input", SourceConfig(path=config.input))
     except (DataError, OmegaConfBaseException) as error:
         return complain(error)
+
+    from models.attention import ModelError  # heavy imports wait until the settings are known to be right
+
     try:
         score_file(config)
     except (DataError, ModelError, OSError) as error:

@@ -1,5 +1,6 @@
 """An export, loaded for scoring: packed, prefixes shared, head in float32."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from models.export import load_classifier, packed_view
 from train.metrics import attention_cost
 from train.tokenizer import read_tokenizer
 
+CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
 RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error")
 
 
@@ -84,7 +86,11 @@ class Scorer:
 
     def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
         """Token ids of every conversation of every group."""
-        flat = iter(self.chat.encode([self.chat.render(messages) for group in groups for messages in group]))
+        return self.encode_texts([[self.chat.render(messages) for messages in group] for group in groups])
+
+    def encode_texts(self, groups: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """Token ids of every rendered conversation of every group."""
+        flat = iter(self.chat.encode([text for group in groups for text in group]))
         return [[next(flat) for _ in group] for group in groups]
 
     def check_length(self, group: Sequence[list[int]]) -> None:
@@ -106,12 +112,15 @@ class Scorer:
         sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
         costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
         scored: list[list[float]] = [[] for _ in parts]
-        for pack in plan_packs(sizes, costs, self.pack_tokens, world_size=1):
-            with torch.inference_mode():
-                inputs = build_pack([parts[i] for i in pack]).to(self.device).inputs()
-                values = iter(self._model(**inputs).tolist())
-            for i in pack:
-                scored[i] = [next(values) for _ in parts[i].response_ids]
+        on_cpu = self.device.type == "cpu"  # a group larger than such a pack stays whole, and its prefix shared
+        capacity = min(self.pack_tokens, CPU_PACK_TOKENS) if on_cpu else self.pack_tokens
+        packs = plan_packs(sizes, costs, capacity, world_size=1)
+        with torch.inference_mode():
+            # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
+            outputs = [self._model(**build_pack([parts[i] for i in pack]).to(self.device).inputs()) for pack in packs]
+            values = iter(torch.cat(outputs).tolist())
+        for i in itertools.chain.from_iterable(packs):
+            scored[i] = [next(values) for _ in parts[i].response_ids]
         for i, values_of_part in zip(owner, scored, strict=True):
             rewards[i] += values_of_part
         return rewards
@@ -119,32 +128,42 @@ class Scorer:
 
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The output rows of input rows: their columns with rewards, or with an `error`; old `RESULTS` are replaced."""
-    done: list[dict[str, Any]] = []
-    groups: list[list[list[int]]] = []
     kinds: list[str] = []
-    for row in rows:
-        kind, ids, problem = "error", [], None
+    texts: list[list[str]] = []  # of all rows, tokenised at once: a tokenizer does that in parallel
+    problems: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        kind = "error"
+        rendered: list[str] = []
         try:
             if row.error is not None:
                 raise row.error
             kind, conversations = read_row(row.value)
-            ids = scorer.encode([conversations])[0]
+            rendered = [scorer.chat.render(messages) for messages in conversations]
+        except InvalidPair as error:
+            problems[number] = str(error)
+        kinds.append(kind)
+        texts.append(rendered)
+    groups = scorer.encode_texts(texts)
+    for number, ids in enumerate(groups):
+        try:
             scorer.check_length(ids)
         except InvalidPair as error:
-            kind, ids, problem = "error", [], str(error)
+            problems[number], groups[number] = str(error), []
+    done = []
+    for number, (row, kind, rewards) in enumerate(zip(rows, kinds, scorer.score_ids(groups), strict=True)):
         columns = row.value if isinstance(row.value, dict) else {}
         kept = {key: value for key, value in columns.items() if key not in RESULTS}  # an old score must not look new
-        done.append(kept | ({"error": problem} if problem else {}))
-        kinds.append(kind)
-        groups.append(ids)
-    for out, kind, rewards in zip(done, kinds, scorer.score_ids(groups), strict=True):
-        if kind == "messages":
-            out["reward"] = rewards[0]
-        elif kind == "pair":
-            out["chosen_reward"], out["rejected_reward"] = rewards
-        elif kind == "responses":
-            out["rewards"] = rewards
+        done.append(kept | ({"error": problems[number]} if number in problems else _results(kind, rewards)))
     return done
+
+
+def _results(kind: str, rewards: list[float]) -> dict[str, Any]:
+    """The columns that a row of a kind gets."""
+    if kind == "messages":
+        return {"reward": rewards[0]}
+    if kind == "pair":
+        return {"chosen_reward": rewards[0], "rejected_reward": rewards[1]}
+    return {"rewards": rewards}
 
 
 def read_row(row: Any) -> tuple[str, list[list[Message]]]:
