@@ -38,7 +38,7 @@ for part in "${parts[@]}"; do
             engine.gradient_checkpointing=true; engine.gradient_checkpointing=true,engine.checkpointed_layers=14;
             engine.zero_stage=1; engine.deepspeed.zero_optimization.overlap_comm=false;
             engine.deepspeed.zero_optimization.reduce_bucket_size=500000000;
-            engine.deepspeed.zero_optimization.leaf_module.classes=[Qwen3DecoderLayer];
+            engine.deepspeed.zero_optimization.memory_efficient_linear=false;
             data.pack_tokens=8192; data.pack_tokens=32768" ;;
         memory) perf "$part" memory "${small[@]}" max_length=4096 pairs=128 pairs_per_step=64 packs=8192,16384 ;;
         profile)

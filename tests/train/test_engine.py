@@ -23,6 +23,7 @@ from train.distributed import Ranks
 from train.engine import (
     EngineConfig,
     OptimizerConfig,
+    build_engine,
     check_deepspeed,
     check_engine,
     checkpoint_layers,
@@ -102,6 +103,16 @@ def test_more_of_deepspeeds_settings_are_merged_over_ours():
 def test_settings_that_would_change_what_a_step_means_are_refused(config, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         check_engine(config)
+
+
+def test_a_decoder_layer_is_gathered_as_one(family, monkeypatch):
+    import deepspeed
+    from deepspeed.utils import get_z3_leaf_modules
+
+    monkeypatch.setattr(deepspeed, "initialize", lambda model, **_: (model, None, None, None))
+    model = tiny_model(family)
+    build_engine(model, deepspeed_config(EngineConfig(), 1.0), OptimizerConfig(), torch.device("cpu"))
+    assert get_z3_leaf_modules(model) == list(model.model.layers)
 
 
 def test_an_unknown_setting_of_zero_is_named():
