@@ -1,6 +1,7 @@
 """Our side: the command a user runs, and what its metrics.jsonl says."""
 
 import json
+import time
 from pathlib import Path
 
 from processes import Figures, launcher, run_process
@@ -18,7 +19,8 @@ def run_ours(config: CompareConfig, workload: Workload, directory: Path) -> Figu
     separate = [round(step["train/tokens"] + step["train/prefix_tokens_saved"]) for step in steps]
     assert separate == workload.step_tokens, "our steps hold other pairs than TRL's"
     # time/elapsed counts from the start of the rank's process; a launcher starts that later than we started it.
-    process_start = metrics.stat().st_mtime - steps[-1]["time/elapsed"] if config.ranks > 1 else finished.launched
+    last_end = metrics.stat().st_mtime - time.time() + time.monotonic()
+    process_start = last_end - steps[-1]["time/elapsed"] if config.ranks > 1 else finished.launched
     ends = [process_start - finished.launched + step["time/elapsed"] for step in steps]
     first_step_start = ends[0] - steps[0]["time/step"]
     return Figures(

@@ -46,8 +46,8 @@ class Figures:
 
 @dataclass
 class Finished:
-    launched: float  # time.time()
-    memory: list[tuple[float, float]]  # (time.time(), GiB resident)
+    launched: float  # time.monotonic(): one clock for all processes, and nobody sets it while we run
+    memory: list[tuple[float, float]]  # (time.monotonic(), GiB resident)
     output: str
 
     def resident_at(self, stamp: float) -> float | None:
@@ -60,7 +60,7 @@ def run_process(command: list[str], log: Path, ranks: int, limit: float | None =
     memory: list[tuple[float, float]] = []
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as output:
-        launched = time.time()
+        launched = time.monotonic()
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(ranks), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
@@ -87,7 +87,7 @@ def _watch(process: "subprocess.Popen[bytes]", memory: list[tuple[float, float]]
             resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
         except (OSError, IndexError):
             return
-        memory.append((time.time(), resident * page))
+        memory.append((time.monotonic(), resident * page))
         time.sleep(SAMPLE_SECONDS)
 
 

@@ -116,14 +116,14 @@ def watched_trainer(task: dict[str, Any], settings: TrlSettings) -> tuple[Any, d
 
     class Stamps(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            seen["step_starts"].append(time.time())
+            seen["step_starts"].append(time.monotonic())
             seen["tokens"].append(0)
             seen["losses"].append(0.0)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seen["step_ends"].append(time.time())
+            seen["step_ends"].append(time.monotonic())
 
     trainer = Watched(
         model=task["model"],
