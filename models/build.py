@@ -166,7 +166,9 @@ def build_model(
     if has_head:
         with torch.no_grad():
             score.weight.copy_(read_tensor(base.directory, "score.weight"))
-    return RewardModel(backbone, score), "the reward head of the base is kept" if has_head else "new score head"
+    # from_pretrained leaves a model in evaluation mode, in which transformers recomputes nothing.
+    model = RewardModel(backbone, score).train()
+    return model, "the reward head of the base is kept" if has_head else "new score head"
 
 
 def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:

@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 from support import CONFIGS, PAD, SMALL, tiny_model
 
 from data.builtin import byte_tokenizer
+from data.chat import make_group
+from data.packing import build_pack
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, check_checkpoint, resolve_base, use_liger
+from train.engine import EngineConfig, checkpoint_layers
 
 
 def save_causal_lm(family, directory):
@@ -49,6 +52,23 @@ def test_base_weights_are_loaded_and_the_head_is_new(base):
     for name, tensor in model.state_dict().items():
         if name != "score.weight":
             assert torch.equal(tensor, stored[name].float()), name
+
+
+def test_a_loaded_model_recomputes_its_layers_when_asked_to(base):
+    model, _ = load(base)
+    assert all(module.training for module in model.modules())
+    inputs = build_pack([make_group([[*range(100)], [*range(60), 1, 2]])]).inputs()
+
+    def kept() -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model(**inputs).sum().backward()
+        return sum(sizes)
+
+    whole = kept()
+    checkpoint_layers(model, EngineConfig())
+    with_checkpoints = kept()  # what a layer keeps while it is recomputed is not seen by these hooks
+    assert with_checkpoints < 0.6 * whole
 
 
 def test_head_is_drawn_as_stated(family):
