@@ -11,7 +11,9 @@ def same_curves(a, b, rtol, atol):
     for key in CURVES:
         ours, theirs = torch.tensor(a.steps(key)), torch.tensor(b.steps(key))
         assert len(ours) > 1
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol, msg=lambda m, k=key: f"{k}: {m}")
+        # The loss does not determine what all rewards have in common: its gradient is rounding, and Adam follows it.
+        allowed = 10 * atol if key == "train/chosen_reward" else atol
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=allowed, msg=lambda m, k=key: f"{k}: {m}")
 
 
 def same_weights(a, b, atol):
