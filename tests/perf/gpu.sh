@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in one command (about half an hour on one H200):
+# Everything that only a GPU can show, in one command (not run yet):
 #
 #   tests/perf/gpu.sh CONFIGS OUT [PART ...]
 #
