@@ -23,12 +23,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from settings import read_settings as read_arguments  # noqa: E402
 
 from data.pairs import DataError  # noqa: E402
 from data.sources import SourceConfig, check_source, read_rows  # noqa: E402
-from train.recipe import closest, complain  # noqa: E402
+from train.recipe import RecipeError, complain  # noqa: E402
 
 TOLERANCE = 1e-4  # of max(1, |reward|), in float32
 SHAPE = {
@@ -61,17 +60,8 @@ class Settings:
 
 
 def read_settings(arguments: list[str]) -> Settings:
-    """Raises: DataError, in one line."""
-    known = list(Settings.__dataclass_fields__)
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or key not in known:
-            raise DataError(f"unknown argument {argument!r}{closest(key, known)}; there are {', '.join(known)}")
-    try:
-        given = dict(argument.split("=", 1) for argument in arguments)
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), given))
-    except OmegaConfBaseException as error:
-        raise DataError(str(error)) from None
+    """Raises: DataError, RecipeError, in one line."""
+    settings: Settings = read_arguments(Settings, arguments)
     for key in ("rows", "responses", "rounds", "pack_tokens"):
         if getattr(settings, key) is not None and getattr(settings, key) < 1:
             raise DataError(f"{key}={getattr(settings, key)}: expected 1 or more")
@@ -245,7 +235,7 @@ def main(arguments: list[str]) -> int:
             if settings.model is None:
                 write_random_model(Path(temporary), settings.tokenizer)
             result = compare(settings, Path(settings.model or temporary))
-    except (DataError, OSError) as error:
+    except (DataError, RecipeError, OSError) as error:
         return complain(error)
     rows = [list(COLUMNS), *map(cells, result["sides"])]
     print(f"{result['workload']}\n\n{table(rows, False)}\n\n{table(rows, True)}\n\n{json.dumps(result)}")

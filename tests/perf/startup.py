@@ -15,17 +15,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from omegaconf import OmegaConf  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from settings import read_settings as read_arguments  # noqa: E402
 
 from data.pairs import DataError  # noqa: E402
 from data.sources import SourceConfig, check_source  # noqa: E402
-from train.recipe import closest, complain  # noqa: E402
+from train.recipe import RecipeError, complain  # noqa: E402
 
 # Command lines that need no torch, and their exit codes.
 ANSWERS = {
@@ -52,17 +50,8 @@ class Settings:
 
 
 def read_settings(arguments: list[str]) -> Settings:
-    """Raises: DataError, in one line."""
-    known = list(Settings.__dataclass_fields__)
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or key not in known:
-            raise DataError(f"unknown argument {argument!r}{closest(key, known)}; there are {', '.join(known)}")
-    try:
-        given = dict(argument.split("=", 1) for argument in arguments)
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), given))
-    except OmegaConfBaseException as error:
-        raise DataError(str(error)) from None
+    """Raises: DataError, RecipeError, in one line."""
+    settings: Settings = read_arguments(Settings, arguments)
     if settings.runs < 1:
         raise DataError(f"runs={settings.runs}: expected 1 or more")
     if settings.input is not None:
@@ -160,7 +149,7 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(arguments)
         with tempfile.TemporaryDirectory() as temporary:
             seconds = measure(settings, Path(temporary))
-    except (DataError, OSError, RuntimeError) as error:
+    except (DataError, RecipeError, OSError, RuntimeError) as error:
         return complain(error)
     width = max(map(len, seconds))
     for what, values in seconds.items():
