@@ -7,7 +7,7 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    *(f"data.{name}" for name in ("pairs", "builtin", "sources", "chat", "tokenise", "store", "mixture")),
+    *(f"data.{name}" for name in ("durable", "pairs", "builtin", "sources", "chat", "tokenise", "store", "mixture")),
     *(f"data.{name}" for name in ("packing", "planning", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "build", "export")),
     *(
