@@ -1,6 +1,6 @@
 """Files that are whole or absent: written under another name, flushed to disk, sealed with their hashes, then renamed.
 
-A crash at any moment leaves the old state or the new one. A sealed directory holds manifest.json with the size and hash of
+A crash at any moment leaves the old state or the new one. A sealed directory holds manifest.json with size and hash of
 every file, so that what is read later is what was written: neither torch, safetensors nor Arrow notice a flipped bit.
 """
 
