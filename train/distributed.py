@@ -1,15 +1,32 @@
-"""Ranks: who am I, how do we start, and exact sums over all of us. The only file that talks to torch.distributed."""
+"""Ranks: who am I, how do we start, and what all of us agree on. The only file that talks to torch.distributed.
+
+There are two process groups: the default one, which carries tensors (NCCL on GPUs), and a control group of gloo for
+small agreements between hosts, which never wait for a GPU. Sums go over the first; `agree`, `gather`, `raise_together`
+and `barrier` over the second.
+"""
 
 import contextlib
+import datetime
 import io
 import os
+import pickle
 import random
+import re
+import shutil
 import socket
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+
+# Until `set_timeouts`: one rank may convert a checkpoint or fetch a model while the others wait for it.
+START_SECONDS = 2 * 3600.0
+
+_control: torch.distributed.ProcessGroup | None = None  # None: one process
 
 
 @dataclass(frozen=True)
@@ -31,9 +48,11 @@ class Ranks:
             print(line, flush=True)
 
 
-def read_ranks() -> Ranks:
-    """Works under `deepspeed`, `torchrun` and plain `python`."""
-    env = os.environ
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Works under `deepspeed`, `torchrun`, Slurm's `srun` and plain `python`."""
+    env = environment
+    if "RANK" not in env and in_slurm_step(env):
+        return _slurm_ranks(env)
     world_size = int(env.get("WORLD_SIZE", 1))
     local_size = int(env.get("LOCAL_WORLD_SIZE", env.get("LOCAL_SIZE", world_size)))
     return Ranks(int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), world_size, local_size)
@@ -42,34 +61,60 @@ def read_ranks() -> Ranks:
 def choose_device(ranks: Ranks) -> torch.device:
     """This rank's GPU, or the CPU with its share of the cores."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(ranks.local_rank)
-        return torch.device("cuda", ranks.local_rank)
+        # srun --gpus-per-task=1 shows every task one GPU, its own.
+        index = 0 if torch.cuda.device_count() == 1 else ranks.local_rank
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
     if "OMP_NUM_THREADS" not in os.environ or ranks.local_world_size > 1:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size))
     return torch.device("cpu")
 
 
 def start(ranks: Ranks, device: torch.device) -> None:
-    """Join the process group (DeepSpeed's, so that its engine finds it)."""
+    """Join the process group (DeepSpeed's, so that its engine finds it) and make the control group beside it."""
+    global _control
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     compiled = Path(sys.prefix) / "torch_extensions"  # where launch.sh compiles DeepSpeed's op
     if compiled.is_dir():
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
-    for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", ranks.local_rank), ("WORLD_SIZE", ranks.world_size)):
-        os.environ.setdefault(key, str(value))
     if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(free_port())
+        slurm = "RANK" not in os.environ and in_slurm_step(os.environ)
+        address, port = slurm_rendezvous(os.environ) if slurm else ("127.0.0.1", free_port())
+        os.environ["MASTER_ADDR"] = address
+        os.environ.setdefault("MASTER_PORT", str(port))
+    local_rank = ranks.local_rank if device.index is None else device.index  # DeepSpeed takes it for the GPU's number
+    for key, value in (("RANK", ranks.rank), ("LOCAL_RANK", local_rank), ("WORLD_SIZE", ranks.world_size)):
+        os.environ.setdefault(key, str(value))
     import deepspeed
 
+    timeout = datetime.timedelta(seconds=START_SECONDS)
     if not torch.distributed.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that its op was built, on every rank
-            deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+            deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
+    if ranks.world_size > 1 and _control is None:
+        _control = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
 
 def stop() -> None:
+    global _control
+    _control = None
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def set_timeouts(seconds: float) -> None:
+    """How long any rank waits for another in any group, from now on; a wait beyond it ends the run with an error.
+
+    On CPU and in the control group the wait itself raises RuntimeError; on GPUs NCCL's own thread ends the process.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    from torch.distributed import distributed_c10d
+
+    for group in list(distributed_c10d._world.pg_map):  # DeepSpeed has made some of its own, too
+        distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
@@ -80,8 +125,50 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def barrier() -> None:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.barrier()
+    """Wait until all ranks are here; the GPUs may lag behind."""
+    if _control is not None:
+        torch.distributed.barrier(group=_control)
+
+
+def agree(values: list[int]) -> list[int]:
+    """The elementwise maximum over ranks, on all of them. All ranks call it, with as many values."""
+    if _control is None:
+        return values
+    found = torch.tensor(values, dtype=torch.int64)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX, group=_control)
+    return [int(value) for value in found.tolist()]
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, in their order, on all of them. All ranks call it; values travel pickled."""
+    if _control is None:
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value, group=_control)
+    return found
+
+
+def raise_together(error: Exception | None) -> None:
+    """All ranks call it after what may have failed on some; when it did, all raise the error of the first that failed.
+
+    So nobody waits for a rank that has ended. An error that cannot be pickled arrives as a RuntimeError of its text.
+    """
+    if _control is None:
+        errors = [error]
+    else:
+        errors = gather(None if error is None else _portable(error))
+        errors[torch.distributed.get_rank()] = error  # one's own keeps its traceback
+    for first in errors:
+        if first is not None:
+            raise first
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        copied = pickle.loads(pickle.dumps(error))
+    except Exception:  # any class may refuse in its own way
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error if isinstance(copied, Exception) else RuntimeError(str(error))
 
 
 def free_port() -> int:
@@ -91,3 +178,47 @@ def free_port() -> int:
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("", port))
             return port
+
+
+# --- Slurm: srun starts the ranks itself, without a launcher ----------------------------------------------------------
+
+
+def in_slurm_step(env: Mapping[str, str]) -> bool:
+    """Whether srun started this process as one task of several; a batch script itself is not one."""
+    step = env.get("SLURM_STEP_ID", "batch")
+    # Older versions give the batch, external and interactive steps numbers at the top of the 32 bits.
+    if not step.isdigit() or int(step) >= 0xFFFFFFF0 or "SLURM_PROCID" not in env:
+        return False
+    return _slurm_tasks(env) > 1
+
+
+def _slurm_tasks(env: Mapping[str, str]) -> int:
+    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
+
+
+def _slurm_ranks(env: Mapping[str, str]) -> Ranks:
+    world_size = _slurm_tasks(env)
+    of_nodes = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_NTASKS_PER_NODE") or str(world_size)
+    sizes = []  # of "4(x2),3"
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", of_nodes):
+        sizes += [int(count)] * int(times or 1)
+    node = int(env.get("SLURM_NODEID", 0))
+    return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"]), world_size, sizes[min(node, len(sizes) - 1)])
+
+
+def slurm_rendezvous(env: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port where the ranks of a step meet: the job's first host, a port made of job and step."""
+    nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
+    if shutil.which("scontrol"):
+        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        host = done.stdout.split()[0]
+    else:
+        host = first_host(nodes)
+    return host, 20000 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 12000
+
+
+def first_host(nodes: str) -> str:
+    """The first host of Slurm's list: `node[07-12,20],big1` begins with node07."""
+    first = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    assert first is not None, nodes
+    return f"{first[1]}{first[2] or ''}{first[3] or ''}"
