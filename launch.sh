@@ -55,6 +55,7 @@ set_up() {
     if ! has_gpu; then
         say "3/3 compiling the op that DeepSpeed needs on CPU"
         mkdir -p "$TORCH_EXTENSIONS_DIR"
+        rm -f "$TORCH_EXTENSIONS_DIR"/*/lock # of a set-up that was killed: torch would wait for it without an end
         DS_ACCELERATOR=cpu .venv/bin/python -W ignore -c \
             'from deepspeed.ops.op_builder import ShareMemCommBuilder as Builder; Builder().load(verbose=False)' >.venv/op.log 2>&1 ||
             { tail -n 5 .venv/op.log >&2; die "the op did not compile (log: .venv/op.log)"; }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.keys import free, moves
 from data.mixture import Mixture, PairSet, drop_report, select, split_by_prompt
 from data.packing import Pack, build_pack, mapped_tensors, unshare
 from data.pairs import DataError
@@ -39,18 +40,18 @@ class DataConfig:
 
     sources: dict[str, SourceConfig | None] = field(default_factory=dict)  # name -> source; NAME=null removes one
     eval: EvalDataConfig = field(default_factory=EvalDataConfig)
-    chat_template: str | None = None  # file with a Jinja chat template; the tokenizer's own when left out
+    chat_template: str | None = moves(None)  # file with a Jinja chat template; the tokenizer's own when left out
     max_length: int = 16384  # tokens of one conversation
     over_length: str = "drop"  # drop | truncate_prompt (from the left; a response is never cut)
-    on_bad_row: str = "drop"  # drop (counted and listed in dropped.jsonl) | error (stop at the first)
-    pack_tokens: int = 16384  # tokens of one pack; changes speed and memory, never the result
-    share_prefix: bool = True  # compute the common prefix of a pair once; changes speed, never the result
-    workers: int = 0  # processes that tokenise; 0 chooses
-    cache_dir: str | None = None  # tokenised pairs are kept here; default $XDG_CACHE_HOME/bradley or ~/.cache/bradley
+    on_bad_row: str = free("drop")  # drop (counted and listed in dropped.jsonl) | error (stop at the first)
+    pack_tokens: int = free(16384)  # tokens of one pack; changes speed and memory, never the result
+    share_prefix: bool = free(True)  # compute the common prefix of a pair once; changes speed, never the result
+    workers: int = free(0)  # processes that tokenise; 0 chooses
+    cache_dir: str | None = free(None)  # of tokenised pairs; default $XDG_CACHE_HOME/bradley or ~/.cache/bradley
 
     def cache(self) -> Path:
         if self.cache_dir is not None:
-            return Path(self.cache_dir).expanduser()
+            return Path(os.path.expanduser(self.cache_dir))
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bradley"
 
 
@@ -88,7 +89,7 @@ def check_data(config: DataConfig) -> None:
         raise DataError(f"data.eval.limit={config.eval.limit}: expected 1 or more")
     if config.workers < 0:
         raise DataError(f"data.workers={config.workers}: expected 0 (chosen by the machine) or more")
-    if config.chat_template is not None and not Path(config.chat_template).expanduser().is_file():
+    if config.chat_template is not None and not os.path.isfile(os.path.expanduser(config.chat_template)):
         raise DataError(f"data.chat_template={config.chat_template}: no such file")
 
 
@@ -149,7 +150,7 @@ class PairLoader:
         weights = [s.store.loss_weight[s.indices] for s in sets]
         total = sum(s.weight * float(w.sum(dtype=np.float64)) for s, w in zip(sets, weights, strict=True))
         scale = sum(s.weight * len(s) for s in sets) / total if total > 0 else 1.0
-        self._weights = np.concatenate(weights).astype(np.float32) * np.float32(scale)
+        self._weights = (np.concatenate(weights) * np.float64(scale)).astype(np.float32)  # the scale may be huge
 
     def plan(self, pairs: np.ndarray) -> StepPlan:
         """The packs of all ranks for (num_pairs, 2) pairs."""
@@ -170,22 +171,46 @@ class PairLoader:
         )
         return built.map(torch.Tensor.pin_memory) if self.pin_memory else built
 
+    def largest_pack(self) -> PairPack:
+        """The most that one pack can be: the longest pair, and the longest ones that fit beside it."""
+        order = np.argsort(-self._sizes, kind="stable")
+        sizes, chosen, room = self._sizes[order], [0], self.pack_tokens - int(self._sizes[order[0]])
+        at = 1
+        while (at := max(at, int(np.searchsorted(-sizes, -room)))) < len(sizes):  # the first from there on that fits
+            chosen.append(at)
+            room -= int(sizes[at])
+            at += 1
+        rows = order[chosen]
+        sets = np.searchsorted(self._starts, rows, side="right") - 1
+        return self.build(np.stack([sets, rows - self._starts[sets]], axis=1))
+
+    def describe(self, pairs: np.ndarray) -> list[str]:
+        """Where (num_pairs, 2) pairs come from: source and row, counted from 1."""
+        sets = self.sets
+        return [f"{sets[s].name} row {sets[s].store.row[sets[s].indices[i]] + 1}" for s, i in pairs.tolist()]
+
     def steps(
-        self, mixture: Mixture, pairs_per_step: int, total_pairs: int, pairs_seen: int = 0, max_steps: int | None = None
+        self,
+        mixture: Mixture,
+        pairs_per_step: int,
+        total_pairs: int,
+        pairs_seen: int = 0,
+        steps_done: int = 0,
+        max_steps: int | None = None,
     ) -> Iterator[Step]:
         """The steps from `pairs_seen` on; the next one is prepared while this one runs.
 
         Args:
             pairs_per_step: pairs of a step over all ranks; the last step takes what is left.
             total_pairs: pairs of all epochs.
+            steps_done: the number of the step that ended at `pairs_seen`.
         """
-        assert pairs_seen % pairs_per_step == 0 or pairs_seen == total_pairs, "a run goes on at the end of a step"
-        first = -(-pairs_seen // pairs_per_step) + 1
-        last = -(-total_pairs // pairs_per_step)
+        first = steps_done + 1
+        last = steps_done + -(-max(0, total_pairs - pairs_seen) // pairs_per_step)
         last = last if max_steps is None else min(last, max_steps)
 
         def prepare(number: int) -> Step:
-            start = (number - 1) * pairs_per_step
+            start = pairs_seen + (number - first) * pairs_per_step
             stop = min(start + pairs_per_step, total_pairs)
             pairs = mixture.take(start, stop - start)
             plan = self.plan(pairs)
@@ -238,6 +263,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     Raises:
         DataError: a source cannot be read, or nothing is left to train on.
     """
+    from data.render import release
     from data.store import open_store  # pyarrow waits until it is needed
     from data.tokenise import TokeniseSettings
 
@@ -288,6 +314,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     warnings = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
     warnings += _overlap(train, [s for s in held_out if s.name in eval_stores])
     every_store = {**stores, **{f"eval.{name}": store for name, store in eval_stores.items()}}
+    release()  # the process that rendered; it holds on to memory
     return PreparedData(
         train,
         held_out,

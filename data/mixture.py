@@ -43,6 +43,11 @@ class PairSet:
     def pairs_per_epoch(self) -> int:
         return max(1, round(self.weight * len(self)))
 
+    def fingerprint(self) -> str:
+        """Of the tokenised data and the choice from it."""
+        chosen = hashlib.blake2b(self.indices.tobytes(), digest_size=8).hexdigest()
+        return f"{self.store.directory.name} {chosen} {self.weight} {self.flip}"
+
 
 class Mixture:
     """The training order over several sets."""
@@ -56,12 +61,8 @@ class Mixture:
         self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be the same for a run to go on: the tokenised data and the choice from it, by source."""
-        described = {}
-        for pairs in self.sets:
-            chosen = hashlib.blake2b(pairs.indices.tobytes(), digest_size=8).hexdigest()
-            described[pairs.name] = f"{pairs.store.directory.name} {chosen} {pairs.weight} {pairs.flip}"
-        return described
+        """What must be the same for a run to go on, by source."""
+        return {pairs.name: pairs.fingerprint() for pairs in self.sets}
 
     def epoch(self, epoch: int) -> np.ndarray:
         """The order of one epoch: (pairs_per_epoch, 2) int64, columns set number and position in the set."""

@@ -1,73 +1,304 @@
-"""Resumable state at the end of a step: DeepSpeed's shards plus where the run stands.
+"""Resumable state at the end of a step: DeepSpeed's shards, where the run stands, and a manifest of their hashes.
 
-`latest` names the newest checkpoint that is whole on every rank: it is replaced, by rename, after all have written.
+    checkpoints/step-400.tmp/   being written, flushed and hashed; thrown away at the next start if the run dies here
+    checkpoints/step-400/       whole and sealed: it has this name only after all ranks have agreed that it is
+    checkpoints/latest, best    the names of two of them, replaced by rename
+
+Flushing and hashing go on in the background while the next steps run; the loop commits when every rank is done.
 """
 
+import contextlib
 import json
+import os
 import shutil
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data import durable
+from data.keys import free
 
 if TYPE_CHECKING:
     from train.distributed import Ranks
 
+VERSION = 1  # of a checkpoint's layout
+
 
 @dataclass
 class CheckpointConfig:
-    every: int | None = None  # steps between checkpoints; null: none
-    keep: int = 2  # the newest so many are kept
-    resume: str = "auto"  # auto (the newest of the run directory, if any) | never | a checkpoint's directory
+    every: int | None = free(None)  # steps between checkpoints; null: by the clock alone
+    every_minutes: float | None = free(30.0)  # minutes between checkpoints, besides; the last step is saved in any case
+    keep: int = free(2)  # the newest so many are kept
+    best: str | None = free(None)  # held-out metric, e.g. eval/all/accuracy, whose best step is saved and kept besides
+    resume: str = free("auto")  # auto (the newest whole one, if there is one) | never | a checkpoint's directory
+
+
+def check_checkpoint(config: CheckpointConfig) -> None:
+    """Raises: ValueError naming the key."""
+    if config.every is not None and config.every < 1:
+        raise ValueError(f"checkpoint.every={config.every}: expected 1 or more steps, or null")
+    if config.every_minutes is not None and not 0 < config.every_minutes < float("inf"):
+        raise ValueError(f"checkpoint.every_minutes={config.every_minutes}: expected more than 0 minutes, or null")
+    if config.keep < 1:
+        raise ValueError(f"checkpoint.keep={config.keep}: expected 1 or more")
+    if config.best is not None and not (config.best.startswith("eval/") and config.best.count("/") == 2):
+        raise ValueError(f"checkpoint.best={config.best}: expected a held-out metric, e.g. eval/all/accuracy")
+    if config.resume not in ("auto", "never") and not os.path.isdir(config.resume):
+        raise ValueError(f"checkpoint.resume={config.resume}: expected auto, never or a checkpoint's directory")
 
 
 @dataclass
 class TrainState:
-    """Where a run stands; everything besides DeepSpeed's own state that must survive a restart."""
+    """Where a run stands; everything besides the engine's own state that must survive a restart."""
 
     step: int = 0
     pairs_seen: int = 0
     tokens_seen: int = 0
-
-    def advance(self, step: int, pairs_seen: int, tokens: float) -> None:
-        self.step, self.pairs_seen, self.tokens_seen = step, pairs_seen, self.tokens_seen + int(tokens)
+    recent_losses: list[float] = field(default_factory=list)  # of the last steps, for the spike score
+    bad_steps: int = 0  # in a row, up to this step: their updates were left out
+    evaluated: int | None = None  # the step of the last evaluation
+    held_out: dict[str, float] = field(default_factory=dict)  # what it found
+    best: dict[str, float] = field(default_factory=dict)  # the best value so far of each `checkpoint.best`
 
 
 class CheckpointError(ValueError):
     """Something a person can mend about checkpoints."""
 
 
-def save(engine: Any, directory: Path, state: TrainState, data: dict[str, str], ranks: "Ranks", keep: int) -> Path:
-    """Write `checkpoints/step-N` and point `latest` at it. All ranks call it.
+class Checkpoints:
+    """The checkpoints of a run. All ranks hold one and call its methods at the same time."""
 
-    Args:
-        data: what `load` compares, so that a run never goes on with other data.
-    """
-    from train.distributed import barrier
+    def __init__(
+        self,
+        directory: Path,
+        config: CheckpointConfig,
+        ranks: "Ranks",
+        made_of: dict[str, Any],
+        new_writer: Callable[[Any], Any],
+    ):
+        """
+        Args:
+            made_of: what must be the same for a run to go on, by what it is called; see `check_same`.
+            new_writer: `train.shards.ShardWriter`, which takes an engine.
+        """
+        self.directory, self.config, self.ranks, self.made_of = directory, config, ranks, made_of
+        self._new_writer = new_writer
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[Path, TrainState, Future[dict[str, Any]]] | None = None
+        self._saved_at = time.monotonic()
+        self.pause = 0.0  # seconds that the loop has waited for the last save
+        if ranks.is_main:  # what a run that died was writing
+            for leftover in [*directory.glob("*.tmp"), *directory.glob("*.old")]:
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 
-    name = f"step-{state.step}"
-    engine.save_checkpoint(
-        str(directory), tag=name, client_state={"run": {"state": asdict(state), "data": data}}, save_latest=False
-    )
-    barrier()
-    if ranks.is_main:
-        pointer = directory / "latest.tmp"
-        pointer.write_text(name)
-        pointer.replace(directory / "latest")
-        # Later steps than this one are of a future that was given up, or half written; they are overwritten in time.
-        for old in sorted((path for path in _steps(directory) if _number(path) <= state.step), key=_number)[:-keep]:
-            shutil.rmtree(old)
-    barrier()
-    return directory / name
+    def due(self, step: int, last: bool) -> bool:
+        """Whether this rank would save now; the clock of the main rank counts, so ranks must agree on it."""
+        by_steps = self.config.every is not None and step % self.config.every == 0
+        minutes = self.config.every_minutes
+        by_clock = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return last or by_steps or (by_clock and self.ranks.is_main)
+
+    def save(self, engine: Any, state: TrainState, why: str = "") -> None:
+        """Write the shards; `commit` gives them their name. Does nothing when this step is saved already.
+
+        Raises:
+            OSError: on every rank, when one could not write; what was whole before still is.
+        """
+        from train.distributed import raise_together
+
+        self.commit(wait=True)
+        if self.is_saved(state):
+            return
+        started = time.monotonic()
+        temporary = self.directory / f"step-{state.step}.tmp"
+        writer = self._new_writer(engine)
+        with writer.catch():
+            if self.ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                durable.write_file(temporary / "state.json", json.dumps(asdict(state)) + "\n")
+                writer.written.append("state.json")
+        raise_together(self._failed(writer.error))
+        engine.save_checkpoint(str(self.directory), tag=temporary.name, save_latest=False)
+        raise_together(self._failed(writer.error))
+        names = [Path(name).name for name in writer.written]
+        self._pending = (temporary, state_copy(state), self._pool.submit(durable.describe, temporary, names))
+        self._saved_at, self.pause = time.monotonic(), time.monotonic() - started
+
+    def is_saved(self, state: TrainState) -> bool:
+        """Whether the newest checkpoint is that of this very state."""
+        with contextlib.suppress(OSError, ValueError):
+            path = self.directory / (self.directory / "latest").read_text().strip()
+            return path.name == f"step-{state.step}" and read_state(path) == state
+        return False
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is written whose flushing and hashing is not done on this rank."""
+        return self._pending is not None and not self._pending[2].done()
+
+    def commit(self, wait: bool = False) -> bool:
+        """Seal what was written, once all ranks have flushed it, and point `latest` (and `best`) at it; whether it did.
+
+        Args:
+            wait: wait for the flushing; otherwise nothing happens while any rank is at it.
+
+        Raises:
+            OSError: as `save`.
+        """
+        from train.distributed import agree, gather, raise_together
+
+        if self._pending is None or (not wait and agree([int(self.pending)])[0]):
+            return False
+        temporary, state, future = self._pending
+        self._pending = None
+        started = time.monotonic()
+        error: Exception | None = None
+        entries: dict[str, Any] = {}
+        try:
+            entries = future.result()
+        except OSError as failure:
+            error = failure
+        raise_together(self._failed(error))
+        parts = gather(entries)
+        if self.ranks.is_main:
+            try:
+                self._publish(temporary, state, {name: entry for part in parts for name, entry in part.items()})
+            except OSError as failure:
+                error = failure
+        raise_together(self._failed(error))
+        self.pause += time.monotonic() - started
+        return True
+
+    def _publish(self, temporary: Path, state: TrainState, files: dict[str, Any]) -> None:
+        final = temporary.with_suffix("")
+        about = {"version": VERSION, "ranks": self.ranks.world_size, **self.made_of}
+        durable.seal(temporary, dict(sorted(files.items())), **about)
+        durable.publish(temporary, final)
+        durable.write_file(self.directory / "latest", final.name + "\n")
+        kept = {final.name}
+        if self.config.best is not None:
+            name = self.config.best
+            if state.evaluated == state.step and state.held_out.get(name) == state.best.get(name):
+                durable.write_file(self.directory / "best", final.name + "\n")
+            with contextlib.suppress(FileNotFoundError):
+                kept.add((self.directory / "best").read_text().strip())
+        # Later steps than this one are of a future that was given up; they are replaced in time.
+        earlier = [path for path in steps_of(self.directory) if number_of(path) <= state.step]
+        for old in earlier[: -self.config.keep]:
+            if old.name not in kept:
+                shutil.rmtree(old)
+
+    def _failed(self, error: Exception | None) -> OSError | None:
+        """The error that all ranks raise, with what was being written taken away."""
+        if error is None:
+            return None
+        for leftover in self.directory.glob("step-*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        newest = next(iter(reversed(steps_of(self.directory))), None)
+        return OSError(
+            f"{self.directory}: a checkpoint could not be written: {error}. "
+            + (f"{newest.name} is whole; " if newest else "")
+            + "make room (or fewer: checkpoint.keep), then give the same command again"
+        )
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self.commit(wait=True)
+        self._pool.shutdown()
 
 
-def find(directory: Path, resume: str) -> Path | None:
-    """The checkpoint to go on from, or None to start afresh."""
+def improves(metric: str, value: float, best: float | None) -> bool:
+    """Whether a held-out metric is better than the best so far: losses and errors shrink, all others grow."""
+    if best is None:
+        return value == value
+    return value < best if metric.rpartition("/")[2] in ("loss", "ties", "brier", "ece") else value > best
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+def candidates(directory: Path, resume: str) -> list[Path]:
+    """The checkpoints that a run may go on from, the best first."""
     if resume == "never":
-        return None
+        return []
     if resume != "auto":
-        return Path(resume)
-    pointer = directory / "latest"
-    return directory / pointer.read_text().strip() if pointer.is_file() else None
+        return [Path(resume)]
+    found = list(reversed(steps_of(directory)))
+    with contextlib.suppress(OSError):  # without the pointer the newest comes first
+        latest = (directory / "latest").read_text().strip()
+        found.sort(key=lambda path: path.name != latest)
+        if any(path.name == latest for path in found):  # later ones are of a future that was given up
+            found = [path for path in found if number_of(path) <= int(latest.removeprefix("step-"))]
+    return found
+
+
+def choose(directory: Path, resume: str, ranks: "Ranks") -> Path | None:
+    """The newest whole checkpoint, every byte of it compared with its manifest; None to start afresh.
+
+    All ranks call it and share the reading. Damaged ones are named, and passed over when `resume` is auto.
+
+    Raises:
+        CheckpointError: on every rank: there are checkpoints and none is whole, or the one asked for is not.
+    """
+    from train.distributed import gather
+
+    found: list[Path] = gather(candidates(directory, resume))[0]
+    problems: list[str] = []
+    for path in found:
+        problems = [problem for part in gather(_problems(path, ranks)) for problem in part]
+        if not problems:
+            return path
+        ranks.say(f"WARNING: {path.name} is passed over: {'; '.join(problems[:3])}")
+    if problems:
+        way_out = "checkpoint.resume=never starts the run afresh, and moves what is there aside"
+        raise CheckpointError(
+            f"{problems[0]}. " + (f"No checkpoint in {directory} is whole; " if resume == "auto" else "") + way_out
+        )
+    return None
+
+
+def _problems(path: Path, ranks: "Ranks") -> list[str]:
+    """What this rank finds in its share of a checkpoint's files."""
+    try:
+        manifest = durable.read_manifest(path)
+        if manifest.get("version") != VERSION:
+            raise ValueError(f"{path}: its layout is of version {manifest.get('version')}, and this is {VERSION}")
+    except ValueError as error:
+        return [str(error)] if ranks.is_main else []
+    mine = sorted(manifest["files"])[ranks.rank :: ranks.world_size]
+    return durable.find_damage(path, mine)
+
+
+def check_same(path: Path, made_of: dict[str, Any]) -> None:
+    """Raises: CheckpointError naming what is not as it was when the checkpoint was written."""
+    before = durable.read_manifest(path)
+    hints = {
+        "model": "the base model's config is not the one that the run began with",
+        "tokenizer": "the tokenizer or the chat template is not the one that the run began with",
+        "engine": "engine.zero_stage or engine.precision is not what the run began with",
+    }
+    for key, now in made_of.items():
+        if before.get(key) == now:
+            continue
+        if key != "data":
+            raise CheckpointError(f"{path}: {hints[key]}. Bring it back, or start afresh with another run_dir=PATH")
+        changed = sorted(name for name in before["data"] | now if before["data"].get(name) != now.get(name))
+        raise CheckpointError(
+            f"{path} was made with other data: {', '.join(changed)} changed since (rows or settings). "
+            "Bring it back, or start afresh with another run_dir=PATH"
+        )
+
+
+def read_state(path: Path) -> TrainState:
+    return TrainState(**json.loads((path / "state.json").read_bytes()))
+
+
+def state_copy(state: TrainState) -> TrainState:
+    return TrainState(**json.loads(json.dumps(asdict(state))))
 
 
 def set_aside(run_dir: Path) -> None:
@@ -81,69 +312,11 @@ def set_aside(run_dir: Path) -> None:
             (run_dir / name).rename(run_dir / f"{name}.replaced")
 
 
-def check_whole(path: Path, world_size: int) -> None:
-    """Raises: CheckpointError when a checkpoint has not as many shards as there are ranks."""
-    shards = len(list(path.glob("*_optim_states.pt")))
-    if shards == 0:
-        raise CheckpointError(f"{path}: no checkpoint there; checkpoint.resume=never starts the run afresh")
-    if shards != world_size:
-        raise CheckpointError(
-            f"{path} was written by {shards} ranks and this run has {world_size}: start it with as many "
-            f"(NUM_GPUS={shards} ./launch.sh ...)"
-        )
+def steps_of(directory: Path) -> list[Path]:
+    """The checkpoints of a directory, the oldest first."""
+    found = (path for path in directory.glob("step-*") if path.is_dir() and path.name[5:].isdigit())
+    return sorted(found, key=number_of)
 
 
-def load(engine: Any, path: Path, data: dict[str, str]) -> TrainState:
-    """Read a checkpoint into the engine. All ranks call it.
-
-    Raises:
-        CheckpointError: it was made with other data.
-    """
-    found, client = engine.load_checkpoint(str(path.parent), tag=path.name)
-    assert found is not None, f"{path} was whole a moment ago"
-    before = client["run"]["data"]
-    changed = sorted(name for name in before | data if before.get(name) != data.get(name))
-    if changed:
-        raise CheckpointError(
-            f"{path} was made with other data: {', '.join(changed)} changed since (rows, tokenizer, template or "
-            "settings). Bring it back, or start afresh with another run_dir=PATH"
-        )
-    return TrainState(**client["run"]["state"])
-
-
-def check_same_recipe(directory: Path, recipe_yaml: str) -> None:
-    """A run goes on with the recipe it began with.
-
-    Raises:
-        CheckpointError: the run directory belongs to another recipe; names the keys that differ.
-    """
-    from omegaconf import OmegaConf
-
-    path = directory / "recipe.yaml"
-    if not path.is_file() or not (directory / "metrics.jsonl").is_file():
-        return  # nothing was trained here
-    before, now = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (path.read_text(), recipe_yaml))
-    free = ("run_dir", "checkpoint.", "tracking.", "export.", "evaluation.")
-    keys = sorted(key for key in before | now if before.get(key) != now.get(key) and not key.startswith(free))
-    # What is on disk has the commits that the hub's names stood for.
-    keys = [key for key in keys if not (key.endswith(".revision") and now.get(key) is None)]
-    if keys:
-        shown = ", ".join(f"{key} ({json.dumps(before.get(key))} -> {json.dumps(now.get(key))})" for key in keys[:4])
-        raise CheckpointError(
-            f"{directory} holds a run of another recipe; it differs in {shown}: "
-            "give another run_dir=PATH, or checkpoint.resume=never to replace it"
-        )
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, value in tree.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
-    return {prefix[:-1]: tree}
-
-
-def _steps(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-
-
-def _number(path: Path) -> int:
+def number_of(path: Path) -> int:
     return int(path.name[5:])

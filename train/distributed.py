@@ -16,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 
 # Until `set_timeouts`: one rank may convert a checkpoint or fetch a model while the others wait for it.
 START_SECONDS = 2 * 3600.0
+BUILD_SECONDS = 600.0  # compiling DeepSpeed's op takes less, on any machine
 
 _control: torch.distributed.ProcessGroup | None = None  # None: one process
 
@@ -75,9 +77,7 @@ def start(ranks: Ranks, device: torch.device) -> None:
     global _control
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    compiled = Path(sys.prefix) / "torch_extensions"  # where launch.sh compiles DeepSpeed's op
-    if compiled.is_dir():
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
+        _prepare_for_op()
     if "MASTER_ADDR" not in os.environ:
         slurm = "RANK" not in os.environ and in_slurm_step(os.environ)
         address, port = slurm_rendezvous(os.environ) if slurm else ("127.0.0.1", free_port())
@@ -95,6 +95,23 @@ def start(ranks: Ranks, device: torch.device) -> None:
             deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     if ranks.world_size > 1 and _control is None:
         _control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+
+
+def _prepare_for_op() -> None:
+    """Let DeepSpeed find the op that it needs on CPU as launch.sh has compiled it, instead of compiling it anew."""
+    compiled = Path(sys.prefix) / "torch_extensions"
+    if compiled.is_dir():
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
+    # Another ninja than that of this environment takes whatever it did not make itself for out of date.
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if own not in path.split(os.pathsep):
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
+    # torch waits for this lock without an end; a build that was killed leaves it there.
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR", compiled)).glob("deepspeed_*/lock"):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
+                lock.unlink()
+                print(f"removed {lock}, which a build that was killed has left", flush=True)
 
 
 def stop() -> None:
@@ -169,6 +186,12 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # any class may refuse in its own way
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error if isinstance(copied, Exception) else RuntimeError(str(error))
+
+
+def single_process_environment() -> dict[str, str]:
+    """This environment without the launcher's variables, for a child that is one process of its own."""
+    launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_", "SLURM_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
 
 
 def free_port() -> int:

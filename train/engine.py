@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from data.keys import free
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -27,8 +29,11 @@ class OptimizerConfig:
 class EngineConfig:
     zero_stage: int = 3  # what DeepSpeed shards over ranks: 1 optimizer, 2 and gradients, 3 and parameters
     precision: str = "bf16"  # bf16 (fp32 master weights and gradient accumulation) | fp32
-    gradient_checkpointing: bool = True  # recompute layers in the backward pass: a third more work, far less memory
-    checkpointed_layers: int | None = None  # recompute only so many layers, where memory allows; default: all
+    gradient_checkpointing: bool = free(True)  # recompute layers in the backward pass: a third more work, less memory
+    checkpointed_layers: int | None = free(None)  # recompute only so many layers, where memory allows; default: all
+    max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
+    hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
+    dry_run: bool = free(True)  # run the largest pack once before the first step: too little memory shows at once
     deepspeed: dict[str, Any] = field(default_factory=dict)  # more of DeepSpeed's own settings, merged over ours
 
 
@@ -51,6 +56,10 @@ def check_engine(config: EngineConfig) -> None:
         raise ValueError("engine.checkpointed_layers: has no meaning while engine.gradient_checkpointing=false")
     if config.checkpointed_layers is not None and config.checkpointed_layers < 0:
         raise ValueError(f"engine.checkpointed_layers={config.checkpointed_layers}: expected 0 or more")
+    if config.max_bad_steps < 0:
+        raise ValueError(f"engine.max_bad_steps={config.max_bad_steps}: expected 0 or more")
+    if not 0 < config.hang_minutes < math.inf:
+        raise ValueError(f"engine.hang_minutes={config.hang_minutes}: expected a finite number above 0")
     for name in OWNED:
         group, _, key = name.rpartition(".")
         if key in (config.deepspeed.get(group) or {} if group else config.deepspeed):
@@ -80,7 +89,7 @@ def deepspeed_config(engine: EngineConfig, max_grad_norm: float) -> dict[str, An
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": max_grad_norm,
-        "bf16": {"enabled": engine.precision == "bf16"},
+        "bf16": {"enabled": engine.precision == "bf16", "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_optimization": {"stage": engine.zero_stage, "reduce_bucket_size": 50_000_000},
@@ -174,6 +183,15 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
+def discard_update(engine: Any) -> None:
+    """Throw away gradients that hold a NaN: DeepSpeed then leaves the update out, whatever its stage.
+
+    All ranks call it. Raises: AssertionError if an update was made nevertheless.
+    """
+    engine.step()
+    assert not engine.was_step_applied()
+
+
 def grad_norm(engine: Any) -> float:
     """The global gradient norm of the last step, before clipping."""
     norm = engine.get_global_grad_norm()
@@ -187,8 +205,14 @@ def quiet_deepspeed() -> None:
     if os.environ.get("TORCH_CUDA_ARCH_LIST", "").endswith("a"):
         os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ["TORCH_CUDA_ARCH_LIST"][:-1]
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
     # DeepSpeed 0.19 still calls the collectives by the names that torch 2.13 deprecates, several times a step.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether DeepSpeed says something that the run does not say itself, with names of pairs."""
+    return "OVERFLOW" not in str(record.msg)
 
 
 def gathered_weights(engine: Any) -> dict[str, Any] | None:

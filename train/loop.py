@@ -1,229 +1,216 @@
-"""A run from recipe to trained weights. `train` is the page to read first."""
+"""The step loop: from a run that is set up to trained weights. `train` is the page to read first."""
 
-import copy
-import json
+import math
+import re
 import resource
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from data.chat import Chat
-from data.loader import PairLoader, PreparedData, Step, prepare_data, why_nothing_is_left
-from data.mixture import Mixture
-from data.pairs import DataError
-from models.attention import choose_backend
-from models.build import Base, apply_liger, build_model, resolve_base, use_liger
+from data.loader import PairPack, Step
 from models.losses import bradley_terry
-from train import checkpoint
-from train.checkpoint import TrainState
-from train.distributed import Ranks, choose_device, start
-from train.engine import (
-    build_engine,
-    check_deepspeed,
-    checkpoint_layers,
-    deepspeed_config,
-    grad_norm,
-    learning_rate_at,
-    quiet_deepspeed,
-    set_learning_rate,
-)
+from train.bad_steps import find_bad_pairs, one_line
+from train.checkpoint import improves, state_copy
+from train.distributed import agree, set_timeouts, stop
+from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
-from train.example import Example, find_example
-from train.metrics import StepTotals, attention_cost, flops_utilisation, step_metrics
-from train.recipe import Recipe, to_yaml
-from train.tokenizer import load_chat
-from train.tracking import Tracker, process_age, progress_bar
+from train.metrics import SPIKE_WINDOW, StepTotals, flops_utilisation, spike_score, step_metrics
+from train.preemption import Stopped
+from train.run import Run, StopRequested
+from train.tracking import Tracker, process_age, progress_bar, say_above_bar
 
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message says why and from where."""
 
 
-@dataclass
-class Run:
-    """Everything that a run consists of once it is set up."""
-
-    recipe: Recipe
-    ranks: Ranks
-    device: torch.device
-    directory: Path
-    chat: Chat
-    base: Base
-    data: PreparedData
-    engine: Any
-    mixture: Mixture
-    loader: PairLoader
-    eval_loader: PairLoader | None
-    state: TrainState
-    total_pairs: int
-    total_steps: int
-    example: Example | None  # for the end of the run; on the main rank
-
-
 def train(run: Run, tracker: Tracker) -> dict[str, float]:
-    """Run all steps that are left, and return the last held-out metrics."""
-    recipe, engine, state, device = run.recipe, run.engine, run.state, run.device
-    nothing_left = state.step >= run.total_steps  # trained before, and ended while it was exported
-    held_out = _evaluate(run, tracker) if nothing_left or (recipe.evaluation.at_start and state.step == 0) else {}
-    bar = progress_bar(run.total_steps, state.step, run.ranks.is_main)
-    steps = run.loader.steps(
-        run.mixture, recipe.training.pairs_per_step, run.total_pairs, state.pairs_seen, recipe.training.max_steps
-    )
-    started = time.perf_counter()
-    for step in steps:
-        data_ready = time.perf_counter()
-        set_learning_rate(engine, learning_rate_at(step.number, run.total_steps, recipe.optimizer))
-        totals = StepTotals(device)
-        for pair_pack in step.packs:
-            batch = pair_pack.to(device)
-            rewards = engine(**batch.pack.inputs()).view(-1, 2)
-            loss = bradley_terry(
-                rewards[:, 0],
-                rewards[:, 1],
-                target_margin=batch.target_margin if recipe.loss.target_margin else None,
-                loss_weight=batch.loss_weight,
-                label_smoothing=recipe.loss.label_smoothing,
-                center_coefficient=recipe.loss.center_coefficient,
-            )
-            # DeepSpeed averages gradients over ranks; undo that, and divide by the pairs of the whole step.
-            engine.backward(loss * (run.ranks.world_size / step.num_pairs), scale_wrt_gas=False)
-            totals.add(loss, rewards, batch.pack)
-        backward_done = time.perf_counter()
-        engine.step()
-        sums = totals.reduce()
-        now = time.perf_counter()
+    """Run all steps that are left, and return the last held-out metrics.
 
-        state.advance(step.number, step.pairs_seen, sums["tokens"])
-        metrics = step_metrics(sums, step, recipe.data.pack_tokens, now - started)
-        metrics |= _run_metrics(run, step, sums, now - started)
-        metrics |= {"time/data": data_ready - started, "time/forward_backward": backward_done - data_ready}
-        metrics |= {"time/optimizer": now - backward_done, "time/elapsed": process_age(now)}
-        _stop_if_not_finite(metrics, state)
-        last = step.number == run.total_steps
-        if last or step.number % recipe.tracking.log_every == 0:
-            tracker.log(step.number, metrics)
-        bar.set_postfix_str(f"loss {metrics['train/loss']:.4f} acc {metrics['train/accuracy']:.3f}", refresh=False)
-        bar.update()
-        if last or (recipe.evaluation.every and step.number % recipe.evaluation.every == 0):
-            held_out = _evaluate(run, tracker)
-        if recipe.checkpoint.every and (last or step.number % recipe.checkpoint.every == 0):
-            checkpoint.save(
-                engine,
-                run.directory / "checkpoints",
-                state,
-                run.mixture.fingerprint(),
-                run.ranks,
-                recipe.checkpoint.keep,
-            )
-        started = time.perf_counter()
-    bar.close()
-    return held_out
+    Raises:
+        Stopped: somebody asked for it; the last finished step is saved.
+        TrainingError: out of memory, or too many steps without a finite loss or gradient; the last good one is saved.
+    """
+    try:
+        with run.preemption.in_steps():  # a signal while the last state is saved changes nothing
+            try:
+                _train(run, tracker)
+            except StopRequested as request:
+                told = _save_and_say(run, str(request))
+                stop()
+                raise Stopped(told) from None
+            except RuntimeError as error:
+                if not re.search("gloo|NCCL|onnection (closed|reset|refused)|imed out", str(error)):
+                    raise
+                raise TrainingError(_lost_a_rank(run, error)) from error
+            run.checkpoints.close()
+    finally:
+        run.watchdog.close()
+    return run.state.held_out
 
 
-def set_up(recipe: Recipe, ranks: Ranks) -> Run:
-    """Data first, while no process group is open; then the model, the engine and where the run stands."""
-    directory = recipe.directory()
-    quiet_deepspeed()
-    device = choose_device(ranks)
-    dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
-    attention = choose_backend(recipe.model.attention, device, dtype)
-    liger = use_liger(recipe.model.liger, device)
-    resume_from = checkpoint.find(directory / "checkpoints", recipe.checkpoint.resume)
-    if resume_from is not None:
-        checkpoint.check_whole(resume_from, ranks.world_size)
-        if ranks.is_main:  # the others would read the file while it is written anew
-            checkpoint.check_same_recipe(resume_from.parent.parent, to_yaml(recipe))
-    chat, base, data = prepare(recipe, ranks)
-    if ranks.is_main:
-        if recipe.checkpoint.resume == "never":
-            checkpoint.set_aside(directory)
-        _write_inputs(directory, recipe, base, data)
-    if not any(len(pairs) for pairs in data.train):
-        raise DataError(why_nothing_is_left(data))
-    mixture = Mixture(data.train, recipe.seed)
-    example = find_example(recipe.data, data) if ranks.is_main else None
-    if ranks.is_main:
-        _announce(recipe, ranks, data, mixture, device, attention)
-    start(ranks, device)
-    settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
-    check_deepspeed(settings)
-    zero3 = settings if recipe.engine.zero_stage == 3 and base.directory is not None else None
-    model, origin = build_model(
-        base,
-        dtype=dtype,
-        seed=recipe.seed,
-        attention=attention,
-        pad_token_id=chat.tokenizer.pad_token_id,
-        zero3_config=zero3,
-    )
-    if liger:
-        apply_liger(model)
-    ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
-    checkpoint_layers(model, recipe.engine)
-    engine = build_engine(model, settings, recipe.optimizer, device)
-    state = TrainState()
-    if resume_from is not None:
-        state = checkpoint.load(engine, resume_from, mixture.fingerprint())
-    packing: dict[str, Any] = {
-        "pack_tokens": recipe.data.pack_tokens,
-        "share_prefix": recipe.data.share_prefix,
-        "attention_cost": attention_cost(base.config),
-        "rank": ranks.rank,
-        "world_size": ranks.world_size,
-        "pin_memory": device.type == "cuda",
-    }
-    total_pairs = recipe.training.epochs * mixture.pairs_per_epoch
-    total_steps = -(-total_pairs // recipe.training.pairs_per_step)
-    total_steps = min(total_steps, recipe.training.max_steps or total_steps)
-    if state.step:
-        ranks.say(f"resumed from step {state.step:,} of {total_steps:,}")
-    return Run(
-        recipe,
-        ranks,
-        device,
-        directory,
-        chat,
-        base,
-        data,
-        engine,
-        mixture,
-        PairLoader(mixture.sets, **packing),
-        PairLoader(data.held_out, **packing) if any(len(s) for s in data.held_out) else None,
-        state,
-        total_pairs,
-        total_steps,
-        example,
-    )
+def _train(run: Run, tracker: Tracker) -> None:
+    recipe, engine, state, last_step = run.recipe, run.engine, run.state, run.total_steps
+    if recipe.engine.dry_run and state.step < last_step:  # too little memory shows now and not after hours
+        _micro_step(run, run.loader.largest_pack(), math.nan, StepTotals(run.device))
+        discard_update(engine)
+    _evaluate_if_due(run, tracker)
+    with progress_bar(last_step, state.step, run.ranks.is_main) as bar:
+        warm, started = False, time.perf_counter()
+        for step in run.steps():
+            data_ready = time.perf_counter()
+            set_learning_rate(engine, learning_rate_at(step.number, last_step, recipe.optimizer))
+            totals = StepTotals(run.device)
+            for batch in step.packs:
+                run.check_in("micro step", batch)
+                _micro_step(run, batch, step.num_pairs, totals)
+            backward_done = time.perf_counter()
+            run.watchdog.beat(step.number, kind="step")
+            engine.step()
+            sums = totals.reduce()
+            now = time.perf_counter()
+
+            metrics = step_metrics(sums, step, recipe.data.pack_tokens, now - started)
+            metrics |= _run_metrics(run, step, sums, now - started)
+            metrics |= {"time/data": data_ready - started, "time/forward_backward": backward_done - data_ready}
+            metrics |= {"time/optimizer": now - backward_done, "time/elapsed": process_age(now)}
+            _advance(run, step, totals, metrics, tracker)
+            if step.number == last_step or step.number % recipe.tracking.log_every == 0:
+                tracker.log(step.number, {key: value for key, value in metrics.items() if math.isfinite(value)})
+            bar.set_postfix_str(f"loss {metrics['train/loss']:.4f} acc {metrics['train/accuracy']:.3f}", refresh=False)
+            bar.update()
+            best = _evaluate_if_due(run, tracker)
+            _save_if_due(run, tracker, best)
+            if not warm:  # the first step has compiled and connected what there is
+                warm = True
+                set_timeouts(60 * recipe.engine.hang_minutes)
+            started = time.perf_counter()
 
 
-def prepare(recipe: Recipe, ranks: Ranks) -> tuple[Chat, Base, PreparedData]:
-    """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing."""
-    base = resolve_base(recipe.model)
-    positions = base.config.max_position_embeddings
-    if recipe.data.max_length > positions:
-        raise DataError(
-            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
+def _micro_step(run: Run, pair_pack: PairPack, num_pairs: float, totals: StepTotals) -> None:
+    """Forward and backward of one pack, as a part of a step of `num_pairs` pairs over all ranks (NaN: of none)."""
+    config = run.recipe.loss
+    try:
+        batch = pair_pack.to(run.device)
+        rewards = run.engine(**batch.pack.inputs()).view(-1, 2)
+        loss = bradley_terry(
+            rewards[:, 0],
+            rewards[:, 1],
+            target_margin=batch.target_margin if config.target_margin else None,
+            loss_weight=batch.loss_weight,
+            label_smoothing=config.label_smoothing,
+            center_coefficient=config.center_coefficient,
         )
-    chat = load_chat(recipe.model, recipe.data, base)
-    data = prepare_data(
-        recipe.data,
-        chat,
-        seed=recipe.seed,
-        target_margin=recipe.loss.target_margin,
-        builder=ranks.local_rank == 0,
+        # An infinite reward can have a finite loss and gradient: NaN makes sure that the update is left out.
+        loss = loss * torch.where(rewards.detach().isfinite().all(), 1.0, float("nan"))
+        # DeepSpeed averages gradients over ranks; undo that, and divide by the pairs of the whole step.
+        run.engine.backward(loss * (run.ranks.world_size / num_pairs), scale_wrt_gas=False)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not re.search("out of memory|allocate memory|^$", str(error)):  # a RuntimeError of another kind
+            raise
+        raise TrainingError(_out_of_memory(run, pair_pack, error)) from None
+    totals.add(loss, rewards, pair_pack)
+
+
+def _advance(run: Run, step: Step, totals: StepTotals, metrics: dict[str, float], tracker: Tracker) -> None:
+    """Move the run's state on by a step. An update that was left out is named, and too many in a row stop the run.
+
+    Raises:
+        TrainingError: on every rank.
+    """
+    state, limit = run.state, run.recipe.engine.max_bad_steps
+    applied = run.engine.was_step_applied()
+    if not applied and state.bad_steps == 0:
+        run.last_good = state_copy(state)
+    state.step, state.pairs_seen = step.number, step.pairs_seen
+    state.tokens_seen += int(metrics["train/tokens"])
+    state.bad_steps = 0 if applied else state.bad_steps + 1
+    metrics["train/bad_steps"] = state.bad_steps
+    if applied:
+        metrics["train/loss_spike"] = spike_score(metrics["train/loss"], state.recent_losses)
+        state.recent_losses = [*state.recent_losses, metrics["train/loss"]][-SPIKE_WINDOW:]
+        return
+    record = find_bad_pairs(step, totals, run.loader, run.ranks)
+    tracker.append("bad_steps.jsonl", record)
+    what = f"step {step.number}: {record['what']}, the update is left out: {one_line(record)}"
+    if state.bad_steps <= limit:
+        if run.ranks.is_main:
+            say_above_bar(f"WARNING: {what}")
+        return
+    saved = ""
+    if run.last_good is not None and run.last_good.step:
+        run.checkpoints.save(run.engine, run.last_good)
+        run.checkpoints.close()
+        saved = f"; step {run.last_good.step:,}, the last good one, is saved"
+    raise TrainingError(
+        f"{what}; {state.bad_steps} such steps in a row are more than engine.max_bad_steps={limit}{saved}"
     )
-    return chat, base, data
 
 
-def _evaluate(run: Run, tracker: Tracker) -> dict[str, float]:
-    if run.eval_loader is None:
-        return {}
-    metrics = evaluate(run.engine, run.eval_loader, run.device)
-    tracker.log(run.state.step, metrics)
-    return metrics
+def _evaluate_if_due(run: Run, tracker: Tracker) -> bool:
+    """Evaluate, where this step asks for it and has not been evaluated before; says whether it is the best so far."""
+    config, state = run.recipe.evaluation, run.state
+    by_schedule = config.every is not None and state.step % config.every == 0 if state.step else config.at_start
+    if run.eval_loader is None or state.evaluated == state.step:
+        return False
+    if not (by_schedule or state.step == run.total_steps):
+        return False
+    loader = run.eval_loader
+    metrics = evaluate(run.engine, loader, run.device, lambda batch: run.check_in("evaluation", batch, loader))
+    tracker.log(state.step, metrics)
+    state.evaluated, state.held_out = state.step, metrics
+    name = run.recipe.checkpoint.best
+    if name is None or not improves(name, metrics[name], state.best.get(name)):
+        return False
+    state.best[name] = metrics[name]
+    return state.step > 0
+
+
+def _save_if_due(run: Run, tracker: Tracker, best: bool) -> None:
+    """Write a checkpoint where the schedule, the clock or a new best asks for one, and seal one that is flushed."""
+    checkpoints, state = run.checkpoints, run.state
+    last = state.step == run.total_steps
+    due = agree([int(best or checkpoints.due(state.step, last))])[0] and (last or state.bad_steps == 0)
+    if due:
+        run.watchdog.beat(state.step, kind="save")
+        checkpoints.save(run.engine, state)
+    if checkpoints.commit():
+        run.preemption.save_took(checkpoints.pause)
+        tracker.log(state.step, {"time/checkpoint": checkpoints.pause})
+
+
+def _save_and_say(run: Run, reason: str) -> str:
+    """Save the last finished step of a run that is asked to stop, whatever was begun since, and say how to go on."""
+    state = run.state
+    if state.step == 0:
+        return f"stopped by {reason} before the first step was finished; the same command starts again"
+    run.watchdog.beat(state.step, kind="save")
+    run.checkpoints.save(run.engine, state)
+    run.checkpoints.close()
+    where = run.directory / "checkpoints" / f"step-{state.step}"
+    return (
+        f"stopped by {reason} after step {state.step:,} of {run.total_steps:,}, which is saved in {where}; "
+        "the same command goes on from there"
+    )
+
+
+def _lost_a_rank(run: Run, error: Exception) -> str:
+    return (
+        f"rank {run.ranks.rank} waited in vain for another one, which has ended or hangs; what that one says is the "
+        f"cause ({str(error).splitlines()[0]}). The same command goes on from the newest checkpoint"
+    )
+
+
+def _out_of_memory(run: Run, pair_pack: PairPack, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    tokens, pairs = pair_pack.pack.num_tokens, len(pair_pack.pairs)
+    names = ", ".join(run.loader.describe(pair_pack.pairs[:3]))
+    return (
+        f"out of memory with a pack of {tokens:,} tokens, {pairs} pair(s) ({names}{', ...' if pairs > 3 else ''}): "
+        f"{first}. "
+        f"Three settings help: data.pack_tokens={max(2, run.recipe.data.pack_tokens // 2)} (or data.max_length, if one "
+        "pair is all of it), engine.gradient_checkpointing=true, or more GPUs, over which ZeRO divides the rest"
+    )
 
 
 def _run_metrics(run: Run, step: Step, sums: dict[str, float], seconds: float) -> dict[str, float]:
@@ -239,65 +226,3 @@ def _run_metrics(run: Run, step: Step, sums: dict[str, float], seconds: float) -
     mfu = flops_utilisation(sums, run.base.config, seconds, run.ranks.world_size, gpu)
     metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated(run.device) / 2**30
     return metrics if mfu is None else metrics | {"train/mfu": mfu}
-
-
-def _stop_if_not_finite(metrics: dict[str, float], state: TrainState) -> None:
-    """DeepSpeed may skip such an update and go on; a run that does is lost without a word."""
-    for key in ("train/loss", "train/grad_norm"):
-        if not abs(metrics[key]) < float("inf"):
-            raise TrainingError(
-                f"step {state.step}: {key} is {metrics[key]}; the run stops here, and nothing of this step is saved"
-            )
-
-
-def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
-    """What the run is made of, on disk before the first step."""
-    directory.mkdir(parents=True, exist_ok=True)
-    whole = directory / "recipe.yaml.tmp"
-    whole.write_text(to_yaml(resolved_recipe(recipe, base, data)))
-    whole.replace(directory / "recipe.yaml")
-    (directory / "drop_report.json").write_text(json.dumps(data.report, indent=2) + "\n")
-    with open(directory / "dropped.jsonl", "w") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())
-
-
-def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
-    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
-    resolved = copy.deepcopy(recipe)
-    resolved.model.revision = base.commit or recipe.model.revision
-    for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):
-        for name, source in sources.items():
-            if source is not None:
-                source.revision = data.commits.get(f"{prefix}{name}", source.revision)
-    return resolved
-
-
-def _announce(
-    recipe: Recipe, ranks: Ranks, data: PreparedData, mixture: Mixture, device: torch.device, attention: str
-) -> None:
-    for line in data.warnings:
-        print(f"WARNING: {line}")
-    where = f"{ranks.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU process'}"
-    print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
-    for name, entry in data.report.items():
-        print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(_where_rows_went(entry))}")
-    print(
-        f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "
-        f"{recipe.training.pairs_per_step} pairs a step, packs of {recipe.data.pack_tokens:,} tokens"
-    )
-
-
-def _where_rows_went(entry: dict[str, Any]) -> list[str]:
-    parts = []
-    if entry["trained"]:
-        share = entry["pairs_per_epoch"]
-        parts.append(
-            f"{entry['trained']:,} to train on" + (f" ({share:,} an epoch)" if share != entry["trained"] else "")
-        )
-    if entry["held_out"]:
-        parts.append(f"{entry['held_out']:,} held out")
-    if entry["beyond_limit"]:
-        parts.append(f"{entry['beyond_limit']:,} beyond the limit")
-    if entry["refused"]:
-        parts.append("refused: " + ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items()))
-    return parts

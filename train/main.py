@@ -8,6 +8,7 @@
 1 the run failed, 2 something in the recipe, the data or the model is for you to mend (one line says what).
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names, to_yaml  # noqa: E402
+from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
@@ -30,13 +31,19 @@ def main(arguments: list[str]) -> int:
     from data.pairs import DataError  # heavy imports wait until the recipe is known to be right
     from models.attention import ModelError
     from train.checkpoint import CheckpointError
+    from train.distributed import read_ranks
     from train.finish import ExportError
     from train.loop import TrainingError
+    from train.preemption import EXIT_STOPPED, Stopped
 
     try:
         run_recipe(recipe)
     except (RecipeError, DataError, ModelError, CheckpointError) as error:
         return complain(error)
+    except Stopped as stopped:
+        if read_ranks().is_main:
+            print(stopped, flush=True)
+        return EXIT_STOPPED
     except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
         return complain(error, code=1)
     return 0
@@ -46,35 +53,44 @@ def run_recipe(recipe: Recipe) -> None:
     """Train, export and check a recipe, on as many ranks as the launcher started."""
     from dataclasses import asdict
 
-    from train.checkpoint import check_same_recipe
+    from data.durable import check_directory, write_file
     from train.distributed import read_ranks, stop
     from train.finish import export_run, summary
-    from train.loop import set_up, train
+    from train.loop import train
+    from train.preemption import Preemption
+    from train.resumable import at_commits, check_same_run
+    from train.run import FINISHED, set_up
     from train.tracking import Tracker
 
     started = time.perf_counter()
-    ranks = read_ranks()
-    if recipe.checkpoint.resume == "auto" and ranks.is_main:
-        check_same_recipe(recipe.directory(), to_yaml(recipe))
-    if is_finished(recipe):
-        ranks.say(
-            f"{recipe.directory()}: this run is finished; its export is in {recipe.directory() / 'export'}. "
-            "To train again give another run_dir=PATH, or checkpoint.resume=never to replace it."
-        )
-        return
-    run = set_up(recipe, ranks)
+    ranks, directory = read_ranks(), recipe.directory()
+    preemption = Preemption(directory, is_main=ranks.is_main, max_hours=recipe.run.max_hours)
+    changes = check_same_run(recipe)
+    if recipe.checkpoint.resume == "auto" and (directory / FINISHED).is_file() and not changes.extension:
+        exported = (directory / "export").is_dir()
+        if exported or changes.starts_again or not recipe.export.enabled:  # else there is the export left to make
+            where = f"; its export is in {directory / 'export'}" if exported else ""
+            ranks.say(
+                f"{directory}: this run is finished{where}. To train on, give a larger training.epochs or "
+                "training.max_steps; to train again, another run_dir=PATH, or checkpoint.resume=never to replace it."
+            )
+            return
+    for line in changes.lines():
+        ranks.say(line)
+    recipe = at_commits(recipe, changes)
+    if ranks.is_main:
+        check_directory(directory)
+    run = set_up(recipe, ranks, preemption, changes)
     tracker = Tracker(
         run.directory, recipe.tracking, name=recipe.name, recipe=asdict(recipe), main=ranks.is_main, step=run.state.step
     )
     metrics = train(run, tracker)
     tracker.close()
     export = export_run(run, metrics) if recipe.export.enabled else None
+    if ranks.is_main:
+        write_file(directory / FINISHED, json.dumps(asdict(run.state)) + "\n")
     stop()
     ranks.say(summary(run, export, metrics, (time.perf_counter() - started) / 60) if ranks.is_main else "")
-
-
-def is_finished(recipe: Recipe) -> bool:
-    return recipe.checkpoint.resume == "auto" and (recipe.directory() / "export" / "parity.json").is_file()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from data.loader import Step
-from data.packing import Pack
+from data.loader import PairPack, Step
 from train.distributed import sum_over_ranks
 
 # Dense bfloat16 peak of a GPU in FLOP/s, by a part of its name; MFU is left out for GPUs that are not here.
@@ -19,6 +18,18 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "B200": 2250e12,
 }
+
+
+SPIKE_WINDOW = 128  # steps that a loss is compared with
+
+
+def spike_score(loss: float, recent: list[float]) -> float:
+    """Standard deviations by which a step's loss lies above the mean of the recent ones; 0 while there are too few."""
+    if len(recent) < SPIKE_WINDOW // 4:
+        return 0.0
+    mean = sum(recent) / len(recent)
+    deviation = (sum((x - mean) ** 2 for x in recent) / (len(recent) - 1)) ** 0.5
+    return (loss - mean) / deviation if deviation > 0 else 0.0
 
 
 class StepTotals:
@@ -34,9 +45,12 @@ class StepTotals:
     def __init__(self, device: torch.device):
         self._sums = torch.zeros(len(self.KEYS) - self.COUNTED, dtype=torch.float64, device=device)
         self._counts = [0] * self.COUNTED
+        self.packs: list[tuple[PairPack, torch.Tensor, torch.Tensor]] = []  # with rewards and loss, to name a bad pair
 
-    def add(self, loss: torch.Tensor, rewards: torch.Tensor, pack: Pack) -> None:
+    def add(self, loss: torch.Tensor, rewards: torch.Tensor, pair_pack: PairPack) -> None:
         """Args: loss () summed over the pack's pairs; rewards (num_pairs, 2), chosen and rejected."""
+        pack = pair_pack.pack
+        self.packs.append((pair_pack, rewards.detach(), loss.detach()))
         chosen, rejected = rewards.detach().double().unbind(1)
         margin = chosen - rejected
         values = [loss.detach().double(), (margin > 0).sum(), (margin == 0).sum()]

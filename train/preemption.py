@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from data.keys import free
 from train.tracking import process_age
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -32,7 +33,13 @@ SAME_INTERRUPT_SECONDS = 5.0
 
 @dataclass
 class RunConfig:
-    max_hours: float | None = None  # wall-clock limit of one start, from its launch; the run saves and stops before it
+    max_hours: float | None = free(None)  # wall-clock limit of one start, from its launch; it saves and stops before
+
+
+def check_run(config: RunConfig) -> None:
+    """Raises: ValueError naming the key."""
+    if config.max_hours is not None and not 0 < config.max_hours < float("inf"):
+        raise ValueError(f"run.max_hours={config.max_hours}: expected more than 0 hours, or null")
 
 
 class Stopped(BaseException):

@@ -48,6 +48,9 @@ class WatchedLoader:
         self.started = self.stopped = 0.0
         self.num_steps = 0
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
     def steps(self, *args: Any) -> Iterator[Any]:
         from torch.profiler import record_function
 
@@ -73,14 +76,17 @@ def profile(config: CompareConfig, out: Path) -> Profile:
     from workload import make_workload
 
     from train.distributed import read_ranks, stop
-    from train.loop import set_up, train
+    from train.loop import train
+    from train.preemption import Preemption
     from train.recipe import load_recipe
+    from train.resumable import Changes
+    from train.run import set_up
     from train.tracking import Tracker
 
     workload = make_workload(config, out / "workload")
     overrides = [part for part in config.ours_settings.split(",") if part]
     recipe = load_recipe([f"recipe={workload.recipe}", f"run_dir={out / 'profiled'}", *overrides])
-    run = set_up(recipe, read_ranks())
+    run = set_up(recipe, read_ranks(), Preemption(recipe.directory(), is_main=True), Changes())
     profiler = new_profiler(run.device.type)
     loader = WatchedLoader(run.loader, config.warmup_steps, profiler)
     run.engine.step = marked(run.engine.step, record_function, OPTIMIZER)

@@ -227,7 +227,7 @@ def recipe_of(config: CompareConfig, directory: Path) -> dict[str, Any]:
 def ordered_ids(recipe_path: Path) -> list[tuple[list[int], list[int]]]:
     """Token ids of chosen and rejected as our side trains on them, in its order."""
     from train.distributed import Ranks
-    from train.loop import prepare
+    from train.run import prepare
 
     recipe = load_recipe([f"recipe={recipe_path}"])
     _, _, data = prepare(recipe, Ranks())

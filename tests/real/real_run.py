@@ -98,8 +98,8 @@ def reference_losses(recipe_path: Path, num_steps: int) -> list[float]:
     from models.build import build_model
     from train.distributed import Ranks
     from train.engine import learning_rate_at
-    from train.loop import prepare
     from train.recipe import load_recipe
+    from train.run import prepare
 
     recipe = load_recipe([f"recipe={recipe_path}"])
     chat, base, data = prepare(recipe, Ranks())

@@ -1,4 +1,5 @@
-"""docs/recipes.md lists every key with its default and meaning. After changing a dataclass, bring the page up to date:
+"""docs/recipes.md lists every key: default, meaning, and whether it may change when a run goes on. After changing a
+dataclass, bring the page up to date:
 
 python tests/recipes/test_recipe_docs.py
 """
@@ -18,7 +19,7 @@ BEGIN, END = "<!-- keys: begin -->\n", "<!-- keys: end -->\n"
 
 
 def key_tables() -> str:
-    """The tables of the page, from the dataclasses: a key, its default, and the comment that stands beside it."""
+    """The tables of the page, from the dataclasses: a key, its default, its mark, and the comment beside it."""
     groups = {"The run": (Recipe, ""), "data.sources.NAME and data.eval.sources.NAME": (SourceConfig, "")}
     for f in fields(Recipe):
         if f.default_factory is not MISSING and is_dataclass(f.default_factory):
@@ -27,7 +28,7 @@ def key_tables() -> str:
 
 
 def _table(kind: Any, prefix: str) -> str:
-    return "| key | default | meaning |\n|---|---|---|\n" + "".join(_rows(kind, prefix))
+    return "| key | default | may change | meaning |\n|---|---|---|---|\n" + "".join(_rows(kind, prefix))
 
 
 def _rows(kind: Any, prefix: str) -> list[str]:
@@ -41,14 +42,21 @@ def _rows(kind: Any, prefix: str) -> list[str]:
         assert found is not None, f"{kind.__name__}.{f.name} has no comment that says what it means"
         spelled = default if isinstance(default, str) else json.dumps(default)
         meaning = found[1].replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| `{prefix}{f.name}` | `{spelled}` | {meaning} |\n")
+        rows.append(f"| `{prefix}{f.name}` | `{spelled}` | {f.metadata.get('resume', '')} | {meaning} |\n")
     return rows
 
 
-def test_every_key_is_on_the_page_with_its_default_and_meaning():
+def test_every_key_is_on_the_page_with_default_mark_and_meaning():
     page = PAGE.read_text()
     written = page[page.index(BEGIN) + len(BEGIN) : page.index(END)]
     assert written.strip() == key_tables().strip(), f"{__doc__}"
+
+
+def test_the_page_explains_each_mark_and_uses_it():
+    text, tables = PAGE.read_text().split(BEGIN)
+    marks = set(re.findall(r"` \| (\w+) \| ", tables))
+    assert marks == {"free", "moves", "extends"}
+    assert all(f"\n| {mark} | " in text for mark in marks)
 
 
 if __name__ == "__main__":

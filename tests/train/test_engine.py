@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,6 @@ from data.packing import build_pack
 from data.sampler import StepPlan
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, resolve_base
-from train import checkpoint
-from train.checkpoint import CheckpointError
-from train.distributed import Ranks
 from train.engine import (
     EngineConfig,
     OptimizerConfig,
@@ -33,7 +29,6 @@ from train.engine import (
     param_groups,
 )
 from train.evaluation import pair_metrics
-from train.loop import TrainingError, _stop_if_not_finite
 from train.metrics import (
     attention_cost,
     attention_flops,
@@ -202,15 +197,6 @@ def test_flops_count_what_multiplies(family):
     assert flops_utilisation(totals, config, 2.0, 4, "unknown GPU") is None
 
 
-@pytest.mark.parametrize("key", ["train/loss", "train/grad_norm"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_non_finite_step_stops_the_run(key, value):
-    state = checkpoint.TrainState(step=7)
-    _stop_if_not_finite({"train/loss": 1.0, "train/grad_norm": 1.0}, state)
-    with pytest.raises(TrainingError, match=f"step 7: {key}"):
-        _stop_if_not_finite({"train/loss": 1.0, "train/grad_norm": 1.0, key: value}, state)
-
-
 def tracker(directory, step=0, **config):
     return Tracker(directory, TrackingConfig(**config), name="run", recipe={}, main=True, step=step)
 
@@ -259,66 +245,3 @@ def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):
     assert started["project"] == "p"
     assert started["logged"] == ({"train/loss": 1.0}, 1)
     assert started["finished"]
-
-
-def test_checkpoint_to_go_on_from(tmp_path):
-    assert checkpoint.find(tmp_path, "auto") is None
-    (tmp_path / "latest").write_text("step-40\n")
-    assert checkpoint.find(tmp_path, "auto") == tmp_path / "step-40"
-    assert checkpoint.find(tmp_path, "never") is None
-    assert checkpoint.find(tmp_path, str(tmp_path / "step-20")) == tmp_path / "step-20"
-
-
-def test_a_replaced_run_is_kept_once(tmp_path):
-    for generation in ("one", "two"):
-        for name in ("checkpoints", "export"):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / generation).touch()
-        checkpoint.set_aside(tmp_path)
-    for name in ("checkpoints", "export"):
-        assert [path.name for path in (tmp_path / f"{name}.replaced").iterdir()] == ["two"]
-        assert not (tmp_path / name).exists()
-
-
-class Engine:
-    """DeepSpeed's two methods, as far as files go."""
-
-    def __init__(self):
-        self.client = {}
-
-    def save_checkpoint(self, directory, tag, client_state, save_latest):
-        path = Path(directory) / tag
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "rank_0_optim_states.pt").touch()
-        self.client[tag] = client_state
-
-    def load_checkpoint(self, directory, tag):
-        return directory, self.client[tag]
-
-
-def test_the_newest_checkpoints_of_this_run_are_kept(tmp_path):
-    """Steps of a future that was given up, or half written, are neither kept instead nor deleted."""
-    engine = Engine()
-    (tmp_path / "step-100").mkdir()
-    for step in (2, 4, 6, 8):
-        checkpoint.save(engine, tmp_path, checkpoint.TrainState(step, step * 8), {"a": "1"}, Ranks(), keep=2)
-    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-100", "step-6", "step-8"]
-    assert checkpoint.find(tmp_path, "auto") == tmp_path / "step-8"
-    checkpoint.check_whole(tmp_path / "step-8", 1)
-    assert checkpoint.load(engine, tmp_path / "step-8", {"a": "1"}) == checkpoint.TrainState(8, 64)
-    with pytest.raises(CheckpointError, match="other data: a, b changed since"):
-        checkpoint.load(engine, tmp_path / "step-8", {"a": "2", "b": "1"})
-    with pytest.raises(CheckpointError, match=r"was written by 1 ranks and this run has 2: .*NUM_GPUS=1"):
-        checkpoint.check_whole(tmp_path / "step-8", 2)
-    with pytest.raises(CheckpointError, match="no checkpoint there"):
-        checkpoint.check_whole(tmp_path / "step-100", 1)
-
-
-def test_other_recipe_names_the_keys(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.1}\n")
-    checkpoint.check_same_recipe(tmp_path, "seed: 2\n")  # nothing was trained there yet
-    (tmp_path / "metrics.jsonl").touch()
-    checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: true}\noptimizer: {learning_rate: 0.1}\n")
-    with pytest.raises(CheckpointError, match=r"optimizer.learning_rate \(0.1 -> 0.2\).*run_dir="):
-        checkpoint.check_same_recipe(tmp_path, "seed: 1\ntracking: {wandb: false}\noptimizer: {learning_rate: 0.2}\n")
-    checkpoint.check_same_recipe(tmp_path / "none", "seed: 2\n")

@@ -13,8 +13,8 @@ from data.mixture import Mixture
 from models.build import build_model
 from train.distributed import Ranks
 from train.engine import learning_rate_at
-from train.loop import prepare
 from train.recipe import load_recipe
+from train.run import prepare
 
 
 def padded_rewards(model, conversations, pad):

@@ -3,14 +3,19 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from train import checkpoint
-from train.loop import resolved_recipe
 from train.recipe import load_recipe, to_yaml
+from train.resumable import Changes, check_same_run
+from train.run import resolved_recipe
 
 
 def test_commits_are_written_into_the_recipe(tmp_path):
     recipe = load_recipe(
-        ["recipe=qwen3-0.6b", "data.sources.mine.dataset=owner/mine", "data.sources.mine.revision=main"]
+        [
+            "recipe=qwen3-0.6b",
+            f"run_dir={tmp_path}",
+            "data.sources.mine.dataset=owner/mine",
+            "data.sources.mine.revision=main",
+        ]
     )
     base = SimpleNamespace(commit="c" * 40, directory=Path("x"))
     data = SimpleNamespace(commits={"skywork_80k": "d" * 40})
@@ -21,7 +26,9 @@ def test_commits_are_written_into_the_recipe(tmp_path):
     assert recipe.model.revision is None
     (tmp_path / "recipe.yaml").write_text(to_yaml(resolved))
     assert load_recipe([f"recipe={tmp_path / 'recipe.yaml'}"]) == resolved
-    checkpoint.check_same_recipe(tmp_path, to_yaml(recipe))  # going on with the same command is no other recipe
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    commits = {"model.revision": "c" * 40, "data.sources.skywork_80k.revision": "d" * 40}
+    assert check_same_run(recipe) == Changes(commits=commits, starts_again=True)  # the same command: no other recipe
 
 
 def test_a_written_recipe_repeats_the_run(one_rank):

@@ -1,0 +1,267 @@
+"""What a run consists of, and how it is set up: data, ranks, model, engine, and where it stands."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import durable
+from data.chat import Chat
+from data.loader import PairLoader, PairPack, PreparedData, Step, prepare_data, why_nothing_is_left
+from data.mixture import Mixture
+from data.pairs import DataError
+from models.attention import choose_backend
+from models.build import Base, apply_liger, build_model, resolve_base, use_liger
+from train import checkpoint, shards
+from train.checkpoint import Checkpoints, TrainState
+from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts, start
+from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
+from train.evaluation import check_metric
+from train.example import Example, find_example
+from train.metrics import attention_cost
+from train.preemption import Preemption
+from train.recipe import Recipe, to_yaml
+from train.resumable import Changes, explain_extension
+from train.tokenizer import load_chat
+from train.watchdog import Watchdog
+
+FINISHED = "finished.json"  # in the run directory, once all is done
+
+
+class StopRequested(Exception):
+    """All ranks have agreed to stop; says why."""
+
+
+@dataclass
+class Run:
+    """Everything that a run consists of once it is set up."""
+
+    recipe: Recipe
+    ranks: Ranks
+    device: torch.device
+    directory: Path
+    chat: Chat
+    base: Base
+    data: PreparedData
+    engine: Any
+    mixture: Mixture
+    loader: PairLoader
+    eval_loader: PairLoader | None
+    state: TrainState
+    checkpoints: Checkpoints
+    total_pairs: int
+    total_steps: int
+    preemption: Preemption
+    watchdog: Watchdog
+    example: Example | None  # for the end of the run; on the main rank
+    last_good: TrainState | None = None  # before the first of a row of bad steps
+
+    def steps(self) -> Iterator[Step]:
+        """The steps that are left."""
+        training, state = self.recipe.training, self.state
+        return self.loader.steps(
+            self.mixture, training.pairs_per_step, self.total_pairs, state.pairs_seen, state.step, training.max_steps
+        )
+
+    def check_in(self, kind: str, batch: PairPack, loader: PairLoader | None = None) -> None:
+        """Before every pack: tell the watchdog that all is well, and ask all ranks whether to stop.
+
+        Raises:
+            StopRequested: on every rank.
+        """
+        self.watchdog.beat(self.state.step + 1, lambda: ", ".join((loader or self.loader).describe(batch.pairs)), kind)
+        if reason := self.preemption.check():
+            raise StopRequested(reason)
+
+
+def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Changes) -> Run:
+    """Data first, while no process group is open; then the model, the engine and where the run stands."""
+    directory = recipe.directory()
+    quiet_deepspeed()
+    device = choose_device(ranks)
+    dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
+    attention = choose_backend(recipe.model.attention, device, dtype)
+    liger = use_liger(recipe.model.liger, device)
+    chat, base, data = prepare(recipe, ranks)
+    if not any(len(pairs) for pairs in data.train):
+        if ranks.is_main:
+            _write_inputs(directory, recipe, base, data)
+        raise DataError(why_nothing_is_left(data))
+    if recipe.checkpoint.best is not None:
+        check_metric("checkpoint.best", recipe.checkpoint.best, [s.name for s in data.held_out if len(s)])
+    mixture = Mixture(data.train, recipe.seed)
+    start(ranks, device)
+    # From here on every rank has read what the run directory held, and the main one may change it.
+    if ranks.is_main and recipe.checkpoint.resume == "never":
+        checkpoint.set_aside(directory)
+    resume_from = checkpoint.choose(directory / "checkpoints", recipe.checkpoint.resume, ranks)
+    made_of = {
+        "model": _fingerprint(base),
+        "tokenizer": chat.fingerprint(),
+        "engine": f"ZeRO-{recipe.engine.zero_stage} {recipe.engine.precision}",
+        "data": mixture.fingerprint() | {f"eval.{s.name}": s.fingerprint() for s in data.held_out},
+    }
+    if resume_from is not None:
+        checkpoint.check_same(resume_from, made_of)
+    if ranks.is_main:
+        (directory / FINISHED).unlink(missing_ok=True)
+        _write_inputs(directory, recipe, base, data)
+        _announce(recipe, ranks, data, mixture, device, attention)
+    settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
+    check_deepspeed(settings)
+    zero3 = settings if recipe.engine.zero_stage == 3 and base.directory is not None else None
+    model, origin = build_model(
+        base,
+        dtype=dtype,
+        seed=recipe.seed,
+        attention=attention,
+        pad_token_id=chat.tokenizer.pad_token_id,
+        zero3_config=zero3,
+    )
+    if liger:
+        apply_liger(model)
+    ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
+    checkpoint_layers(model, recipe.engine)
+    engine = build_engine(model, settings, recipe.optimizer, device)
+    set_timeouts(START_SECONDS)  # DeepSpeed has made groups of its own, with a shorter one
+    state = resume(engine, resume_from, ranks) if resume_from is not None else TrainState()
+    packing: dict[str, Any] = {
+        "pack_tokens": recipe.data.pack_tokens,
+        "share_prefix": recipe.data.share_prefix,
+        "attention_cost": attention_cost(base.config),
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+        "pin_memory": device.type == "cuda",
+    }
+    total_pairs = recipe.training.epochs * mixture.pairs_per_epoch
+    total_steps = total_steps_of(recipe, mixture, state)
+    if state.step:
+        ranks.say(f"resumed from step {state.step:,} of {total_steps:,} ({resume_from})")
+        if changes.extension:
+            before = replace(recipe, training=replace(recipe.training, **_before(changes)))
+            old_total = total_steps_of(before, mixture, state)
+            ranks.say(explain_extension(changes, state.step, old_total, total_steps, recipe.optimizer))
+    return Run(
+        recipe,
+        ranks,
+        device,
+        directory,
+        chat,
+        base,
+        data,
+        engine,
+        mixture,
+        PairLoader(mixture.sets, **packing),
+        PairLoader(data.held_out, **packing) if any(len(s) for s in data.held_out) else None,
+        state,
+        Checkpoints(directory / "checkpoints", recipe.checkpoint, ranks, made_of, shards.ShardWriter),
+        total_pairs,
+        total_steps,
+        preemption,
+        Watchdog(directory, ranks.rank, 60 * recipe.engine.hang_minutes),
+        find_example(recipe.data, data) if ranks.is_main else None,
+    )
+
+
+def resume(engine: Any, path: Path, ranks: Ranks) -> TrainState:
+    """Bring the engine to where a whole checkpoint stands, whatever number of ranks wrote it."""
+    written_by = durable.read_manifest(path)["ranks"]
+    if written_by == ranks.world_size:
+        shards.load(engine, path)
+    else:
+        ranks.say(f"{path}: written by {written_by} rank(s), this run has {ranks.world_size}; it is converted")
+        shards.load_resharded(engine, path, ranks)
+    return checkpoint.read_state(path)
+
+
+def _before(changes: Changes) -> dict[str, Any]:
+    """The keys of `training` as they were."""
+    return {key.removeprefix("training."): old for key, (old, _) in changes.extension.items()}
+
+
+def total_steps_of(recipe: Recipe, mixture: Mixture, state: TrainState) -> int:
+    """Steps of the whole run. A run that was extended goes on from where it stood, in whole steps."""
+    left = max(0, recipe.training.epochs * mixture.pairs_per_epoch - state.pairs_seen)
+    total = state.step + -(-left // recipe.training.pairs_per_step)
+    return min(total, recipe.training.max_steps or total)
+
+
+def prepare(recipe: Recipe, ranks: Ranks) -> tuple[Chat, Base, PreparedData]:
+    """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing."""
+    base = resolve_base(recipe.model)
+    positions = base.config.max_position_embeddings
+    if recipe.data.max_length > positions:
+        raise DataError(
+            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
+        )
+    chat = load_chat(recipe.model, recipe.data, base)
+    data = prepare_data(
+        recipe.data,
+        chat,
+        seed=recipe.seed,
+        target_margin=recipe.loss.target_margin,
+        builder=ranks.local_rank == 0,
+    )
+    return chat, base, data
+
+
+def _fingerprint(base: Base) -> str:
+    """Of the base model's shape and hub commit; its weights are read only once, at the run's beginning."""
+    config = {key: value for key, value in base.config.to_dict().items() if not key.startswith("_")}
+    return hashlib.sha256(json.dumps([config, base.commit], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
+    """What the run is made of, on disk before the first step."""
+    directory.mkdir(parents=True, exist_ok=True)
+    durable.write_file(directory / "recipe.yaml", to_yaml(resolved_recipe(recipe, base, data)))
+    durable.write_file(directory / "drop_report.json", json.dumps(data.report, indent=2) + "\n")
+    with open(directory / "dropped.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())
+
+
+def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
+    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
+    resolved = copy.deepcopy(recipe)
+    resolved.model.revision = base.commit or recipe.model.revision
+    for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):
+        for name, source in sources.items():
+            if source is not None:
+                source.revision = data.commits.get(f"{prefix}{name}", source.revision)
+    return resolved
+
+
+def _announce(
+    recipe: Recipe, ranks: Ranks, data: PreparedData, mixture: Mixture, device: torch.device, attention: str
+) -> None:
+    for line in data.warnings:
+        print(f"WARNING: {line}")
+    where = f"{ranks.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU process'}"
+    print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
+    for name, entry in data.report.items():
+        print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(_where_rows_went(entry))}")
+    print(
+        f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "
+        f"{recipe.training.pairs_per_step} pairs a step, packs of {recipe.data.pack_tokens:,} tokens"
+    )
+
+
+def _where_rows_went(entry: dict[str, Any]) -> list[str]:
+    parts = []
+    if entry["trained"]:
+        share = entry["pairs_per_epoch"]
+        parts.append(
+            f"{entry['trained']:,} to train on" + (f" ({share:,} an epoch)" if share != entry["trained"] else "")
+        )
+    if entry["held_out"]:
+        parts.append(f"{entry['held_out']:,} held out")
+    if entry["beyond_limit"]:
+        parts.append(f"{entry['beyond_limit']:,} beyond the limit")
+    if entry["refused"]:
+        parts.append("refused: " + ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items()))
+    return parts
