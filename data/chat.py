@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from data.pairs import DataError, InvalidPair, Message, Pair
+from data.render import MAX_TEMPLATE, Rendered, check_template, render, text_of
 
 # A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
 PINNED_DATE = datetime.date(2024, 7, 26)
-_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])(.{0,80}?)\1\s*\)""")
 # Tokens that some vocabularies reserve and no conversation ends with, best first.
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<unk>")
 
@@ -61,11 +62,12 @@ class Chat:
             template: a Jinja chat template; the tokenizer's own when None.
 
         Raises:
-            DataError: no template, or no pad token that no conversation ends with.
+            DataError: no template, one that takes too much to render, or no pad token that no conversation ends with.
         """
         template = template or tokenizer.chat_template
         if not isinstance(template, str):
             raise DataError("the tokenizer has no single chat template; give one with data.chat_template=FILE")
+        check_template(template)
         tokenizer.chat_template = pin_date(template)
         self.tokenizer = tokenizer
         self._set_pad_token()
@@ -75,8 +77,22 @@ class Chat:
 
         Raises:
             InvalidPair: the template refuses the conversation.
+            DataError: see `data.render.render`.
         """
-        return self._render(messages, add_generation_prompt=False)
+        return text_of(self.render_all([messages])[0])
+
+    def render_all(self, conversations: list[list[Message]], add_generation_prompt: bool = False) -> list[Rendered]:
+        """As `render` for each of many, far faster; where the template refuses one, the `InvalidPair` in its place."""
+        tokenizer = self.tokenizer
+        rendered = render(
+            tokenizer.chat_template,
+            tokenizer.special_tokens_map,
+            conversations,
+            add_generation_prompt=add_generation_prompt,
+        )
+        bos = tokenizer.bos_token or ""
+        texts = [text.removeprefix(bos) if isinstance(text, str) else text for text in rendered]
+        return [text or InvalidPair("template error", "the chat template makes nothing of it") for text in texts]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, one list each."""
@@ -96,8 +112,8 @@ class Chat:
         common = min(common, len(pair.chosen) - 1, len(pair.rejected) - 1)
         if common == 0:
             return 0
-        prompt = self._render(pair.chosen[:common], pair.chosen[common]["role"] == "assistant")
-        return common_prefix_length(np.asarray(self.encode([prompt])[0]), np.asarray(ids))
+        rendered = self.render_all([pair.chosen[:common]], pair.chosen[common]["role"] == "assistant")
+        return common_prefix_length(np.asarray(self.encode([text_of(rendered[0])])[0]), np.asarray(ids))
 
     def fingerprint(self) -> str:
         """A hash that changes whenever ids or refusals could change."""
@@ -110,16 +126,6 @@ class Chat:
         parts = [self.tokenizer.chat_template, special, type(self.tokenizer).__name__]
         parts.append(self.tokenizer.backend_tokenizer.to_str())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # a template is a program: it may fail in any way
-            raise InvalidPair("template error", f"the chat template refuses the conversation: {error}") from None
-        bos = self.tokenizer.bos_token
-        return text.removeprefix(bos) if bos else text
 
     def _set_pad_token(self) -> None:
         """Hugging Face pools at the rightmost id that is not the pad id, so a conversation must never end with it."""
@@ -141,10 +147,13 @@ class Chat:
 
 def read_template(path: str) -> str:
     """The chat template in a file. Raises: DataError when there is none."""
-    if not Path(path).expanduser().is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise DataError(f"data.chat_template={path}: no such file")
+    if file.stat().st_size > 4 * MAX_TEMPLATE:
+        raise DataError(f"data.chat_template={path}: {file.stat().st_size:,} bytes are no chat template")
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"data.chat_template={path}: not UTF-8 text ({error})") from None
 

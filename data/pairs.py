@@ -68,7 +68,7 @@ def detect_format(row: Mapping[str, Any]) -> str:
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if chosen is None or rejected is None:
         missing = [key for key in ("chosen", "rejected") if row.get(key) is None]
-        raise InvalidPair("missing field", f"no {' and no '.join(missing)} among the fields {sorted(row)}")
+        raise InvalidPair("missing field", f"no {' and no '.join(missing)} among the fields {_names(row)}")
     if row.get("conversations") is not None:
         return "sharegpt"
     if row.get("prompt") is not None:
@@ -155,7 +155,8 @@ def check_messages(messages: Any, field: str) -> None:
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise InvalidPair("not a message", f"{where} is {_kind(message)}, expected {{role, content}}")
         if message["role"] not in ROLES:
-            raise InvalidPair("unknown role", f"{where} has role {message['role']!r}, expected one of {list(ROLES)}")
+            role = _short(message["role"])
+            raise InvalidPair("unknown role", f"{where} has role {role}, expected one of {list(ROLES)}")
         check_text(message["content"], f"{where}.content")
 
 
@@ -251,7 +252,7 @@ def _from_value(turns: Any, field: str) -> list[Message]:
         role = ROLE_ALIASES.get(str(turn["from"]))
         if role is None:
             raise InvalidPair(
-                "unknown role", f"{field}[{i}] is from {turn['from']!r}, expected one of {sorted(ROLE_ALIASES)}"
+                "unknown role", f"{field}[{i}] is from {_short(turn['from'])}, expected one of {sorted(ROLE_ALIASES)}"
             )
         messages.append({"role": role, "content": check_text(turn["value"], f"{field}[{i}].value")})
     return messages
@@ -335,6 +336,14 @@ def _kind(value: Any) -> str:
     if value is None:
         return "missing"
     if isinstance(value, Mapping):
-        return f"an object with fields {sorted(map(str, value))}"
+        return f"an object with fields {_names(value)}"
+    return f"{type(value).__name__} {_short(value)}"
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return _short(sorted(map(str, row)), 300)
+
+
+def _short(value: Any, length: int = 60) -> str:
     text = repr(value)
-    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"
+    return text if len(text) < length else f"{text[: length - 3]}..."

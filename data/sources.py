@@ -3,13 +3,15 @@
 A file is read as a stream, so the largest set costs no more memory than its longest row.
 """
 
+import codecs
 import contextlib
-import functools
 import glob
 import gzip
 import hashlib
+import io
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,17 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from data import builtin
+from data.hub import hub_commit, load_hub
+from data.keys import moves
 from data.pairs import FORMATS, DataError, InvalidPair
+
+MAX_DEPTH = 64  # of lists and objects in a row; a worker process cannot be handed what is nested some hundreds deep
+_OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins as UTF-16-LE
+# What pyarrow says of a value that Python has none for: text that is not UTF-8, a date after the year 9999, ...
+_UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
 
 @dataclass
 class SourceConfig:
     """One named set of pairs. Exactly one of `path`, `dataset` and `builtin` says where the rows are."""
 
-    path: str | None = None  # file or glob: .jsonl .json .parquet .arrow, .jsonl and .json also .gz
+    path: str | None = moves(None)  # file or glob: .jsonl .json .parquet .arrow, .jsonl and .json also .gz
     dataset: str | None = None  # Hugging Face hub dataset, e.g. Skywork/Skywork-Reward-Preference-80K-v0.2
     name: str | None = None  # the hub dataset's configuration
-    revision: str | None = None  # the hub dataset's branch, tag or commit; what it resolves to is recorded
+    revision: str | None = moves(None)  # the hub dataset's branch, tag or commit; what it resolves to is recorded
     split: str = "train"  # the hub dataset's split
     builtin: str | None = None  # a generated set that needs no files: `twins-train` or `twins-heldout`
     format: str | None = None  # messages | prompt | hh | sharegpt; detected row by row when left out
@@ -82,13 +91,11 @@ def source_files(key: str, pattern: str) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-    expanded = str(Path(pattern).expanduser())
-    paths = (
-        [Path(expanded)] if Path(expanded).is_file() else sorted(Path(p) for p in glob.glob(expanded, recursive=True))
-    )
-    files = [path for path in paths if path.is_file()]
+    expanded = os.path.expanduser(pattern)  # unlike pathlib, os.path answers to any text
+    paths = [expanded] if os.path.isfile(expanded) else sorted(glob.glob(expanded, recursive=True))
+    files = [Path(path) for path in paths if os.path.isfile(path)]
     if not files:
-        what = "is a directory; name files, e.g. path/*.jsonl" if Path(expanded).is_dir() else "no such file"
+        what = "is a directory; name files, e.g. path/*.jsonl" if os.path.isdir(expanded) else "no such file"
         raise DataError(f"{key}.path={pattern}: {what}")
     return files
 
@@ -100,17 +107,26 @@ def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
             (f"{config.builtin}:{i + 1}", row) for i, row in enumerate(builtin.SETS[config.builtin]())
         )
     elif config.dataset is not None:
-        dataset = _load_hub(key, config)
-        rows = ((f"{config.dataset}:{i + 1}", row) for i, row in enumerate(dataset))
+        dataset = load_hub(key, config.dataset, config.name, config.split, config.revision)
+        rows = _hub_rows(config.dataset, dataset)
     else:
         assert config.path is not None
         files = source_files(key, config.path)
         rows = (pair for path in files for pair in _reader(path)(path))
     for number, (where, value) in enumerate(rows):
+        if _nested_beyond(value, MAX_DEPTH):
+            value = InvalidPair("nested too deep", f"the row is nested more than {MAX_DEPTH} deep")
         if isinstance(value, InvalidPair):
             yield Row(where, number, error=value)
         else:
             yield Row(where, number, value)
+
+
+def _nested_beyond(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list | tuple):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nested_beyond(item, levels - 1) for item in inner)
 
 
 def chunked(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -132,8 +148,9 @@ def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[s
             digest.update(json.dumps(row, sort_keys=True).encode())
         return f"builtin:{config.builtin}:{digest.hexdigest()}", None
     if config.dataset is not None:
-        dataset = _load_hub(key, config)
-        return f"hub:{config.dataset}:{config.name}:{config.split}:{dataset._fingerprint}", _hub_commit(config)
+        dataset = load_hub(key, config.dataset, config.name, config.split, config.revision)
+        place = f"hub:{config.dataset}:{config.name}:{config.split}"
+        return f"{place}:{dataset._fingerprint}", hub_commit(config.dataset, config.revision)
     assert config.path is not None
     hash_file = hash_file or hash_content
     # With the kind: the same bytes hold other rows when a misnamed .jsonl is renamed to .json.
@@ -144,6 +161,20 @@ def hash_content(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hub_rows(name: str, dataset: Any) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        for row in dataset:
+            number += 1
+            yield f"{name}:{number}", row
+    except _UNREADABLE:  # row by row from there on, which is slower
+        for i in range(number, len(dataset)):
+            try:
+                yield f"{name}:{i + 1}", dataset[i]
+            except _UNREADABLE as error:
+                yield f"{name}:{i + 1}", InvalidPair("unreadable value", f"the row cannot be read: {error}")
 
 
 # --- one reader per kind of file: path -> (address, row or InvalidPair) ---------------------------------------------
@@ -164,8 +195,11 @@ def _reader(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    zipped = path.suffix == ".gz"
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        if zipped and path.stat().st_size == 0:  # which Python reads as nothing, zipped
+            raise EOFError("it is empty")
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
@@ -179,13 +213,15 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 def _parse_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
     """One row a line; blank lines are no rows but count."""
     for number, line in enumerate(lines, 1):
-        if line.strip():
+        if number == 1 and line.startswith(_OTHER_ENCODINGS):  # whose newlines are not single bytes
+            raise DataError(f"{path}: is UTF-16 or UTF-32 text; convert it to UTF-8")
+        if line.removeprefix(codecs.BOM_UTF8).strip():
             yield f"{path}:{number}", _parse_json(line)
 
 
-def _parse_json(text: bytes) -> Any:
+def _parse_json(line: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(line.decode("utf-8-sig", "surrogatepass"))  # given bytes, it guesses at other encodings
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number or a nesting beyond Python's limits
         return InvalidPair("not JSON", f"the line is not JSON: {error}")
 
@@ -197,10 +233,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         # Many published ".json" files hold one object a line.
-        lines = text.splitlines()
-        if isinstance(_parse_json(next(filter(bytes.strip, lines), b"")), InvalidPair):
+        if not isinstance(_parse_json(next(filter(bytes.strip, io.BytesIO(text)), b"")), dict):
             raise DataError(f"{path}: not JSON: {error}") from None
-        yield from _parse_lines(path, lines)
+        yield from _parse_lines(path, io.BytesIO(text))
         return
     if isinstance(rows, dict):
         rows = rows["data"] if isinstance(rows.get("data"), list) else [rows]
@@ -216,12 +251,16 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=512):
-            for row in batch.to_pylist():
+        file = parquet.ParquetFile(path)
+        for batch in file.iter_batches(batch_size=512):
+            for row in _table_rows(batch):
                 number += 1
                 yield f"{path}:{number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole parquet file ({error})") from None
+        expected = file.metadata.num_rows
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # also names of columns must be UTF-8
+        raise DataError(f"{path}: not a whole parquet file ({error}); fetch it again") from None
+    if number != expected:  # without columns it has no rows to read, for example
+        raise DataError(f"{path}: not a whole parquet file ({number:,} of its {expected:,} rows); fetch it again")
 
 
 def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
@@ -236,43 +275,27 @@ def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
                 reader = pyarrow.ipc.open_file(source)
                 batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             for batch in batches:
-                for row in batch.to_pylist():
+                batch.validate(full=True)  # what is damaged would end this process
+                for row in _table_rows(batch):
                     number += 1
                     yield f"{path}:{number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole arrow file ({error})") from None
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a whole arrow file ({error}); fetch it again") from None
 
 
-# --- the hub --------------------------------------------------------------------------------------------------------
-
-
-def _load_hub(key: str, config: SourceConfig) -> Any:
-    import datasets
-
+def _table_rows(batch: Any) -> list[Any]:
+    """The rows of an Arrow record batch, an `InvalidPair` in place of those that cannot become Python values."""
     try:
-        return datasets.load_dataset(config.dataset, config.name, split=config.split, revision=_hub_commit(config))
-    except Exception as error:
-        # It raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
-        cause = error.__cause__ or error  # a DatasetGenerationError says nothing itself
-        first = str(cause).strip().splitlines()
-        raise DataError(
-            f"{key}.dataset={config.dataset}: cannot load split {config.split!r} "
-            f"({type(cause).__name__}: {first[0] if first else ''})"
-        ) from error
+        return batch.to_pylist()
+    except _UNREADABLE:
+        return [_table_row(batch, i) for i in range(batch.num_rows)]
 
 
-def _hub_commit(config: SourceConfig) -> str | None:
-    assert config.dataset is not None
-    return None if Path(config.dataset).exists() else _resolve_commit(config.dataset, config.revision)
-
-
-@functools.cache
-def _resolve_commit(dataset: str, revision: str | None) -> str | None:
-    """The commit that a revision stands for; the revision itself where the hub can't be asked (offline)."""
-    import httpx
-    import huggingface_hub
-
-    try:
-        return huggingface_hub.HfApi().dataset_info(dataset, revision=revision).sha
-    except (OSError, ValueError, httpx.HTTPError):
-        return revision
+def _table_row(batch: Any, i: int) -> Any:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[i].as_py()
+        except _UNREADABLE as error:
+            return InvalidPair("unreadable value", f"{name} cannot be read: {error}")
+    return row

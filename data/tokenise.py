@@ -1,7 +1,14 @@
-"""Rows to token ids: what a worker process does with a chunk of a source."""
+"""Rows to token ids, in as many processes as pay."""
 
+import collections
 import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import numpy as np
@@ -9,7 +16,10 @@ import pyarrow as pa
 
 from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
 from data.pairs import InvalidPair, Pair, parse_pair
-from data.sources import Row, SourceConfig
+from data.sources import Row, SourceConfig, chunked
+
+CHUNK = 256  # rows that one worker tokenises at a time
+ROWS_PER_WORKER = 4096  # below this a second process costs more than it saves
 
 SCHEMA = pa.schema(
     [
@@ -34,12 +44,66 @@ class TokeniseSettings:
     target_margin: bool = False
 
 
-def tokenise(
-    rows: list[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings
-) -> tuple[pa.RecordBatch, list[dict[str, Any]], int]:
-    """Rows to a record batch of `SCHEMA`, the refused rows, and the number of rows."""
-    refused = []
-    parsed, texts = [], []
+Tokenised = tuple[pa.RecordBatch, list[dict[str, Any]], int]  # pairs in `SCHEMA`, refused rows, number of rows read
+
+
+def tokenise_source(
+    rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int = 0
+) -> Iterator[Tokenised]:
+    """The chunks of a source, in order.
+
+    Args:
+        workers: processes to tokenise with; 0 chooses by the machine and the size of the source.
+    """
+    chunks = chunked(rows, CHUNK)
+    first = []  # enough rows to know whether worker processes pay
+    for chunk in chunks:
+        first.append(chunk)
+        if len(first) * CHUNK > ROWS_PER_WORKER:
+            break
+    workers = workers or min(len(os.sched_getaffinity(0)), 16)
+    if workers == 1 or len(first) * CHUNK <= ROWS_PER_WORKER:
+        for chunk in itertools.chain(first, chunks):
+            yield tokenise(chunk, config, chat, settings)
+        return
+    # spawn: a forked tokenizer would inherit the locks of its parent's threads.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, chat, settings)
+    ) as pool:
+        waiting: collections.deque[Future[Any]] = collections.deque()
+        for chunk in itertools.chain(first, chunks):
+            waiting.append(pool.submit(_work, chunk))
+            if len(waiting) > 2 * workers:  # bounded, so that memory stays flat however long the source is
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_worker_state: tuple[SourceConfig, Chat, TokeniseSettings]
+
+
+def _start_worker(*state: Any) -> None:
+    global _worker_state
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker_state = state  # type: ignore[assignment]
+
+
+def _end_with_parent() -> None:
+    """Of a parent that is killed a worker would hear nothing, and wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(rows: list[Row]) -> Any:
+    return tokenise(rows, *_worker_state)
+
+
+def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings) -> Tokenised:
+    """One chunk of rows."""
+    refused, parsed = [], []
     for row in rows:
         try:
             if row.error is not None:
@@ -50,16 +114,25 @@ def tokenise(
                 target_margin=settings.target_margin,
                 same_first_turn=config.same_first_turn,
             )
-            sides = [chat.render(pair.chosen), chat.render(pair.rejected)]
         except InvalidPair as error:
             refused.append(_refusal(row, error))
             continue
         parsed.append((row, pair))
-        texts += sides
+    rendered = iter(chat.render_all([side for _, pair in parsed for side in (pair.chosen, pair.rejected)]))
+    whole: list[tuple[Row, Pair]] = []
+    texts: list[str] = []
+    for row, pair in parsed:
+        sides = [next(rendered), next(rendered)]
+        problem = next((side for side in sides if isinstance(side, InvalidPair)), None)
+        if problem is not None:
+            refused.append(_refusal(row, problem))
+            continue
+        whole.append((row, pair))
+        texts += [str(side) for side in sides]
     ids = chat.encode(texts)
 
     columns: dict[str, list[Any]] = {field: [] for field in SCHEMA.names}
-    for (row, pair), chosen, rejected in zip(parsed, ids[0::2], ids[1::2], strict=True):
+    for (row, pair), chosen, rejected in zip(whole, ids[0::2], ids[1::2], strict=True):
         try:
             group = _fit(chat, pair, [chosen, rejected], settings)
         except InvalidPair as error:
@@ -98,4 +171,5 @@ def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSetti
 
 
 def _refusal(row: Row, error: InvalidPair) -> dict[str, Any]:
-    return {"where": row.where, "row": row.number, "reason": error.reason, "detail": str(error)}
+    where = row.where.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
+    return {"where": where, "row": row.number, "reason": error.reason, "detail": str(error)}

@@ -5,9 +5,11 @@ import copy
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from models.weights import read_shapes, read_tensor, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from models.reward_model import RewardModel
 
 FAMILIES = ("qwen3", "llama")
+# Keys of a config.json that would name code to run, weights elsewhere, or an attention kernel to download.
+IGNORED = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+REFUSED = ("quantization_config", "transformers_weights")
 # Tensors of a checkpoint that a reward model has no use for.
 UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_freq")
+FREE, MOVES = {"resume": "free"}, {"resume": "moves"}  # what may become of a key when a run goes on: data/keys.py
 
 
 @dataclass
@@ -25,11 +31,11 @@ class ModelConfig:
     """Exactly one of `base` and `config` is given."""
 
     base: str | None = None  # hub name or local directory with safetensors weights
-    revision: str | None = None  # the hub model's branch, tag or commit; what it resolves to is recorded
+    revision: str | None = field(default=None, metadata=MOVES)  # hub branch, tag or commit; the commit is recorded
     config: Any = None  # random weights: a mapping, a config.json, or a directory that holds one
-    tokenizer: str | None = None  # hub name or local directory; default: the base; `bytes`: the built-in byte tokenizer
-    attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager; chosen once and announced
-    liger: str = "auto"  # auto | always | never: Liger's fused RMSNorm, RoPE and SwiGLU on CUDA
+    tokenizer: str | None = field(default=None, metadata=MOVES)  # hub name, directory or `bytes`; default: the base
+    attention: str = field(default="auto", metadata=FREE)  # auto (says which) | flash | torch_varlen | sdpa | eager
+    liger: str = field(default="auto", metadata=FREE)  # auto | always | never: Liger's RMSNorm, RoPE and SwiGLU on CUDA
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,10 @@ def resolve_base(config: ModelConfig) -> Base:
     Raises:
         ModelError: it is not there, is of another family, or has no safetensors weights.
     """
-    from models.attention import ModelError
-
     if config.base is None:
         return Base(None, read_config(config.config))
     directory, commit = fetch(config.base, config.revision, "model.base")
-    if not any(directory.glob("*.safetensors")):
-        raise ModelError(f"model.base={config.base}: no *.safetensors there (weights in pickles are not read)")
+    weight_files(directory)
     return Base(directory, read_config(str(directory)), commit)
 
 
@@ -86,6 +89,11 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
 
 
 def read_config(source: Any) -> "PretrainedConfig":
+    """The config in a mapping, a config.json, or a directory that holds one.
+
+    Raises:
+        ModelError: it is not there, cannot work, or is of another family.
+    """
     from transformers import AutoConfig
 
     from models.attention import ModelError
@@ -102,7 +110,11 @@ def read_config(source: Any) -> "PretrainedConfig":
     if not isinstance(source, dict) or source.get("model_type") not in FAMILIES:
         found = source.get("model_type") if isinstance(source, dict) else source
         raise ModelError(f"model_type={found!r}: expected one of {list(FAMILIES)}")
-    fields = {key: value for key, value in source.items() if key not in ("model_type", "architectures")}
+    for key in REFUSED:
+        if source.get(key):
+            raise ModelError(f"model.config: {key} is not supported; give plain weights in safetensors")
+    left_out = ("model_type", "architectures", *IGNORED)
+    fields = {key: value for key, value in source.items() if key not in left_out}
     try:
         config: PretrainedConfig = AutoConfig.for_model(source["model_type"], **fields)
     except Exception as error:  # transformers checks types and values with several kinds of errors
@@ -152,17 +164,19 @@ def build_model(
         raise ModelError(
             f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}"
         )
-    common = {"dtype": dtype, "attn_implementation": implementation(attention), "trust_remote_code": False}
+    common = {"dtype": dtype, "attn_implementation": implementation(attention)}
     score = ScoreHead(config.hidden_size, seed, dtype)
     if base.directory is None:
         # Seeded, whole on every rank and partitioned later: random weights are for tests and benchmarks.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone = AutoModel.from_config(config, **common)
+            backbone = AutoModel.from_config(config, trust_remote_code=False, **common)
         return RewardModel(backbone, score), "random weights, new score head"
     has_head = check_checkpoint(base.directory, config)
     with _partitioned(zero3_config):
-        backbone = AutoModel.from_pretrained(base.directory, config=config, use_safetensors=True, **common)
+        backbone = AutoModel.from_pretrained(
+            base.directory, config=config, use_safetensors=True, trust_remote_code=False, **common
+        )
     if has_head:
         with torch.no_grad():
             score.weight.copy_(read_tensor(base.directory, "score.weight"))
@@ -186,7 +200,7 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     from models.attention import ModelError
 
     with torch.device("meta"):
-        meta = AutoModel.from_config(copy.deepcopy(config))
+        meta = AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
     expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in meta.state_dict().items()}
     found = read_shapes(directory)
     if not any(name.startswith("model.") for name in found):  # saved without its head, so without the prefix
@@ -207,43 +221,6 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ModelError(f"{directory}: the weights do not fit the config: {'; '.join(problems[:3])}{more}")
     return head is not None
-
-
-def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors in a directory's safetensors, from their headers."""
-    from safetensors import SafetensorError, safe_open
-
-    from models.attention import ModelError
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
-    return shapes
-
-
-def read_tensor(directory: Path, name: str) -> "torch.Tensor":
-    """One tensor from a directory's safetensors. Raises: KeyError when it is not there."""
-    from safetensors import safe_open
-
-    for path in weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            if name in file.keys():  # noqa: SIM118
-                return file.get_tensor(name)
-    raise KeyError(name)
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files that hold a model: those of its index, or `model.safetensors`, or all there are."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return [directory / name for name in names]
-    single = directory / "model.safetensors"
-    return [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
 
 
 class _DeepSpeedConfig:

@@ -5,6 +5,7 @@ config.json                 <Family>ForSequenceClassification with one label, re
 tokenizer*, chat_template   the tokenizer with the template used, dates pinned
 reward_model.json           where the reward is read, and reference conversations with their rewards
 README.md                   the model card
+manifest.json               sizes and hashes of all these (`data.durable`)
 """
 
 import copy
@@ -19,8 +20,9 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from models.attention import implementation
-from models.build import weight_files
+from models.build import read_config
 from models.reward_model import RewardModel, ScoreHead
+from models.weights import weight_files
 
 ARCHITECTURES = {"qwen3": "Qwen3ForSequenceClassification", "llama": "LlamaForSequenceClassification"}
 MAX_SHARD_SIZE = "5GB"
@@ -99,15 +101,21 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def save_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
-    """The export as any user of transformers loads it, without the report about the zero `score.bias`."""
+    """The export as any user of transformers loads it, without the report about the zero `score.bias`.
+
+    Raises:
+        ModelError: its config or its weights are none that are read here.
+    """
+    read_config(str(directory))
+    weight_files(directory)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return AutoModelForSequenceClassification.from_pretrained(
-        directory, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
     )
 
 

@@ -10,49 +10,52 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from data.keys import extends, free
 from data.loader import DataConfig, check_data
 from data.sources import SourceConfig
 from models.build import ModelConfig
 from models.losses import LossConfig
-from train.checkpoint import CheckpointConfig
+from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
 from train.evaluation import EvaluationConfig
+from train.preemption import RunConfig, check_run
+from train.recipe_yaml import RecipeError as RecipeError
+from train.recipe_yaml import check_resolved, parse_override, read_yaml
 from train.tracking import TrackingConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-class RecipeError(ValueError):
-    """Something a person can mend in a recipe or on the command line."""
-
-
 @dataclass
 class TrainingConfig:
     pairs_per_step: int = 256  # pairs of one optimizer step, over all ranks; part of the recipe, not of the machine
-    epochs: int = 1  # passes over the mixture
-    max_steps: int | None = None  # stop after so many steps; the schedule ends there too
+    epochs: int = extends(1)  # passes over the mixture
+    max_steps: int | None = extends(None)  # stop after so many steps; the schedule ends there too
 
 
 @dataclass
 class ExportConfig:
-    enabled: bool = True  # write runs/<name>/export at the end
-    num_check_pairs: int = 8  # held-out pairs on which the export is compared with training, beside the references
+    enabled: bool = free(True)  # write runs/<name>/export at the end
+    num_check_pairs: int = free(8)  # held-out pairs on which the export is compared with training, besides references
 
 
 @dataclass
 class Recipe:
-    """A run. `docs/recipes.md` and each dataclass say what the keys mean."""
+    """A run. `docs/recipes.md` and each dataclass say what the keys mean.
 
-    name: str = "run"  # of the run: wandb, model card; default: the recipe's file name
-    run_dir: str | None = None  # default: runs/<name>
+    A field also says whether it may change when a run goes on (`data/keys.py`). One that says nothing is identity, the
+    safe default: with another value it is another run.
+    """
+
+    name: str = free("run")  # of the run: wandb, model card; default: the recipe's file name
+    run_dir: str | None = free(None)  # default: runs/<name>
     seed: int = 0  # of the order of pairs, the score head and random weights
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -64,9 +67,10 @@ class Recipe:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: RunConfig = field(default_factory=RunConfig)
 
     def directory(self) -> Path:
-        return Path(self.run_dir or f"runs/{self.name}").expanduser()
+        return Path(os.path.expanduser(self.run_dir or f"runs/{self.name}"))
 
 
 def load_recipe(arguments: list[str]) -> Recipe:
@@ -91,13 +95,17 @@ def load_recipe(arguments: list[str]) -> Recipe:
             overrides.append((key, value))
     if path is None:
         raise RecipeError(f"which recipe? give recipe=NAME, one of {', '.join(recipe_names())}, or recipe=FILE.yaml")
-    merged: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": path.stem})
-    merged = _merge(merged, _read_yaml(path), str(path))
+    merged = _read_recipe(path)
     for key, value in overrides:
         merged = _override(merged, key, value)
     recipe = _to_object(merged)
     check_recipe(recipe)
     return recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """What a file says, over the defaults; nothing that it names need be there. Raises: RecipeError."""
+    return _to_object(_read_recipe(path))
 
 
 def recipe_names() -> list[str]:
@@ -106,9 +114,9 @@ def recipe_names() -> list[str]:
 
 def find_recipe(value: str) -> Path:
     """`recipes/NAME.yaml`, or the file itself. Raises: RecipeError."""
-    for path in (RECIPES / f"{value}.yaml", Path(value).expanduser()):
-        if path.is_file():
-            return path
+    for path in (str(RECIPES / f"{value}.yaml"), os.path.expanduser(value)):
+        if os.path.isfile(path):
+            return Path(path)
     raise RecipeError(
         f"recipe={value}: no such recipe{closest(value, recipe_names())}; there are {', '.join(recipe_names())}"
     )
@@ -125,9 +133,10 @@ def complain(error: Exception, code: int = 2) -> int:
     Ranks meet the same mistake at the same time, and the launcher ends all of them when one has ended: so the others
     give the first rank of their machine time to say it. If it does not end the run, the mistake was theirs alone.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) != 0:
+    if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) != 0:
         time.sleep(5)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    text = re.sub(r"//[^/\s@]+@", "//", str(error))  # a proxy's or a mirror's address may hold a password
+    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
     return code
 
 
@@ -149,6 +158,8 @@ def check_recipe(recipe: Recipe) -> None:
     try:
         check_data(recipe.data)
         check_engine(engine)
+        check_checkpoint(recipe.checkpoint)
+        check_run(recipe.run)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     require(
@@ -177,19 +188,9 @@ def check_recipe(recipe: Recipe) -> None:
     require(
         recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null"
     )
-    require(
-        recipe.checkpoint.every is None or recipe.checkpoint.every >= 1, "checkpoint.every", "1 or more steps, or null"
-    )
-    require(recipe.checkpoint.keep >= 1, "checkpoint.keep", "1 or more")
     require(0 <= recipe.seed < 2**63, "seed", "0 or more, and below 2^63")
     require(recipe.tracking.log_every >= 1, "tracking.log_every", "1 or more steps")
     require(recipe.export.num_check_pairs >= 0, "export.num_check_pairs", "0 or more")
-    resume = recipe.checkpoint.resume
-    require(
-        resume in ("auto", "never") or Path(resume).is_dir(),
-        "checkpoint.resume",
-        "auto, never or a checkpoint's directory",
-    )
     if model.attention == "flash" and engine.precision == "fp32":
         raise RecipeError("model.attention=flash computes in bf16 only and engine.precision=fp32; change one of them")
 
@@ -197,22 +198,19 @@ def check_recipe(recipe: Recipe) -> None:
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def _read_yaml(path: Path) -> DictConfig:
-    try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, DictConfig):
-        raise RecipeError(f"{path}: expected a mapping of keys")
-    return loaded
+def _read_recipe(path: Path) -> DictConfig:
+    defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": path.stem})
+    return _merge(defaults, read_yaml(path), str(path))
 
 
-def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
+def _merge(base: DictConfig, extra: Any, where: str, key: str = "") -> DictConfig:
     _check_keys(Recipe, OmegaConf.to_container(extra, resolve=False), "", where)
     try:
         merged = OmegaConf.merge(base, extra)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{where}: {_explain(error)}") from None
+    except TypeError as error:  # a list for a group of keys, or the other way round
+        raise RecipeError(f"{where}: {key}: {error}" if key else f"{where}: {error}") from None
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -220,19 +218,16 @@ def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
 def _override(config: DictConfig, key: str, value: str) -> DictConfig:
     """Apply one `key=value`. `data.sources=FILE.yaml` replaces the whole mapping; merging alone would only add."""
     if key in ("data.sources", "data.eval.sources"):
-        if not Path(value).expanduser().is_file():
+        path = Path(os.path.expanduser(value))
+        if not os.path.isfile(path):
             raise RecipeError(f"{key}={value}: no such file (it replaces the mapping of sources by the file's)")
-        replacement: Any = OmegaConf.to_container(_read_yaml(Path(value).expanduser()))
+        replacement: Any = OmegaConf.to_container(read_yaml(path))
         for part in reversed(key.split(".")):
             replacement = {part: replacement}
         emptied = config.copy()
         OmegaConf.update(emptied, key, {}, merge=False)
         return _merge(emptied, OmegaConf.create(replacement), value)
-    try:
-        parsed = OmegaConf.from_dotlist([f"{key}={value}"])
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise RecipeError(f"{key}={value}: {' '.join(str(error).split())}") from None
-    return _merge(config, parsed, "command line")
+    return _merge(config, parse_override(key, value), "command line", key)
 
 
 def _to_object(config: DictConfig) -> Recipe:
@@ -241,6 +236,7 @@ def _to_object(config: DictConfig) -> Recipe:
     except OmegaConfBaseException as error:
         raise RecipeError(_explain(error)) from None
     assert isinstance(recipe, Recipe)
+    check_resolved(asdict(recipe))
     return recipe
 
 
@@ -265,7 +261,9 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
         inner = _default(known[key])
         is_sources = prefix + str(key) in ("data.sources", "data.eval.sources")
         nested = "sources" if is_sources else (type(inner) if is_dataclass(inner) else None)
-        if nested is not None and not isinstance(value, Mapping):
+        if isinstance(inner, list) and not isinstance(value, list):
+            raise RecipeError(f"{where}: {prefix}{key}={value}: expected a list, e.g. {inner}")
+        if (nested is not None or isinstance(inner, dict)) and not isinstance(value, Mapping):
             raise RecipeError(
                 f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=..."
             )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data.keys import free
+
 
 @dataclass
 class TrackingConfig:
-    wandb: bool = False  # log to Weights & Biases too; without a login the run is kept offline in the run directory
-    project: str = "bradley"  # wandb project
-    log_every: int = 1  # steps between lines of metrics.jsonl
+    wandb: bool = free(False)  # log to Weights & Biases too; without a login it is kept offline in the run directory
+    project: str = free("bradley")  # wandb project
+    log_every: int = free(1)  # steps between lines of metrics.jsonl
 
 
 class Tracker:
@@ -38,10 +41,20 @@ class Tracker:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.main:
-            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+                self._file.flush()
+            except OSError as error:
+                error.filename = str(self.path)  # or nobody would know what was full
+                raise
             if self._wandb is not None:
                 self._wandb.log(metrics, step=step)
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add a line to another file of the run directory."""
+        if self.main:
+            with open(self.path.with_name(name), "a") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         if self.main:
@@ -75,7 +88,9 @@ def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any
     if mode is None and not _logged_in():  # wandb would stop and ask
         mode = "offline"
         print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
-    return wandb.init(project=project, name=name, dir=directory, config=recipe, mode=mode)
+    # Metrics and the recipe, no more: a remote's address may hold a token, and code, a diff or a screen anything.
+    settings = wandb.Settings(disable_git=True, disable_code=True, save_code=False, console="off")
+    return wandb.init(project=project, name=name, dir=directory, config=recipe, mode=mode, settings=settings)
 
 
 def _logged_in() -> bool:
@@ -99,3 +114,9 @@ def process_age(now: float) -> float:
 def progress_bar(total: int, initial: int, main: bool) -> Any:
     """Steps done, with the time that is left; silent on other ranks than the main one."""
     return tqdm(total=total, initial=initial, unit="step", disable=not main, dynamic_ncols=True, mininterval=0.5)
+
+
+def say_above_bar(line: str) -> None:
+    """Print a line while a progress bar is on the screen."""
+    tqdm.write(line)
+    sys.stdout.flush()

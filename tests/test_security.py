@@ -1,0 +1,270 @@
+"""The promises of docs/SECURITY.md, which names the test of each.
+
+Those about chat templates are in tests/data/test_render.py, about YAML in tests/recipes/test_recipe_yaml.py, and about
+secrets in tests/train/test_secrets.py.
+"""
+
+import ast
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support import ROOT, classifier_of, tiny_model
+
+from data.builtin import byte_tokenizer
+from data.hub import load_hub
+from data.pairs import DataError
+from models.attention import ModelError
+from models.build import ModelConfig, build_model, fetch, resolve_base
+from models.export import load_classifier
+from train.card import TOKENIZE, tokenize_block
+from train.check_export import main as check_export
+from train.checkpoint import CheckpointError, choose
+from train.distributed import Ranks
+from train.tokenizer import read_tokenizer
+
+PACKAGES = ("data", "models", "train")
+
+
+class Bomb:
+    """Whoever unpickles this leaves a file behind."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def calls(names):
+    """(place, call) of every call of functions or methods of these names in the package, and in code it executes."""
+    sources = {str(p.relative_to(ROOT)): p.read_text() for package in PACKAGES for p in (ROOT / package).glob("*.py")}
+    sources["train/card.py: TOKENIZE"] = tokenize_block(TOKENIZE, "x")
+    for place, text in sorted(sources.items()):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+                if name in names:
+                    yield place, node
+
+
+# --- weights and code -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def export(tmp_path):
+    """A classifier as it lies on a disk."""
+    torch.manual_seed(0)
+    directory = tmp_path / "model"
+    model = tiny_model("qwen3")
+    classifier_of(model).save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def every_reader(directory):
+    """All that read a model: as a base, and as an export to score with."""
+    yield lambda: build(directory)
+    yield lambda: load_classifier(directory, torch.float32)
+
+
+def build(directory):
+    base = resolve_base(ModelConfig(base=str(directory)))
+    return build_model(base, dtype=torch.float32, seed=0, attention="sdpa", pad_token_id=256)
+
+
+def test_weights_in_pickles_are_not_read(export, tmp_path):
+    (export / "model.safetensors").unlink()
+    (export / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "executed")))
+    for read in every_reader(export):
+        with pytest.raises(ModelError, match=r"no \*\.safetensors there \(weights in pickles are not read\)"):
+            read()
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "../model.safetensors", "/etc/model.safetensors"])
+def test_an_index_names_safetensors_beside_it_only(export, tmp_path, name):
+    (export / "model.safetensors").rename(export / "model-1.safetensors")
+    index = {"weight_map": {"model.norm.weight": "model-1.safetensors", "model.embed_tokens.weight": name}}
+    (export / "model.safetensors.index.json").write_text(json.dumps(index))
+    for read in every_reader(export):
+        with pytest.raises(ModelError, match=rf"index\.json: names {re.escape(name)}, expected \*\.safetensors"):
+            read()
+
+
+def test_adapters_are_refused(export):
+    (export / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/other"}))
+    save_file({"x": torch.zeros(1)}, export / "adapter_model.safetensors")
+    for read in every_reader(export):
+        with pytest.raises(ModelError, match=r"an adapter .*merge it into its base first"):
+            read()
+
+
+def test_only_safetensors_and_text_files_are_fetched_from_the_hub(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot(name, **options):
+        asked.update(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    fetch("owner/name", None, "model.base")
+    assert asked["allow_patterns"] == ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
+
+
+def test_code_beside_a_model_is_never_executed_nor_asked_about(export, tmp_path, monkeypatch):
+    executed = tmp_path / "executed"
+    (export / "evil.py").write_text(f"open({str(executed)!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    edit_json(
+        export / "config.json",
+        auto_map={
+            "AutoConfig": "evil.Evil",
+            "AutoModel": "evil.Evil",
+            "AutoModelForSequenceClassification": "evil.Evil",
+        },
+    )
+    build(export)
+    assert load_classifier(export, torch.float32).config.model_type == "qwen3"
+    assert not hasattr(resolve_base(ModelConfig(base=str(export))).config, "auto_map")  # nor is it exported again
+    config = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    edit_json(export / "tokenizer_config.json", **config)
+    assert len(read_tokenizer(export)) == 259  # by the model's type
+    (export / "config.json").unlink()  # as where a tokenizer comes alone
+    with pytest.raises(ModelError, match=r"no tokenizer there that transformers can read .*custom code"):
+        read_tokenizer(export)
+    assert not executed.exists()
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "transformers_weights"])
+def test_a_config_that_names_other_weights_is_refused(export, key):
+    edit_json(export / "config.json", **{key: {"quant_method": "fp8"} if "quant" in key else "adapter_model.bin"})
+    for read in every_reader(export):
+        with pytest.raises(ModelError, match=f"{key} is not supported"):
+            read()
+
+
+def test_no_kernel_is_fetched_from_the_hub(export):
+    """transformers downloads and runs the binary of an attention that a config names like a hub repository."""
+    edit_json(export / "config.json", attn_implementation="kernels-community/flash-attn2")
+    assert load_classifier(export, torch.float32).config._attn_implementation == "sdpa"
+    model, _ = build(export)
+    assert model.model.config._attn_implementation == "packed_sdpa"
+
+
+def test_every_call_that_could_run_code_of_a_model_says_no():
+    found = list(calls({"from_pretrained", "from_config"}))
+    assert {place for place, _ in found} >= {"models/build.py", "models/export.py", "train/tokenizer.py"}
+    for place, call in found:
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert said.get("trust_remote_code") == "False", f"{place}:{call.lineno}: {ast.unparse(call)}"
+
+
+def test_code_and_pickles_are_read_in_the_known_places_only():
+    """DeepSpeed's shards, behind their manifest; an error's copy in the same process; the model card's own snippet."""
+    found = {(place, ast.unparse(call.func)) for place, call in calls({"load", "loads", "exec", "eval", "run_path"})}
+    harmless = {"json.load", "json.loads", "OmegaConf.load", "shards.load"}
+    assert {(place, name) for place, name in found if name not in harmless and not name.endswith(".eval")} == {
+        ("train/shards.py", "torch.load"),
+        ("train/distributed.py", "pickle.loads"),
+        ("train/check_export.py", "exec"),
+    }
+
+
+def test_templates_are_rendered_in_one_place():
+    names = {"apply_chat_template", "render_jinja_template", "from_string", "Environment", "Template"}
+    assert {place for place, _ in calls(names)} == {"data/render.py", "train/card.py: TOKENIZE"}
+
+
+def test_the_check_of_a_strangers_export_renders_within_limits_first(export, capsys):
+    (export / "chat_template.jinja").write_text("{{ 'a' * 10**10 }}")
+    references = [{"messages": [{"role": "user", "content": "x"}], "input_ids": [1]}]
+    (export / "reward_model.json").write_text(json.dumps({"references": references}))
+    assert check_export(["model=" + str(export)]) == 2
+    assert "GiB of memory" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_manifest_is_not_unpickled(tmp_path):
+    path = tmp_path / "step-1"
+    path.mkdir()
+    (path / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "executed")))
+    with pytest.raises(CheckpointError, match="manifest"):
+        choose(tmp_path, str(path), Ranks(0, 0, 1, 1))
+    assert not (tmp_path / "executed").exists()
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+ROW = json.dumps({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}) + "\n"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A directory that `datasets` reads like a repository of the hub, and a cache of its own."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+def load(directory):
+    return load_hub("data.sources.x", str(directory), None, "train", None)
+
+
+@pytest.mark.parametrize("elsewhere", ["{}/secret.jsonl", "../secret.jsonl"])
+def test_a_dataset_is_its_own_files_only(hub, elsewhere):
+    (hub / "train.jsonl").write_text(ROW)
+    assert list(load(hub)) == [json.loads(ROW)]
+    (hub.parent / "secret.jsonl").write_text(ROW)
+    named = elsewhere.format(hub.parent)
+    (hub / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {named}\n---\n"
+    )
+    with pytest.raises(DataError, match=r"secret\.jsonl as its data, which is not in"):
+        load(hub)
+
+
+@pytest.mark.parametrize("name", ["train.pkl", "train.pickle", "train.pt", "train.py", "train.tar"])
+def test_pickles_archives_of_tensors_and_scripts_are_no_datasets(hub, tmp_path, name):
+    (hub / name).write_bytes(pickle.dumps(Bomb(tmp_path / "executed")))
+    with pytest.raises(DataError, match=r"data\.sources\.x\.dataset=.*cannot load"):
+        load(hub)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["pandas", "json", "parquet"])
+def test_a_kind_of_files_is_no_dataset(tmp_path, monkeypatch, name):
+    """`datasets` would take all such files below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.json").write_text(ROW)
+    with pytest.raises(DataError, match="no directory, and no hub name"):
+        load_hub("data.sources.x", name, None, "train", None)
+
+
+def test_columns_that_are_opened_when_they_are_read_are_left_out(hub):
+    (hub / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - {name: prompt, dtype: string}\n  - {name: chosen, dtype: image}\n---\n"
+    )
+    (hub / "train.jsonl").write_text('{"prompt": "Hi", "chosen": {"path": "/etc/passwd", "bytes": null}}\n')
+    assert list(load(hub)) == [{"prompt": "Hi"}]
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_every_promise_names_a_test_that_is_there():
+    page = (ROOT / "docs" / "SECURITY.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    files = ("test_security.py", "data/test_render.py", "recipes/test_recipe_yaml.py", "train/test_secrets.py")
+    here = "".join((ROOT / "tests" / file).read_text() for file in files)
+    there = set(re.findall(r"^def (test_\w+)", here, flags=re.M)) - {"test_every_promise_names_a_test_that_is_there"}
+    assert named == there
