@@ -5,25 +5,33 @@ every file, so that what is read later is what was written: neither torch, safet
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+ROOM = 4 << 20  # bytes that a directory must have room for before a run begins
 
 
-def hash_file(path: Path) -> str:
-    """xxh3 of a file's bytes: 128 bits, as fast as memory; against accidents, not against an attacker."""
+def hash_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """xxh3 of a file's bytes: 128 bits, as fast as memory; against accidents, not against an attacker.
+
+    Args:
+        progress: told how many bytes have been read, every so often.
+    """
     import xxhash
 
     digest = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
         while block := file.read(1 << 22):
             digest.update(block)
+            if progress is not None:
+                progress(len(block))
     return digest.hexdigest()
 
 
@@ -37,17 +45,46 @@ def sync(path: Path) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Replace a file by `text`, whole. Raises: OSError, with nothing left behind."""
+    """Replace a file by `text` in UTF-8, whole. Raises: OSError, with nothing left behind."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         sync(temporary)
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def check_directory(directory: Path) -> None:
+    """Find out before a long run that files can be made, written and renamed in its directory; leaves nothing behind.
+
+    Raises: OSError naming the directory and what to do.
+    """
+    missing: list[Path] = []
+    trial = directory / f"trial-{uuid.uuid4().hex[:8]}.tmp"
+    renamed = trial.with_suffix(".renamed")
+    try:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(os.urandom(ROOM))  # what compresses well would prove little
+        sync(trial)
+        trial.replace(renamed)
+    except FileExistsError:
+        raise OSError(f"{directory}: Not a directory: a file has this name; give another run_dir=PATH") from None
+    except OSError as error:
+        raise OSError(
+            f"{directory}: nothing can be written there: {error.strerror}. Make room or mend its permissions, or give "
+            "another run_dir=PATH"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            for path in (trial, renamed):
+                path.unlink(missing_ok=True)
+            for path in missing:
+                path.rmdir()
 
 
 def describe(directory: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -68,38 +105,83 @@ def files_of(directory: Path) -> list[str]:
 def seal(directory: Path, files: dict[str, Any] | None = None, **info: Any) -> None:
     """Write manifest.json: `files` (by default all there are) and `info`. The last write before a `publish`."""
     manifest = {**info, "files": describe(directory, files_of(directory)) if files is None else files}
+    for folder in (path for path in directory.rglob("*") if path.is_dir()):
+        sync(folder)
+    manifest = json.loads(json.dumps(manifest))  # as it will be read
+    manifest["seal"] = _seal_of(manifest)
     write_file(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Rename a sealed directory to the name under which it is looked for, replacing what is there."""
-    old = final.with_name(f"{final.name}.old")
-    if final.exists():
+def publish(temporary: Path, final: Path, *, replace: bool = True) -> bool:
+    """Rename a sealed directory to the name under which it is looked for; whether that was done.
+
+    A directory cannot be replaced in one step: a crash on the way leaves the old one as NAME.old, and no NAME. Whoever
+    looks for NAME calls `recover` first, which undoes that.
+
+    Args:
+        replace: what is there makes way; otherwise it stays, and `temporary` too.
+    """
+    old = _old(final)
+    if replace and final.exists():
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-    temporary.rename(final)
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
     sync(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+    return True
+
+
+def recover(final: Path) -> None:
+    """Give a directory its name back whose replacement died between the two renames of `publish`."""
+    if _old(final).exists() and not final.exists():
+        _old(final).rename(final)
+        sync(final.parent)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f"{final.name}.old")
+
+
+def _seal_of(manifest: dict[str, Any]) -> str:
+    """The hash of a manifest's own content, which no other file holds."""
+    import xxhash
+
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a sealed directory. Raises: ValueError saying what is wrong with it."""
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
-        dict(manifest["files"])
+        if manifest["seal"] != _seal_of(manifest):
+            raise ValueError("not what was sealed")
     except FileNotFoundError:
         raise ValueError(f"{directory}: {MANIFEST} is missing; the directory was never finished") from None
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise ValueError(f"{directory / MANIFEST}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{directory}: {MANIFEST} is damaged") from None
     return dict(manifest)
 
 
-def find_damage(directory: Path, names: Iterable[str] | None = None, contents: bool = True) -> list[str]:
+def find_damage(
+    directory: Path,
+    names: Iterable[str] | None = None,
+    contents: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[str]:
     """What differs from the manifest, a line each that names file, found and expected; empty when whole.
 
     Args:
         names: look at these files only.
         contents: compare hashes too; sizes alone are quick.
+        progress: see `hash_file`.
     """
     try:
         files = read_manifest(directory)["files"]
@@ -112,7 +194,7 @@ def find_damage(directory: Path, names: Iterable[str] | None = None, contents: b
             size = path.stat().st_size
             if size != expected["bytes"]:
                 problems.append(f"{path}: {size:,} bytes, expected {expected['bytes']:,}")
-            elif contents and (found := hash_file(path)) != expected["xxh3_128"]:
+            elif contents and (found := hash_file(path, progress)) != expected["xxh3_128"]:
                 problems.append(f"{path}: damaged: hash {found}, expected {expected['xxh3_128']}")
         except FileNotFoundError:
             problems.append(f"{path}: missing")

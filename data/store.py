@@ -1,26 +1,31 @@
 """Tokenised pairs on disk: one memory-mapped Arrow file per source, named by a fingerprint of all that decides its ids.
 
-A store is made once and read by every later run, mixture and rank. It is written under a temporary name and renamed
-when whole, so that whoever finds it can trust it. Beside it lie the rows that were refused, with address and reason.
+A store is made once and read by every later run, mixture and rank. It is written under a temporary name, sealed with
+hashes and renamed when whole. Every process compares all of it with them before it reads: a damaged store is made anew
+and never trained on. Beside the pairs lie the rows that were refused, with address and reason.
 
     <cache>/<source>-<fingerprint>/pairs.arrow     prefix | chosen | rejected as int32 ids, lengths, margins, weights
                                    dropped.jsonl   {"source", "where", "row", "reason", "detail"}
                                    store.json      counts, the hub commit, what the fingerprint was made of
+                                   manifest.json   sizes and hashes of these
+    <cache>/<source>-<fingerprint>.<boot>.<chance>.tmp/   being made; removed when its builder has died
 """
 
 import collections
+import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
+import sys
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +34,15 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from data import durable
 from data.chat import Chat, Group
 from data.pairs import DataError
-from data.sources import Row, SourceConfig, chunked, content_id, hash_content, read_rows
-from data.tokenise import SCHEMA, TokeniseSettings, tokenise
+from data.sources import SourceConfig, content_id, hash_content, read_rows
+from data.tokenise import SCHEMA, Tokenised, TokeniseSettings, tokenise_source
 
-VERSION = 1  # raise it when the same rows and settings would give another file
-CHUNK = 256  # rows that one worker tokenises at a time
-ROWS_PER_WORKER = 4096  # below this a second process costs more than it saves
+VERSION = 2  # raise it when the same rows and settings would give another file
+LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.[0-9a-f-]{36}\.[0-9a-f]{8}\.tmp")
+ABANDONED_SECONDS = 24 * 3600.0  # without a write: the builder has died, on whatever machine it was
 
 
 class PairStore:
@@ -47,8 +53,8 @@ class PairStore:
         self.info: dict[str, Any] = json.loads((directory / "store.json").read_text())
         try:
             table = pa.ipc.open_file(pa.memory_map(str(directory / "pairs.arrow"))).read_all()
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{directory}: the tokenised pairs are damaged ({error}); remove the directory") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{directory}: pyarrow cannot read the pairs ({error}); remove the directory") from None
         self.row, self.prompt_hash = self._column(table, "row"), self._column(table, "prompt_hash")
         self.prefix_length = self._column(table, "prefix_length")
         self.chosen_length = self._column(table, "chosen_length")
@@ -99,7 +105,8 @@ def open_store(
     """The store of a source: found, or made (`builder`), or waited for (all other processes of a machine).
 
     Waiting holds no collective open, so that hours of tokenising cannot run into a communication time-out; if the
-    builder dies, the launcher ends those who wait.
+    builder dies, the launcher ends those who wait. A damaged store is replaced by the builder, with a warning; the
+    others see the same damage and wait for the new one.
 
     Args:
         builder: whether this process makes the store when there is none; one process of a machine does.
@@ -107,26 +114,32 @@ def open_store(
         key: where the source stands in the recipe, for error messages; `data.sources.NAME` when None.
 
     Raises:
-        DataError: the source cannot be read, or has a bad row and `stop_at_bad_row` is set.
+        DataError: the source cannot be read, or has a bad row and `stop_at_bad_row` is set, or the cache directory is
+            full or cannot be written to.
     """
     key = key or f"data.sources.{name}"
     recipe, commit = _fingerprint_parts(key, config, chat, settings, cache)
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     directory = cache / f"{name}-{fingerprint}"
-    if not builder:
-        while not (directory / "store.json").is_file():
+
+    def chunks() -> Iterator[Tokenised]:
+        for chunk in tokenise_source(read_rows(key, config), config, chat, settings, workers):
+            stop_at(chunk[1])
+            yield chunk
+
+    def stop_at(refused: Iterable[dict[str, Any]]) -> None:
+        if stop_at_bad_row and (record := next(iter(refused), None)):
+            raise DataError(f"{name}: {record['where']}: {record['detail']}")
+
+    if builder:
+        with _explain(cache):
+            if _find_damage(directory, name):
+                _make(directory, name, chunks, {"made_of": recipe, "commit": commit})
+    else:
+        while durable.find_damage(directory):
             time.sleep(0.2)
-        return PairStore(directory)
-    cache.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(cache / f"{name}-{fingerprint}.lock"):
-        if not (directory / "store.json").is_file():
-            chunks = _tokenised(read_rows(key, config), config, chat, settings, workers)
-            if stop_at_bad_row:
-                chunks = _stop_at_refusal(name, chunks)
-            _build(directory, name, chunks, {"made_of": recipe, "commit": commit})
     store = PairStore(directory)
-    if stop_at_bad_row and (record := next(store.dropped(), None)):
-        raise DataError(f"{name}: {record['where']}: {record['detail']}")
+    stop_at(store.dropped())
     return store
 
 
@@ -148,37 +161,120 @@ def _fingerprint_parts(
 def _cached_hash(path: Path, cache: Path) -> str:
     """The content hash of a file, remembered under its path, size and modification time."""
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")).hexdigest()
     memo = cache / "hashes" / key
-    if memo.is_file():
-        return memo.read_text()
-    memo.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        digest, check = memo.read_text().split()
+        if check == _check(key, digest):
+            return digest
     digest = hash_content(path)
-    temporary = memo.with_suffix(f".{uuid.uuid4().hex}")  # machines that share a cache may share process ids
-    temporary.write_text(digest)
-    temporary.replace(memo)
+    with contextlib.suppress(OSError):  # without a memo the file is hashed again
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_file(memo, f"{digest} {_check(key, digest)}\n")
     return digest
+
+
+def _check(key: str, digest: str) -> str:
+    """What a memo ends in: a damaged one must not look like changed data."""
+    return hashlib.sha256(f"{key} {digest}".encode()).hexdigest()[:16]
 
 
 # --- making a store -------------------------------------------------------------------------------------------------
 
 
-Tokenised = tuple[pa.RecordBatch, list[dict[str, Any]], int]  # pairs, refused rows, number of rows read
+@contextlib.contextmanager
+def _explain(cache: Path) -> Iterator[None]:
+    """Raises: DataError when the cache directory cannot be written to."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    closed = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in full + closed:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise DataError(
+            f"{cache}: the tokenised pairs cannot be written there: {os.strerror(error.errno)}{where}; "
+            f"{'make room' if error.errno in full else 'make it a directory that you can write to'}, "
+            "or keep them elsewhere: data.cache_dir=PATH"
+        ) from error
 
 
-def _stop_at_refusal(name: str, chunks: Iterator[Tokenised]) -> Iterator[Tokenised]:
-    for chunk in chunks:
-        for record in chunk[1]:
-            raise DataError(f"{name}: {record['where']}: {record['detail']}")
-        yield chunk
+def _find_damage(directory: Path, name: str) -> list[str]:
+    """`durable.find_damage` with a bar when it takes long."""
+    size = None
+    with contextlib.suppress(FileNotFoundError):  # another process replaces it
+        size = sum(path.stat().st_size for path in directory.glob("*"))
+    with tqdm(desc=f"checking {name}", total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
+        return durable.find_damage(directory, progress=bar.update)
+
+
+def _make(directory: Path, name: str, chunks: Callable[[], Iterator[Tokenised]], info: dict[str, Any]) -> None:
+    """Make a store that is missing or damaged, unless another process does."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(directory, name) as locked:
+        _sweep(directory, locked)
+        problems = _find_damage(directory, name)
+        if problems and directory.exists():
+            print(f"WARNING: {'; '.join(problems)}; the tokenised pairs are made anew", file=sys.stderr, flush=True)
+            _remove(directory)
+        if problems:
+            _build(directory, name, chunks(), info)
+
+
+@contextlib.contextmanager
+def _lock(directory: Path, name: str) -> Iterator[bool]:
+    """Let one process at a time make a store; whether that can be had. It spares double work, and nothing relies on it.
+
+    Machines that share a file system may not see each other's locks, and some file systems have none.
+    """
+    lock = filelock.FileLock(f"{directory}.lock", fallback_to_soft=False)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.acquire(timeout=1))
+        except filelock.Timeout:
+            print(f"waiting for another process that tokenises {name} ({lock.lock_file})", file=sys.stderr, flush=True)
+            stack.enter_context(lock.acquire())
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield lock.is_locked
+
+
+def _temporary(directory: Path) -> Path:
+    # The same boot is the same kernel, whose processes see each other's locks, in containers too.
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return directory.with_name(f"{directory.name}.{boot}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _sweep(directory: Path, locked: bool) -> None:
+    """Remove what builders that died have left in the cache.
+
+    Args:
+        locked: this process holds the lock of `directory`, so that no other of this machine is making it.
+    """
+    own = _temporary(directory).name[:-12]  # without chance
+    for path in directory.parent.glob("*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # its builder has finished just now
+                written = max(p.stat().st_mtime for p in (path, *path.iterdir()))
+                if (locked and path.name.startswith(own)) or time.time() - written > ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(directory: Path) -> None:
+    """Take a damaged store away, at once."""
+    aside = _temporary(directory)
+    with contextlib.suppress(FileNotFoundError):  # another machine was quicker
+        directory.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _build(directory: Path, name: str, chunks: Iterator[Tokenised], info: dict[str, Any]) -> None:
-    temporary = directory.with_name(directory.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = _temporary(directory)
     counts: collections.Counter[str] = collections.Counter()
     try:
+        temporary.mkdir()
         with (
             pa.OSFile(str(temporary / "pairs.arrow"), "wb") as file,
             pa.ipc.new_file(file, SCHEMA) as writer,
@@ -194,48 +290,10 @@ def _build(directory: Path, name: str, chunks: Iterator[Tokenised], info: dict[s
                     writer.write_batch(batch)
                 bar.update(num_rows)
         (temporary / "store.json").write_text(json.dumps({**info, **counts}, indent=1))
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+        durable.seal(temporary)
+        while not durable.publish(temporary, directory, replace=False):
+            if not durable.find_damage(directory):
+                break  # another machine was quicker, and theirs holds the same
+            _remove(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _tokenised(
-    rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int
-) -> Iterator[Tokenised]:
-    """Chunks of a source in order."""
-    chunks = chunked(rows, CHUNK)
-    first = []  # enough rows to know whether worker processes pay
-    for chunk in chunks:
-        first.append(chunk)
-        if len(first) * CHUNK > ROWS_PER_WORKER:
-            break
-    workers = workers or min(len(os.sched_getaffinity(0)), 16)
-    if workers == 1 or len(first) * CHUNK <= ROWS_PER_WORKER:
-        for chunk in itertools.chain(first, chunks):
-            yield tokenise(chunk, config, chat, settings)
-        return
-    # spawn: a forked tokenizer would inherit the locks of its parent's threads.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, chat, settings)
-    ) as pool:
-        waiting: collections.deque[Future[Any]] = collections.deque()
-        for chunk in itertools.chain(first, chunks):
-            waiting.append(pool.submit(_work, chunk))
-            if len(waiting) > 2 * workers:  # bounded, so that memory stays flat however long the source is
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-_worker_state: tuple[SourceConfig, Chat, TokeniseSettings]
-
-
-def _start_worker(*state: Any) -> None:
-    global _worker_state
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker_state = state  # type: ignore[assignment]
-
-
-def _work(rows: list[Row]) -> Any:
-    return tokenise(rows, *_worker_state)

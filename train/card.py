@@ -8,7 +8,7 @@ TOKENIZE = '''```python
 from transformers import AutoTokenizer
 
 path = "{path}"
-tokenizer = AutoTokenizer.from_pretrained(path)
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def conversation_ids(conversation):

@@ -2,8 +2,9 @@
 
     python train/check_export.py model=runs/tiny/export
 
-At the end of a run it fills in the reference rewards; later it compares with them, which tells whether this machine and
-these library versions still reproduce the model. Exit code 1 when anything differs.
+At the end of a run it fills in the reference rewards. Later it changes nothing: it compares every file but README.md
+with manifest.json, and then the rewards, which tells whether this machine and these library versions still reproduce
+the model. Exit code 1 when anything differs.
 """
 
 import json
@@ -29,28 +30,40 @@ def main(arguments: list[str]) -> int:
     if not (Path(options["model"]) / "reward_model.json").is_file():
         print(f"error: model={options['model']}: no export there (no reward_model.json)", file=sys.stderr)
         return 2
-    problems = check_export(Path(options["model"]), options.get("path"))
+    try:
+        problems = check_export(Path(options["model"]), options.get("path"))
+    except (OSError, ValueError) as error:
+        print(f"error: model={options['model']}: {error}", file=sys.stderr)
+        return 2
     for problem in problems:
         print(f"EXPORT CHECK: {problem}")
     return 1 if problems else 0
 
 
 def check_export(directory: Path, path: str | None = None) -> list[str]:
-    """What is wrong with an export; nothing, when it is right. Writes `parity.json`.
+    """What is wrong with an export; nothing, when it is right.
 
     Args:
-        path: where the export will be, when it is not there yet.
+        path: where the export will be, when it is not there yet: then `parity.json` and the rewards are written.
     """
     import torch
 
+    from data.chat import Chat
     from models.export import load_classifier, save_json
     from train.card import TOKENIZE, tokenize_block
+    from train.scorer import find_damage
+    from train.tokenizer import read_tokenizer
 
-    about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text())
-    card = (directory / "README.md").read_text()
+    if problems := find_damage(directory, edited=("README.md",)):
+        return problems
+    about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))
+    card = (directory / "README.md").read_text(encoding="utf-8") if path is not None else ""
     references = about["references"]
-    # At the end of a run the card is our own, just written; any other directory's is not code to run.
-    snippet = card if path is not None else TOKENIZE
+    # At the end of a run the card is our own, just written; any other directory's is not code to run, and its chat
+    # template is rendered within limits before the card's snippet renders it without.
+    snippet = card or TOKENIZE
+    if path is None:
+        Chat(read_tokenizer(directory)).render_all([reference["messages"] for reference in references])
     problems = _check_ids(tokenize_block(snippet, str(directory)), references)
 
     device, classifier = _load_float32(directory)
@@ -92,12 +105,13 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
         "conversations": len(flat),
         "torch": torch.__version__,
     }
-    save_json(directory / "parity.json", parity)
+    if path is not None:
+        save_json(directory / "parity.json", parity)
     if not problems and path is not None:
         for reference, reward in zip(references, plain.tolist(), strict=False):
             reference["reward"] = reward
         save_json(directory / "reward_model.json", about)
-        (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"))
+        (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"), encoding="utf-8")
     print(
         f"export check: {'FAILED' if problems else 'passed'}: {len(flat)} conversations; packed against plain "
         f"transformers {errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} "

@@ -246,6 +246,9 @@ def choose(directory: Path, resume: str, ranks: "Ranks") -> Path | None:
     """
     from train.distributed import gather
 
+    if ranks.is_main:  # a run may have died while it replaced one
+        for old in directory.glob("step-*.old"):
+            durable.recover(old.with_suffix(""))
     found: list[Path] = gather(candidates(directory, resume))[0]
     problems: list[str] = []
     for path in found:
@@ -306,6 +309,7 @@ def set_aside(run_dir: Path) -> None:
 
     One earlier run's are kept, so that a slip of the hand does not cost a run.
     """
+    durable.recover(run_dir / "export")
     for name in ("checkpoints", "export"):
         if (run_dir / name).is_dir():
             shutil.rmtree(run_dir / f"{name}.replaced", ignore_errors=True)

@@ -1,34 +1,43 @@
-"""The end of a run: write the export aside, check it in a fresh process, put it in place, and say what came out."""
+"""The end of a run: write the export aside, check it in a fresh process, put it in place, and say what came out.
 
-import os
+export.<chance>.tmp/   being written and checked; removed at the next attempt if the run dies here
+export/                checked, sealed with the hashes of its files (manifest.json) and only then renamed
+export.failed/         the last one that did not pass
+"""
+
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import torch
 
+from data import durable
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
 from train.card import BIAS_NOTE, model_card
+from train.distributed import single_process_environment
 from train.engine import gathered_weights
-from train.loop import Run
 from train.recipe import to_yaml
 from train.references import REFERENCES
+from train.run import Run
 from train.scorer import Scorer
 
 
 class ExportError(RuntimeError):
-    """An export that differs from what was trained; it is kept aside for a look."""
+    """An export that differs from what was trained, and is kept aside for a look; or one that could not be written."""
 
 
 def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     """Export and check a trained run. All ranks call it; the main rank returns the directory.
 
-    The engine is gone afterwards, so that the check has the device's memory.
+    The engine is gone afterwards, so that the check has the device's memory. Until the new export has its name, an
+    earlier one keeps it.
 
     Raises:
-        ExportError: the export is not what was trained.
+        ExportError: the export is not what was trained, or could not be written.
     """
     state = gathered_weights(run.engine)
     run.engine.destroy()
@@ -37,27 +46,50 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
         torch.cuda.empty_cache()
     if state is None:
         return None
-    final, aside = run.directory / "export", run.directory / "export.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_export(run, state, metrics, aside)
-    different = compare_weights(aside, export_tensors(state, run.base.config.model_type))
-    del state
-    if different:
-        raise ExportError(_keep(aside, f"{len(different)} tensors differ from the trained ones: {different[:3]}"))
-    checked = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("check_export.py")), f"model={aside}", f"path={final}"],
-        env=single_process_environment(),
-    )
-    if checked.returncode:
-        raise ExportError(_keep(aside, "the export does not reproduce what was trained (see above)"))
-    old = run.directory / "export.old"
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    aside.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    final = run.directory / "export"
+    # A name of its own: the check of an attempt that was killed may still be at work on the other.
+    aside = run.directory / f"export.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        durable.recover(final)
+        for leftover in run.directory.glob("export.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir()
+        write_export(run, state, metrics, aside)
+        different = compare_weights(aside, export_tensors(state, run.base.config.model_type))
+        del state
+        if different:
+            raise ExportError(_keep(aside, f"{len(different)} tensors differ from the trained ones: {different[:3]}"))
+        _check(aside, final)
+        durable.seal(aside)
+        durable.publish(aside, final)
+    except Exception as error:
+        # safetensors and tokenizers raise kinds of their own for the system's errors, which say "(os error 28)".
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        raise ExportError(_unwritten(run, final, error)) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return final
+
+
+def _check(aside: Path, final: Path) -> None:
+    """Check an export in a process of its own. Raises: ExportError, OSError."""
+    command = [sys.executable, str(Path(__file__).with_name("check_export.py")), f"model={aside}", f"path={final}"]
+    code = subprocess.run(command, env=single_process_environment()).returncode
+    if code == 1:
+        raise ExportError(_keep(aside, "the export does not reproduce what was trained (see above)"))
+    if code:
+        raise OSError(f"its check ended with code {code} (see above)")
+
+
+def _unwritten(run: Run, final: Path, error: Exception) -> str:
+    checkpoint = run.directory / "checkpoints" / f"step-{run.state.step}"
+    again = "the same command" + (" with checkpoint.resume=auto" if run.recipe.checkpoint.resume != "auto" else "")
+    full = re.search("No space|quota|too large", str(error))
+    return (
+        f"{final}: the export could not be written: {error}. The trained weights are safe in {checkpoint}; "
+        f"{'make room, then ' if full else ''}{again} goes on with the export"
+    )
 
 
 def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, float], directory: Path) -> None:
@@ -108,13 +140,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "drift": "{drift}",  # the check measures it and fills it in
         }
     )
-    (directory / "README.md").write_text(card)
-
-
-def single_process_environment() -> dict[str, str]:
-    """This environment without the launcher's variables: the check is one process of its own."""
-    launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: float) -> str:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
+from data import durable  # noqa: E402
 from data.pairs import DataError  # noqa: E402
 from data.sources import SourceConfig, check_source, chunked, read_rows  # noqa: E402
 
@@ -55,6 +57,7 @@ def score_file(config: ScoreConfig) -> Path:
 
     Raises:
         DataError, ModelError: something to mend in the settings, the input or the model.
+        OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
     import torch
     from tqdm import tqdm
@@ -86,23 +89,18 @@ def score_file(config: ScoreConfig) -> Path:
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
     errors = 0
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(partial, "a")) if ranks.is_main else None
-        bar = stack.enter_context(
-            tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5)
-        )
+    with tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5) as bar:
         for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
             mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
-            for out in _gather(mine, ranks.rank, ranks.world_size):
-                assert file is not None
-                file.write(json.dumps(out, default=str) + "\n")
-                errors += "error" in out
-            if file is not None:
-                file.flush()
+            rows = _gather(mine, ranks.rank, ranks.world_size)
+            if ranks.is_main:
+                _append(partial, rows)
+            errors += sum("error" in row for row in rows)
             bar.update(len(chunk))
     if ranks.is_main:
-        _finish(partial, output)
-        about.unlink(missing_ok=True)
+        with _keeping(partial):
+            _finish(partial, output)
+            about.unlink(missing_ok=True)
     ranks.say(f"wrote {output}" + (f"; {errors:,} rows have an error instead of a score" if errors else ""))
     if ranks.world_size > 1:
         torch.distributed.destroy_process_group()
@@ -124,7 +122,8 @@ def check_output(output: Path, overwrite: bool) -> None:
 def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     """What must be the same for an interrupted run to go on."""
     from data.sources import hash_content, source_files
-    from models.build import fetch, weight_files
+    from models.build import fetch
+    from models.weights import weight_files
 
     directory, _ = fetch(config.model, None, "model")
     weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(directory)]
@@ -134,20 +133,46 @@ def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     return {"identity": hashlib.sha256(key.encode()).hexdigest(), "input": config.input, "model": config.model}
 
 
+@contextlib.contextmanager
+def _keeping(partial: Path) -> Iterator[None]:
+    """Raises: OSError that says where the finished rows are, when the output could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the output could not be written: {error}; the rows scored so far are kept in {partial}: "
+            "make room, then the same command goes on after them"
+        ) from error
+
+
 def _finished_rows(partial: Path, about: Path, identity: dict[str, Any]) -> int:
-    """Rows of an interrupted run that are whole; half a last line is cut off."""
-    if partial.is_file():
-        if not about.is_file() or json.loads(about.read_text())["identity"] != identity["identity"]:
-            raise DataError(f"{partial}: an unfinished run of another input, model or dtype; remove it to start afresh")
-        with open(partial, "rb+") as file:
-            whole, size = 0, 0
-            for line in file:
-                if line.endswith(b"\n"):
-                    whole, size = whole + 1, size + len(line)
-            file.truncate(size)
-        return whole
-    about.write_text(json.dumps(identity))
-    return 0
+    """Rows of an interrupted run that are whole; what follows the first that is not, half a last line, is cut off."""
+    if not partial.is_file():
+        with _keeping(partial):
+            durable.write_file(about, json.dumps(identity))
+            partial.touch()
+        return 0
+    before = None
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(about.read_bytes())
+    if before != identity:
+        raise DataError(f"{partial}: an unfinished run of another input, model or dtype; remove it to start afresh")
+    whole, size = 0, 0
+    with open(partial, "rb+") as file:
+        for line in file:
+            if not (line.startswith(b"{") and line.endswith(b"}\n")):
+                break
+            whole, size = whole + 1, size + len(line)
+        file.truncate(size)
+    return whole
+
+
+def _append(partial: Path, rows: list[dict[str, Any]]) -> None:
+    """Add finished rows, and wait until they are on the disk."""
+    with _keeping(partial), open(partial, "a") as file:
+        file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _gather(mine: list[dict[str, Any]], rank: int, world_size: int) -> list[dict[str, Any]]:
@@ -177,19 +202,37 @@ def _finish(partial: Path, output: Path) -> None:
     """The finished rows in the form that was asked for, in place at once."""
     if output.name.endswith(".jsonl"):
         partial.replace(output)
+        durable.sync(output.parent)
         return
     temporary = output.with_name(output.name + ".tmp")
-    if output.name.endswith(".gz"):
-        with open(partial, "rb") as rows, gzip.open(temporary, "wb") as file:
-            file.writelines(rows)
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        with open(partial) as lines:
-            parquet.write_table(pa.Table.from_pylist(_same_columns([json.loads(line) for line in lines])), temporary)
-    temporary.replace(output)
+    try:
+        if output.name.endswith(".gz"):
+            with open(partial, "rb") as rows, gzip.open(temporary, "wb") as file:
+                file.writelines(rows)
+        else:
+            _write_parquet(partial, temporary)
+        durable.sync(temporary)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    durable.sync(output.parent)
     partial.unlink()
+
+
+def _write_parquet(partial: Path, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    with open(partial) as lines:
+        rows = _same_columns([json.loads(line) for line in lines])
+    try:
+        table = pa.Table.from_pylist(rows)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"the scored rows do not fit into the columns of a parquet file ({error}); they are kept in {partial}, "
+            "which is JSONL: rename it to use it"
+        ) from None
+    parquet.write_table(table, path)
 
 
 def _same_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -199,7 +242,8 @@ def _same_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    from train.recipe import closest, complain
+    from train.recipe import RecipeError, closest, complain
+    from train.recipe_yaml import check_text
 
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(__doc__)
@@ -213,6 +257,8 @@ def main(arguments: list[str]) -> int:
                 raise DataError(f"unknown argument {argument!r}{closest(key, known)}; there are {', '.join(known)}")
         # Values as they stand: a path is no YAML.
         values = {key: None if value == "null" else value for key, value in (a.split("=", 1) for a in given)}
+        for key, value in values.items():
+            check_text(value or "", key)
         config: Any = OmegaConf.merge(OmegaConf.structured(ScoreConfig), values)
         missing = sorted(map(str, OmegaConf.missing_keys(config)))
         if missing:
@@ -224,7 +270,7 @@ def main(arguments: list[str]) -> int:
                 raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
         check_output(Path(config.output).expanduser(), config.overwrite)
         check_source("input", SourceConfig(path=config.input))
-    except (DataError, OmegaConfBaseException) as error:
+    except (DataError, RecipeError, OmegaConfBaseException) as error:
         return complain(error)
 
     from models.attention import ModelError  # heavy imports wait until the settings are known to be right

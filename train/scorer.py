@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data import durable
 from data.chat import Chat, make_group
 from data.packing import build_pack, split_group
 from data.pairs import (
@@ -21,6 +22,7 @@ from data.pairs import (
     with_row_context,
 )
 from data.planning import plan_packs
+from data.render import text_of
 from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import check_checkpoint, fetch, read_config
@@ -48,9 +50,12 @@ class Scorer:
         """Args: see `train.score.ScoreConfig`; `device` is the GPU when there is one.
 
         Raises:
-            ModelError: the directory holds no reward model.
+            ModelError: the directory holds no reward model, or not all of an export.
         """
         directory, _ = fetch(str(model), None, "model")
+        # Sizes take no time, and find what was copied in part; train/check_export.py compares every byte.
+        for problem in find_damage(directory, edited=("README.md", "config.json"), contents=False):
+            raise ModelError(f"model={model}: {problem}")
         config = read_config(str(directory))
         if not check_checkpoint(directory, config):
             raise ModelError(f"model={model}: no score.weight there; this is a base model, not a reward model")
@@ -86,7 +91,8 @@ class Scorer:
 
     def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
         """Token ids of every conversation of every group."""
-        return self.encode_texts([[self.chat.render(messages) for messages in group] for group in groups])
+        rendered = iter(self.chat.render_all([messages for group in groups for messages in group]))
+        return self.encode_texts([[text_of(next(rendered)) for _ in group] for group in groups])
 
     def encode_texts(self, groups: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """Token ids of every rendered conversation of every group."""
@@ -126,23 +132,48 @@ class Scorer:
         return rewards
 
 
+def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
+    """How an export's files differ from its manifest, a line each; nothing where there is none.
+
+    Args:
+        edited: files that a person may have changed.
+        contents: compare hashes too; sizes alone are quick.
+    """
+    if not all((directory / name).is_file() for name in (durable.MANIFEST, "reward_model.json")):
+        return []  # of before there were any, or another's model
+    try:
+        names = [name for name in durable.read_manifest(directory)["files"] if name not in edited]
+    except ValueError as error:
+        return [str(error)]
+    way_out = f"fetch the export again, or remove {directory / durable.MANIFEST} if this was changed on purpose"
+    return [f"{problem}; {way_out}" for problem in durable.find_damage(directory, names, contents)]
+
+
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The output rows of input rows: their columns with rewards, or with an `error`; old `RESULTS` are replaced."""
     kinds: list[str] = []
     texts: list[list[str]] = []  # of all rows, tokenised at once: a tokenizer does that in parallel
     problems: dict[int, str] = {}
+    found: list[list[list[Message]]] = []
     for number, row in enumerate(rows):
         kind = "error"
-        rendered: list[str] = []
+        conversations: list[list[Message]] = []
         try:
             if row.error is not None:
                 raise row.error
             kind, conversations = read_row(row.value)
-            rendered = [scorer.chat.render(messages) for messages in conversations]
         except InvalidPair as error:
             problems[number] = str(error)
         kinds.append(kind)
-        texts.append(rendered)
+        found.append(conversations)
+    rendered = iter(scorer.chat.render_all([messages for conversations in found for messages in conversations]))
+    for number, conversations in enumerate(found):
+        group = [next(rendered) for _ in conversations]
+        try:
+            texts.append([text_of(text) for text in group])
+        except InvalidPair as error:
+            problems[number] = str(error)
+            texts.append([])
     groups = scorer.encode_texts(texts)
     for number, ids in enumerate(groups):
         try:

@@ -114,9 +114,34 @@ def test_steps_from_any_point_are_the_tail_of_all_steps(sets: Sets, max_steps: i
     assert len(whole[0]) == (max_steps or 11)
     for done in range(len(whole[0]) + 1):
         pairs_seen = whole[0][done - 1].pairs_seen if done else 0
-        resumed = all_steps(sets, 2, 5, 52, pairs_seen=pairs_seen, max_steps=max_steps)
+        resumed = all_steps(sets, 2, 5, 52, pairs_seen=pairs_seen, steps_done=done, max_steps=max_steps)
         for rank in range(2):
             assert [described(s) for s in resumed[rank]] == [described(s) for s in whole[rank][done:]]
+
+
+def test_a_run_that_was_extended_goes_on_where_it_stood(sets: Sets) -> None:
+    """One epoch of 26 pairs had ended with a step of one pair; the second is cut into steps from there on."""
+    steps = all_steps(sets, 1, 5, 52, pairs_seen=26, steps_done=6)[0]
+    assert [(s.number, s.num_pairs, s.pairs_seen) for s in steps][:2] == [(7, 5, 31), (8, 5, 36)]
+    assert (steps[-1].number, steps[-1].num_pairs, steps[-1].pairs_seen) == (12, 1, 52)
+
+
+@pytest.mark.parametrize("pack_tokens", [30, 100, 200, 10_000])
+def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets: Sets, pack_tokens: int) -> None:
+    made = loader(sets, pack_tokens=pack_tokens)
+    largest = made.largest_pack()
+    taken, tokens = set(pairs_of([largest])), largest.pack.num_tokens
+    size = {(n, i): made.build(np.array([[n, i]])).pack.num_tokens for n, s in enumerate(sets) for i in range(len(s))}
+    assert len(taken) == len(largest.pairs)
+    assert max(size[pair] for pair in taken) == max(size.values())
+    assert tokens <= pack_tokens or len(taken) == 1
+    assert all(tokens + size[pair] > pack_tokens for pair in size.keys() - taken)
+
+
+def test_a_pair_is_called_by_its_source_and_row(sets: Sets) -> None:
+    names = loader(sets).describe(np.array([[0, 0], [1, 2]]))
+    rows = [int(sets[0].store.row[sets[0].indices[0]]) + 1, int(sets[1].store.row[sets[1].indices[2]]) + 1]
+    assert names == [f"{sets[0].name} row {rows[0]}", f"{sets[1].name} row {rows[1]}"]
 
 
 def test_a_step_can_be_left_early(sets: Sets) -> None:

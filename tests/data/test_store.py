@@ -14,6 +14,7 @@ import pytest
 from handmade import numbered, pair, talk, write_jsonl
 
 import data.store as store_module
+import data.tokenise as tokenise_module
 from data.builtin import CHATML, byte_tokenizer
 from data.chat import Chat
 from data.pairs import DataError
@@ -269,7 +270,7 @@ def test_two_builders_make_one_store(tmp_path: Path, chat: Chat, monkeypatch: py
 def test_an_interrupted_build_leaves_no_half_store(
     interruption: type[BaseException], build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = store_module.tokenise
+    original = tokenise_module.tokenise
     calls = []
 
     def stop_later(*args: Any) -> Any:
@@ -278,7 +279,7 @@ def test_an_interrupted_build_leaves_no_half_store(
             raise interruption
         return original(*args)
 
-    monkeypatch.setattr(store_module, "tokenise", stop_later)
+    monkeypatch.setattr(tokenise_module, "tokenise", stop_later)
     with pytest.raises(interruption):
         build_store(numbered(1000))
     assert len(calls) == 3
@@ -286,19 +287,8 @@ def test_an_interrupted_build_leaves_no_half_store(
     assert len(build_store(numbered(1000))) == 1000
 
 
-def test_what_a_killed_build_left_is_swept_away(build_store: Build, tmp_path: Path) -> None:
-    made = build_store(numbered(3)).directory
-    half = made.rename(made.with_name(made.name + ".tmp"))
-    (half / "store.json").unlink()
-    (half / "pairs.arrow").write_bytes(b"half")
-    made.mkdir()  # and a directory of its name without the mark of a whole store
-    again = build_store(numbered(3))
-    assert (again.directory, len(again)) == (made, 3)
-    assert not half.exists()
-
-
 def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat) -> None:
-    rows: list[Any] = numbered(store_module.ROWS_PER_WORKER + 700, margin=1)
+    rows: list[Any] = numbered(tokenise_module.ROWS_PER_WORKER + 700, margin=1)
     rows[1000], rows[4500] = "{not json", pair(chosen="")
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
     one, two = (
@@ -307,5 +297,5 @@ def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat
     )
     assert len(one) == len(rows) - 2
     assert [record["where"].rsplit(":")[-1] for record in two.dropped()] == ["1001", "4501"]
-    for name in ("pairs.arrow", "dropped.jsonl", "store.json"):
+    for name in ("pairs.arrow", "dropped.jsonl", "store.json", "manifest.json"):
         assert (one.directory / name).read_bytes() == (two.directory / name).read_bytes()

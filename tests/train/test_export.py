@@ -4,25 +4,32 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import ROOT, environment, tiny_model
 
+from data import durable
 from data.builtin import byte_tokenizer
 from data.chat import Chat
+from models.attention import ModelError
 from models.export import compare_weights, export_config, export_tensors, load_classifier, save_weights
 from train.check_export import check_export
 from train.references import REFERENCES
+from train.scorer import Scorer, find_damage
 
 
 def test_layout(two_ranks):
     names = {path.name for path in two_ranks.directory.iterdir()}
-    assert names == {"recipe.yaml", "metrics.jsonl", "drop_report.json", "dropped.jsonl", "checkpoints", "export"}
+    assert names == {"recipe.yaml", "metrics.jsonl", "drop_report.json", "dropped.jsonl", "checkpoints", "export"} | {
+        "finished.json"
+    }
     export = {path.name for path in (two_ranks.directory / "export").iterdir()}
     assert export >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
-    assert export >= {"reward_model.json", "parity.json"}
+    assert export >= {"reward_model.json", "parity.json", "manifest.json"}
+    assert durable.find_damage(two_ranks.directory / "export") == []
     parity = json.loads((two_ranks.directory / "export" / "parity.json").read_text())
     assert parity["passed"]
     assert parity["packed_vs_plain"] <= 1e-4
@@ -97,8 +104,19 @@ def copied(two_ranks, tmp_path):
     return tmp_path / "export"
 
 
-def test_check_passes_again_later(copied):
+def test_check_passes_again_later_and_changes_nothing(copied):
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in copied.iterdir()}
     assert check_export(copied) == []
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in copied.iterdir()} == before
+
+
+# --- the rewards notice by themselves, where there is no manifest -----------------------------------------------------
+
+
+@pytest.fixture
+def unsealed(copied):
+    (copied / "manifest.json").unlink()
+    return copied
 
 
 def change_weights(export, change):
@@ -107,38 +125,37 @@ def change_weights(export, change):
     save_file(tensors, export / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_check_notices_other_weights(copied):
-    change_weights(copied, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
-    assert any(problem.startswith("stored_vs_plain") for problem in check_export(copied))
+def test_check_notices_other_weights(unsealed):
+    change_weights(unsealed, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
+    assert any(problem.startswith("stored_vs_plain") for problem in check_export(unsealed))
 
 
-def test_check_notices_another_template(copied):
-    path = copied / "chat_template.jinja"
+def test_check_notices_another_template(unsealed):
+    path = unsealed / "chat_template.jinja"
     path.write_text(path.read_text().replace("<|im_end|>\\n", "<|im_end|>"))
-    assert any("other ids than training" in problem for problem in check_export(copied))
+    assert any("other ids than training" in problem for problem in check_export(unsealed))
 
 
-def test_check_notices_a_pad_token_that_ends_conversations(copied):
-    config = json.loads((copied / "config.json").read_text())
-    config["pad_token_id"] = json.loads((copied / "reward_model.json").read_text())["references"][0]["input_ids"][-1]
-    (copied / "config.json").write_text(json.dumps(config))
-    problems = check_export(copied)
+def test_check_notices_a_pad_token_that_ends_conversations(unsealed):
+    config = json.loads((unsealed / "config.json").read_text())
+    config["pad_token_id"] = json.loads((unsealed / "reward_model.json").read_text())["references"][0]["input_ids"][-1]
+    (unsealed / "config.json").write_text(json.dumps(config))
+    problems = check_export(unsealed)
     assert any("ends with the pad token" in problem for problem in problems)
-    assert not json.loads((copied / "parity.json").read_text())["passed"]
 
 
-def test_check_runs_no_code_of_a_directory_that_it_is_given(copied):
-    card = copied / "README.md"
+def test_check_runs_no_code_of_a_directory_that_it_is_given(unsealed):
+    card = unsealed / "README.md"
     card.write_text(
         card.read_text().replace("```python\n", "```python\nraise SystemExit('code of the card was run')\n", 1)
     )
-    assert check_export(copied) == []
+    assert check_export(unsealed) == []
 
 
-def test_command_says_so_with_its_exit_code(copied):
-    change_weights(copied, lambda tensors: tensors["score.weight"].mul_(2))
-    command = [sys.executable, "train/check_export.py", f"model={copied}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(copied))
+def test_command_says_so_with_its_exit_code(unsealed):
+    change_weights(unsealed, lambda tensors: tensors["score.weight"].mul_(2))
+    command = [sys.executable, "train/check_export.py", f"model={unsealed}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(unsealed))
     assert done.returncode == 1
     assert "EXPORT CHECK: stored_vs_plain" in done.stdout
 
@@ -168,17 +185,63 @@ def test_large_exports_are_sharded(family, tmp_path, monkeypatch):
     assert compare_weights(tmp_path, tensors) == []
 
 
-def test_failed_export_is_kept_aside(tmp_path, monkeypatch):
-    from train.finish import _keep
-
-    aside = tmp_path / "export.tmp"
-    aside.mkdir()
-    message = _keep(aside, "it differs")
-    assert (tmp_path / "export.failed").is_dir()
-    assert not aside.exists()
-    assert "EXPORT CHECK FAILED: it differs" in message
-
-
 def test_references_do_not_end_with_the_pad_token():
     chat = Chat(byte_tokenizer())
     assert all(chat.ids(messages)[-1] != chat.tokenizer.pad_token_id for messages in REFERENCES)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "reward_model.json"])
+def test_check_names_a_damaged_file(copied, name):
+    expected = durable.read_manifest(copied)["files"][name]
+    flip(copied / name)
+    (problem,) = check_export(copied)
+    assert problem.startswith(f"{copied / name}: damaged: hash ")
+    assert f"expected {expected['xxh3_128']}; fetch the export again, or remove {copied}/manifest.json" in problem
+    cut(copied / name)
+    (problem,) = check_export(copied)
+    assert f"{expected['bytes'] - 2:,} bytes, expected {expected['bytes']:,}" in problem
+    (copied / name).unlink()
+    if name != "reward_model.json":  # without it this is nobody's export
+        assert f"{copied / name}: missing" in check_export(copied)[0]
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja", "manifest.json"])
+def test_scorer_takes_no_part_of_an_export(copied, name, damage):
+    damage(copied / name)
+    if (name, damage) == ("manifest.json", Path.unlink):  # an export of before there were any
+        assert Scorer(copied).score([REFERENCES[0]])
+        return
+    with pytest.raises(ModelError, match=rf"^model={copied}: .*{name}"):
+        Scorer(copied)
+
+
+def test_readme_and_config_are_the_users(copied):
+    (copied / "README.md").write_text("Mine.")
+    assert check_export(copied) == []
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"note": "mine"}))
+    assert Scorer(copied).score([REFERENCES[0]])
+    assert "config.json" in check_export(copied)[0], "it decides what other engines return"
+    (copied / "manifest.json").unlink()
+    assert check_export(copied) == []
+
+
+def test_another_models_manifest_is_none_of_ours(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    assert find_damage(tmp_path, edited=()) == []
+    (tmp_path / "reward_model.json").write_text("{}")
+    assert find_damage(tmp_path, edited=()) == [f"{tmp_path}: manifest.json is damaged"]

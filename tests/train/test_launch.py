@@ -125,7 +125,7 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         (["data.max_length=20"], "no pairs are left to train on; 174 row(s) were refused for 'over length'"),
         (["data.max_length=99999"], "the model has 16384 positions"),
         (["model.config.vocab_size=200"], "the tokenizer has ids up to 258"),
-        (["checkpoint.resume=/tmp"], "/tmp: no checkpoint there"),
+        (["checkpoint.resume=/tmp"], "/tmp: manifest.json is missing"),
         (["data.on_bad_row=error", "data.max_length=90"], "twins-train:"),
         (["model.liger=always"], "model.liger=always"),
     ],

@@ -1,7 +1,9 @@
 """The scoring command: every kind of row, order, errors, restart, ranks; and rewards equal to plain transformers."""
 
+import contextlib
 import gzip
 import json
+import resource
 import subprocess
 
 import pyarrow.parquet as parquet
@@ -9,10 +11,11 @@ import pytest
 import torch
 from support import ROOT, environment, launcher
 
+import train.score
 from data.pairs import InvalidPair
 from models.attention import ModelError
 from models.export import load_classifier
-from train.score import ScoreConfig, main, score_file
+from train.score import ScoreConfig, _append, _finished_rows, main, score_file
 from train.scorer import Scorer
 
 ROWS = [
@@ -43,6 +46,14 @@ def write(path, rows):
 
 def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_any(path):
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    if path.suffix == ".gz":
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return read(path)
 
 
 def plain_reward(export, prompt, response):
@@ -79,10 +90,7 @@ def test_every_kind_of_row(export, tmp_path):
 def test_other_files_in_and_out(export, tmp_path, suffix):
     source = write(tmp_path / "in.jsonl.gz", ROWS[:1] * 3 + ROWS[3:4])
     output = score_file(ScoreConfig(str(export), str(source), str(tmp_path / f"out{suffix}")))
-    if suffix == ".parquet":
-        rows = parquet.read_table(output).to_pylist()
-    else:
-        rows = [json.loads(line) for line in gzip.decompress(output.read_bytes()).splitlines()]
+    rows = read_any(output)
     assert len(rows) == 4
     assert rows[0]["reward"] == rows[2]["reward"]
     assert rows[3]["error"]
@@ -137,12 +145,84 @@ def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
     assert calls[2][0] == 4, "the finished rows were not scored again"
 
 
-def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, capsys):
+@pytest.mark.parametrize("tail", ['{"id": 9}\n\0\0\0\0}\n{"id": 9}\n', '{"id": 9', "\0" * 100, "}\n"])
+def test_what_a_crash_tore_is_cut_off(tmp_path, tail):
+    partial, about, identity = tmp_path / "out.partial", tmp_path / "out.partial.json", {"identity": "this"}
+    assert _finished_rows(partial, about, identity) == 0
+    _append(partial, [{"id": 1}, {"id": "ü\n"}])
+    whole = partial.read_text()
+    with open(partial, "a") as file:
+        file.write(tail)
+    lines = 3 if tail.count("\n") == 3 else 2
+    assert _finished_rows(partial, about, identity) == lines
+    assert partial.read_text() == (whole + tail[:10] if lines == 3 else whole)
+
+
+@pytest.mark.parametrize("about", ['{"identity": "other"}', "", "{", None])
+def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, capsys, about):
     (tmp_path / "out.jsonl.partial").write_text("{}\n")
-    (tmp_path / "out.jsonl.partial.json").write_text(json.dumps({"identity": "other"}))
+    if about is not None:
+        (tmp_path / "out.jsonl.partial.json").write_text(about)
     source = write(tmp_path / "in.jsonl", ROWS)
     assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]) == 2
     assert "unfinished run of another input" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def no_file_larger_than(limit):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypatch, capsys, suffix):
+    """In the middle of a row of the third chunk, and in the very last write."""
+    monkeypatch.setattr("train.score.CHUNK", 4)
+    source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": number} for number in range(15)])
+    output, partial = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.partial"
+    arguments = [f"model={export}", f"input={source}", f"output={output}"]
+    whole = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "whole.jsonl"))))
+    size = (tmp_path / "whole.jsonl").stat().st_size
+    with no_file_larger_than(size * 2 // 3):
+        assert main(arguments) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(err) == 1
+    assert "the output could not be written: [Errno 27] File too large" in err[0]
+    assert f"are kept in {partial}: make room, then the same command goes on after them" in err[0]
+    kept = partial.read_text()
+    assert 8 <= kept.count("\n") < 12
+    assert not kept.endswith("\n")
+    if suffix != ".jsonl":
+        with monkeypatch.context() as patch:
+            finish = train.score._finish
+
+            def full(*paths):
+                with no_file_larger_than(20):
+                    finish(*paths)
+
+            patch.setattr("train.score._finish", full)
+            assert main(arguments) == 2
+        assert partial.read_text().count("\n") == 15
+        assert sorted(path.name for path in tmp_path.glob("out*")) == [partial.name, f"{partial.name}.json"]
+    assert main(arguments) == 0
+    rows = read_any(output)
+    assert [row["id"] for row in rows] == list(range(15))
+    # Chunks that begin elsewhere make other packs.
+    assert [row["reward"] for row in rows] == pytest.approx([row["reward"] for row in whole], abs=1e-5)
+    assert [path.name for path in tmp_path.glob("out*")] == [output.name]
+
+
+def test_rows_that_fit_no_parquet_columns_are_not_lost(export, tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": 1}, ROWS[0] | {"id": [1]}])
+    assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.parquet'}"]) == 2
+    err = capsys.readouterr().err
+    assert "do not fit into the columns of a parquet file" in err
+    assert f"they are kept in {tmp_path}/out.parquet.partial, which is JSONL" in err
+    assert [row["id"] for row in read(tmp_path / "out.parquet.partial")] == [1, [1]]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +251,7 @@ def test_a_base_model_is_not_a_reward_model(export, tmp_path):
 
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(export, tmp_path / "base")
+    shutil.copytree(export, tmp_path / "base", ignore=shutil.ignore_patterns("manifest.json"))
     tensors = load_file(tmp_path / "base" / "model.safetensors")
     del tensors["score.weight"]
     save_file(tensors, tmp_path / "base" / "model.safetensors")
