@@ -1,8 +1,10 @@
 """Ranks of every launcher and of Slurm; what they agree on; nobody waits for ever."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,21 @@ def test_the_first_host_of_a_list(nodes, host, monkeypatch):
     )
     assert where[0] == host
     assert 20000 <= where[1] < 32000
+
+
+def test_the_op_is_found_as_it_was_compiled(tmp_path, monkeypatch, capsys):
+    """With this environment's ninja first, and without waiting for a build that was killed."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    old, new = tmp_path / "deepspeed_old" / "lock", tmp_path / "deepspeed_new" / "lock"
+    for lock in (old, new):
+        lock.parent.mkdir()
+        lock.touch()
+    os.utime(old, (time.time() - 700,) * 2)
+    distributed._prepare_for_op()
+    assert os.environ["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"
+    assert not old.exists()
+    assert new.exists()  # somebody may be compiling
+    assert capsys.readouterr().out == f"removed {old}, which a build that was killed has left\n"
+    distributed._prepare_for_op()
+    assert os.environ["PATH"].count(str(Path(sys.executable).parent)) == 1
