@@ -51,7 +51,9 @@ def write_file(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write names none
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

@@ -5,13 +5,16 @@ repository's README names as its data, other kinds of files, and columns whose v
 """
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.pairs import DataError
+from data.pairs import DataError, InvalidPair
 
 KINDS = ("parquet", "json", "arrow", "csv", "cache")  # cache: what was downloaded before, where there is no network
 TEXT = ("Value", "ClassLabel", "Json")
+# What pyarrow says of a value that Python has none for: text that is not UTF-8, a date after the year 9999, ...
+UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
 
 def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str | None) -> Any:
@@ -37,6 +40,21 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
         ) from error
     # An image, say, is opened when its row is read, from wherever the row says that it is.
     return found.remove_columns([column for column, feature in found.features.items() if not _is_text(feature)])
+
+
+def hub_rows(dataset: Any) -> Iterator[Any]:
+    """The rows of a split, an `InvalidPair` in place of those that cannot become Python values."""
+    number = 0
+    try:
+        for row in dataset:
+            number += 1
+            yield row
+    except UNREADABLE:  # row by row from there on, which is slower
+        for i in range(number, len(dataset)):
+            try:
+                yield dataset[i]
+            except UNREADABLE as error:
+                yield InvalidPair("unreadable value", f"the row cannot be read: {error}")
 
 
 def hub_commit(dataset: str, revision: str | None) -> str | None:

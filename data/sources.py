@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from data import builtin
-from data.hub import hub_commit, load_hub
+from data.hub import UNREADABLE, hub_commit, hub_rows, load_hub
 from data.keys import moves
 from data.pairs import FORMATS, DataError, InvalidPair
 
 MAX_DEPTH = 64  # of lists and objects in a row; a worker process cannot be handed what is nested some hundreds deep
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins as UTF-16-LE
-# What pyarrow says of a value that Python has none for: text that is not UTF-8, a date after the year 9999, ...
-_UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
 
 @dataclass
@@ -108,7 +106,7 @@ def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
         )
     elif config.dataset is not None:
         dataset = load_hub(key, config.dataset, config.name, config.split, config.revision)
-        rows = _hub_rows(config.dataset, dataset)
+        rows = ((f"{config.dataset}:{i}", row) for i, row in enumerate(hub_rows(dataset), 1))
     else:
         assert config.path is not None
         files = source_files(key, config.path)
@@ -163,20 +161,6 @@ def hash_content(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hub_rows(name: str, dataset: Any) -> Iterator[tuple[str, Any]]:
-    number = 0
-    try:
-        for row in dataset:
-            number += 1
-            yield f"{name}:{number}", row
-    except _UNREADABLE:  # row by row from there on, which is slower
-        for i in range(number, len(dataset)):
-            try:
-                yield f"{name}:{i + 1}", dataset[i]
-            except _UNREADABLE as error:
-                yield f"{name}:{i + 1}", InvalidPair("unreadable value", f"the row cannot be read: {error}")
-
-
 # --- one reader per kind of file: path -> (address, row or InvalidPair) ---------------------------------------------
 
 
@@ -215,8 +199,12 @@ def _parse_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]
     for number, line in enumerate(lines, 1):
         if number == 1 and line.startswith(_OTHER_ENCODINGS):  # whose newlines are not single bytes
             raise DataError(f"{path}: is UTF-16 or UTF-32 text; convert it to UTF-8")
-        if line.removeprefix(codecs.BOM_UTF8).strip():
+        if _has_text(line):
             yield f"{path}:{number}", _parse_json(line)
+
+
+def _has_text(line: bytes) -> bool:
+    return bool(line.removeprefix(codecs.BOM_UTF8).strip())
 
 
 def _parse_json(line: bytes) -> Any:
@@ -233,7 +221,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         # Many published ".json" files hold one object a line.
-        if not isinstance(_parse_json(next(filter(bytes.strip, io.BytesIO(text)), b"")), dict):
+        if not isinstance(_parse_json(next(filter(_has_text, io.BytesIO(text)), b"")), dict):
             raise DataError(f"{path}: not JSON: {error}") from None
         yield from _parse_lines(path, io.BytesIO(text))
         return
@@ -287,7 +275,7 @@ def _table_rows(batch: Any) -> list[Any]:
     """The rows of an Arrow record batch, an `InvalidPair` in place of those that cannot become Python values."""
     try:
         return batch.to_pylist()
-    except _UNREADABLE:
+    except UNREADABLE:
         return [_table_row(batch, i) for i in range(batch.num_rows)]
 
 
@@ -296,6 +284,6 @@ def _table_row(batch: Any, i: int) -> Any:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             row[name] = column[i].as_py()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return InvalidPair("unreadable value", f"{name} cannot be read: {error}")
     return row

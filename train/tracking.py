@@ -53,7 +53,7 @@ class Tracker:
     def append(self, name: str, record: dict[str, Any]) -> None:
         """Add a line to another file of the run directory."""
         if self.main:
-            with open(self.path.with_name(name), "a") as file:
+            with open(self.path.with_name(name), "a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def close(self) -> None:

@@ -389,3 +389,18 @@ def test_prompt_in_anthropics_form_is_split_into_turns():
         parse_pair({"prompt": prompt.removesuffix("\n\nAssistant:"), "chosen": "a", "rejected": "b"}).chosen[:3]
         == (pair.chosen[:3])
     )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [{"role": "x" * 10**6, "content": "y"}], "rejected": "b"},
+        {"chosen": [{"from": ["x"] * 10**5, "value": "y"}], "rejected": "b"},
+        {"chosen": "c", "x" * 10**6: 1},
+        {"chosen": [{"x" * 10**6: 1}], "rejected": "b"},
+    ],
+)
+def test_a_refusal_is_short_whatever_the_row_holds(row: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPair) as caught:
+        parse_pair(row)
+    assert len(str(caught.value)) < 600

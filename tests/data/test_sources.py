@@ -192,6 +192,78 @@ def test_a_file_that_is_something_else_is_named(name: str, tmp_path: Path) -> No
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_lines_in_another_encoding_are_named_and_not_guessed_at(encoding: str, tmp_path: Path) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (tmp_path / "rows.jsonl").write_bytes(("\ufeff" * (encoding == "utf-16-be") + text).encode(encoding))
+    with pytest.raises(DataError, match=r"rows.jsonl: is UTF-16 or UTF-32 text; convert it to UTF-8"):
+        read(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.gz"])
+def test_a_gzip_file_without_a_byte_is_damaged(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=rf"{name}: the gzip file is damaged \(it is empty\); fetch it again"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("first", ["[{}, {}]", "5", '"text"'])
+def test_json_lines_in_a_json_file_begin_with_an_object(first: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.json", [first, pair()])
+    with pytest.raises(DataError, match=r"rows.json: not JSON: Extra data"):
+        read(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_nothing_but_a_newline_ends_a_line(name: str, tmp_path: Path) -> None:
+    text = json.dumps(pair("A\u2028B\x85C"), ensure_ascii=False).replace(": ", ":\r")
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf\n" + f"{text}\r\n{text}".encode())
+    rows = read(tmp_path / name)
+    assert [(row.where, row.value) for row in rows] == [
+        (f"{tmp_path / name}:{line}", pair("A\u2028B\x85C")) for line in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json array"])
+def test_a_row_nested_too_deep_for_a_worker_process_is_refused(kind: str, tmp_path: Path) -> None:
+    name, write = KINDS[kind]
+    deep: Any = "x"
+    for _ in range(sources.MAX_DEPTH):
+        deep = [deep]
+    write(tmp_path / name, [pair(note=deep), pair(note=deep[0])])
+    refused, good = read(tmp_path / name)
+    assert refused.error is not None
+    assert refused.error.reason == "nested too deep"
+    assert good.value == pair(note=deep[0])
+
+
+def not_utf8() -> pa.Table:
+    """Two rows; the second one's rejected is the byte 255."""
+    offsets = b"".join(i.to_bytes(4, "little") for i in range(3))
+    text = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"a\xff")])
+    return pa.table({"prompt": ["p"] * 2, "chosen": ["c"] * 2, "rejected": text})
+
+
+def test_a_value_that_python_has_none_for_is_one_refused_row(tmp_path: Path) -> None:
+    parquet.write_table(not_utf8(), tmp_path / "rows.parquet")
+    good, refused = read(tmp_path / "rows.parquet")
+    assert good.value == {"prompt": "p", "chosen": "c", "rejected": "a"}
+    assert refused.error is not None
+    assert refused.error.reason == "unreadable value"
+    assert str(refused.error).startswith("rejected cannot be read: 'utf-8' codec")
+    assert refused.where == f"{tmp_path / 'rows.parquet'}:2"
+
+
+def test_an_arrow_file_with_wrong_text_or_offsets_does_not_end_the_process(tmp_path: Path) -> None:
+    for table in (not_utf8(), pa.table({"chosen": ["a" * 99] * 40})):
+        with pa.ipc.new_stream(str(tmp_path / "rows.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        content = (tmp_path / "rows.arrow").read_bytes()
+        (tmp_path / "rows.arrow").write_bytes(content.replace((99 * 20).to_bytes(4, "little"), b"\xff\xff\xff\x7f", 1))
+        with pytest.raises(DataError, match=r"rows.arrow: not a whole arrow file"):
+            read(tmp_path / "rows.arrow")
+
+
 def test_json_that_is_no_rows(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("5")
     with pytest.raises(DataError, match=r"rows.json: expected a JSON array of rows"):
@@ -303,6 +375,17 @@ def test_a_split_that_is_not_there_names_the_key(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "prefs" / "train.jsonl", ROWS)
     with pytest.raises(DataError, match=r"data\.sources\.x\.dataset=.*cannot load split 'dev'"):
         list(read_rows("data.sources.x", SourceConfig(dataset=str(tmp_path / "prefs"), split="dev")))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_dataset_with_a_value_that_python_has_none_for_refuses_that_row(tmp_path: Path) -> None:
+    (tmp_path / "prefs").mkdir()
+    parquet.write_table(not_utf8(), tmp_path / "prefs" / "train.parquet")
+    good, refused = read_rows("data.sources.x", SourceConfig(dataset=str(tmp_path / "prefs")))
+    assert good.value == {"prompt": "p", "chosen": "c", "rejected": "a"}
+    assert (refused.where, refused.number) == (f"{tmp_path / 'prefs'}:2", 1)
+    assert refused.error is not None
+    assert refused.error.reason == "unreadable value"
 
 
 # --- the built-in sets ----------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_what_cannot_be_written_is_told_and_taken_away(tmp_path, monkeypatch):
     save(checkpoints, 2)
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(Path, "write_text", lambda *args, **options: (_ for _ in ()).throw(full))
-    with pytest.raises(OSError, match=r"No space left on device\. step-2 is whole; make room"):
+    with pytest.raises(OSError, match=r"No space left on device: '\S+state\.json'\. step-2 is whole; make room"):
         checkpoints.save(Engine(), TrainState(step=4, pairs_seen=32))
     monkeypatch.undo()
     assert names(tmp_path) == ["step-2"]
