@@ -11,6 +11,7 @@ import datetime
 import functools
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ class Chat:
 
 def read_template(path: str) -> str:
     """The chat template in a file. Raises: DataError when there is none."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise DataError(f"data.chat_template={path}: no such file")
     if file.stat().st_size > 4 * MAX_TEMPLATE:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
     """
     from models.attention import ModelError
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path, None
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -99,7 +100,7 @@ def read_config(source: Any) -> "PretrainedConfig":
     from models.attention import ModelError
 
     if isinstance(source, str):
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
             raise ModelError(f"model.config={source}: no config.json there")

@@ -7,6 +7,7 @@ What is counted, and how near it comes to measured runs: docs/recipes.md. Exit c
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def find_shape(recipe: Recipe, config: str | None) -> Shape:
         where, source = f"model.base={recipe.model.base}", _fetch(recipe)
     try:
         if isinstance(source, str):
-            path = Path(source).expanduser()
+            path = Path(os.path.expanduser(source))
             source = json.loads((path / "config.json" if path.is_dir() else path).read_text())
         return read_shape(source)
     except KeyError as error:

@@ -66,7 +66,7 @@ def score_file(config: ScoreConfig) -> Path:
     from train.scorer import Scorer, score_rows
 
     ranks = read_ranks()
-    output = Path(config.output).expanduser()
+    output = Path(os.path.expanduser(config.output))
     partial, about = output.with_name(output.name + ".partial"), output.with_name(output.name + ".partial.json")
     check_output(output, config.overwrite)
     source = SourceConfig(path=config.input)
@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> int:
         for key in ("pack_tokens", "max_length"):
             if getattr(config, key) is not None and getattr(config, key) < 1:
                 raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
-        check_output(Path(config.output).expanduser(), config.overwrite)
+        check_output(Path(os.path.expanduser(config.output)), config.overwrite)
         check_source("input", SourceConfig(path=config.input))
     except (DataError, RecipeError, OmegaConfBaseException) as error:
         return complain(error)
