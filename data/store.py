@@ -34,7 +34,7 @@ from data.pairs import DataError
 from data.sources import Row, SourceConfig, chunked, content_id, hash_content, read_rows
 from data.tokenise import SCHEMA, TokeniseSettings, tokenise
 
-VERSION = 1  # raise it when the same rows and settings would give another file
+VERSION = 3  # raise it when the same rows and settings would give another file
 CHUNK = 256  # rows that one worker tokenises at a time
 ROWS_PER_WORKER = 4096  # below this a second process costs more than it saves
 
@@ -53,6 +53,7 @@ class PairStore:
         self.prefix_length = self._column(table, "prefix_length")
         self.chosen_length = self._column(table, "chosen_length")
         self.rejected_length = self._column(table, "rejected_length")
+        self.turns = self._column(table, "turns")
         self.target_margin = self._column(table, "target_margin")
         self.loss_weight = self._column(table, "loss_weight")
         self._chunks = [
