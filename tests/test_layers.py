@@ -24,7 +24,8 @@ LAYERS = [
         for name in ("recipe_yaml", "recipe", "memory", "tokenizer", "scorer", "resumable", "run", "early_stop", "loop")
     ),
     "train.card",
-    *(f"train.{name}" for name in ("check_export", "finish", "score", "main")),
+    *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
+    *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),
     *(f"train.{name}" for name in ("benchmark_table", "benchmark_run", "benchmark")),
 ]
 

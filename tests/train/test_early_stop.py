@@ -24,7 +24,7 @@ STOPS = [
 @pytest.fixture(scope="module")
 def stopped(warm, tmp_path_factory):
     directory = tmp_path_factory.mktemp("early") / "run"
-    return directory, finish(warm, directory, [*STOPS, "evaluation.at_start=false"])
+    return directory, finish(warm, directory, [*STOPS, "evaluation.at_start=false", "tracking.report=true"])
 
 
 def square(weights):
@@ -82,6 +82,14 @@ def test_evaluations_leave_tables_and_the_last_rewards(stopped):
     assert set(rewards["source"]) == {"twins_heldout"}
     assert min(rewards["row"]) >= 1
     assert set(rewards["turns"]) == {1}
+
+
+def test_the_run_draws_itself_at_its_end(stopped):
+    directory, ended = stopped
+    assert f"Report: {directory / 'report.html'}" in ended.output
+    page = (directory / "report.html").read_text()
+    assert page.count("<svg ") > 15
+    assert "trained to the end" in page
 
 
 def test_nothing_better_than_the_start_exports_the_last_step(warm, tmp_path):
