@@ -86,7 +86,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str, str]]:
         ("Held-out accuracy", shown("eval/all/accuracy", percent), interval),
         ("Held-out loss", shown("eval/all/loss"), "a coin has 0.6931"),
         ("Calibration error", shown("eval/all/ece", percent), f"temperature {shown('eval/all/temperature')}"),
-        ("Length correlation", shown("eval/all/length_correlation"), "of rewards; 0 is best"),
+        ("Reward–length correlation", shown("eval/all/length_correlation"), "of rewards; 0 is best"),
         ("Steps", number(run.lines[-1]["step"]), f"{shown('train/pairs_seen')} pairs"),
         ("Tokens per second", shown("train/tokens_per_second", lambda v: f"{v:,.0f}"), "of the last step"),
         ("Time", "–" if seconds is None else _duration(seconds), "of the last start"),

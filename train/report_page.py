@@ -57,7 +57,8 @@ p { max-width: 60em; margin: 4px 0 12px; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 12px; font-size: 0.94rem; }
 a { color: var(--s1); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); gap: 12px; margin: 20px 0 8px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(max(132px, 20%), 1fr)); gap: 12px;
+  margin: 20px 0 8px; }
 .cards div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; }
 .cards dt { color: var(--muted); font-size: 0.85rem; }
 .cards dd { margin: 0; font-size: 1.4rem; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.3; }

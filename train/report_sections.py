@@ -49,7 +49,10 @@ def learning_curves(runs: list[RunRecord]) -> Section:
     names = {name: f"eval/{name}/accuracy" for run in runs for name in run.sources if name != "all"}
     if len(runs) == 1 and 1 < len(names) <= 8:
         figures.insert(2, _curves(runs, "Held-out accuracy by source", names, form=whole_percent))
-    text = "One point per logged step. Training curves are noisy: the strong line is a running mean of the faint one."
+    text = "Over logged steps. A long training curve is drawn as a running mean"
+    text += (
+        ", the faint line being the steps themselves." if len(runs) == 1 else "; its numbers are those of the steps."
+    )
     return Section("curves", "Learning curves", text, [figure for figure in figures if figure is not None])
 
 
@@ -85,7 +88,8 @@ def _curves(
             sparse = len(whole[0]) <= 30
             if smooth and len(whole[0]) > 30 and key.startswith("train/"):
                 mean = thinned((whole[0], running_mean(whole[1], max(5, len(whole[0]) // 25))), POINTS)
-                lines += [Line(*series, colour, dash, faint=True), Line(*mean, colour, dash)]
+                faint = [Line(*series, colour, dash, faint=True)] if len(runs) == 1 else []  # of several it is a tangle
+                lines += [*faint, Line(*mean, colour, dash)]
             else:
                 lines.append(Line(*series, colour, dash, points=sparse))
             label = name if len(runs) == 1 else run.label if len(keys) == 1 else f"{run.label}: {name}"
@@ -135,7 +139,7 @@ def held_out(runs: list[RunRecord]) -> Section:
         ("by_target_margin", "Accuracy by annotated margin", "target margin", ""),
     ):
         figures.append(_bands(runs, table, title, unit, note))
-    steps = ", ".join(sorted({number(run.evaluation["step"]) for run in runs}))
+    steps = " and ".join(map(number, sorted({run.evaluation["step"] for run in runs})))
     text = (
         f"The evaluation of step {steps}, all sources together. Whiskers are 95 % intervals (Wilson); dashes, chance."
     )
