@@ -40,7 +40,7 @@ from data.pairs import DataError
 from data.sources import SourceConfig, content_id, hash_content, read_rows
 from data.tokenise import SCHEMA, Tokenised, TokeniseSettings, tokenise_source
 
-VERSION = 2  # raise it when the same rows and settings would give another file
+VERSION = 3  # raise it when the same rows and settings would give another file
 LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.[0-9a-f-]{36}\.[0-9a-f]{8}\.tmp")
 ABANDONED_SECONDS = 24 * 3600.0  # without a write: the builder has died, on whatever machine it was
 
@@ -59,6 +59,7 @@ class PairStore:
         self.prefix_length = self._column(table, "prefix_length")
         self.chosen_length = self._column(table, "chosen_length")
         self.rejected_length = self._column(table, "rejected_length")
+        self.turns = self._column(table, "turns")
         self.target_margin = self._column(table, "target_margin")
         self.loss_weight = self._column(table, "loss_weight")
         self._chunks = [

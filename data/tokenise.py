@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
-from data.pairs import InvalidPair, Pair, parse_pair
+from data.pairs import InvalidPair, Message, Pair, parse_pair
 from data.sources import Row, SourceConfig, chunked
 
 CHUNK = 256  # rows that one worker tokenises at a time
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
         ("prompt_hash", pa.uint64()),  # of the first user turn: decides the side of a held-out split
+        ("turns", pa.int32()),  # user messages of the conversation that has more of them
         ("target_margin", pa.float32()),
         ("loss_weight", pa.float32()),
     ]
@@ -145,6 +146,7 @@ def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: Tokeni
         columns["chosen_length"].append(len(group.response_ids[0]))
         columns["rejected_length"].append(len(group.response_ids[1]))
         columns["prompt_hash"].append(int.from_bytes(digest, "little"))
+        columns["turns"].append(max(_turns(pair.chosen), _turns(pair.rejected)))
         columns["target_margin"].append(np.float32(pair.target_margin or 0.0))
         columns["loss_weight"].append(np.float32(pair.loss_weight))
     arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
@@ -168,6 +170,10 @@ def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSetti
             "ends with pad", "a conversation ends with the pad token; scoring would read the token before"
         )
     return make_group(sides)
+
+
+def _turns(messages: list[Message]) -> int:
+    return sum(message["role"] == "user" for message in messages)
 
 
 def _refusal(row: Row, error: InvalidPair) -> dict[str, Any]:

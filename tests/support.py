@@ -78,6 +78,7 @@ SMALL = [
     "optimizer.eps=1e-5",  # else Adam makes whole steps of gradients that are nothing but rounding
     "engine.precision=fp32",
     "evaluation.every=3",
+    "tracking.report=false",
 ]
 
 

@@ -12,14 +12,21 @@ LAYERS = [
         for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "render", "chat", "tokenise")
     ),
     *(f"data.{name}" for name in ("store", "mixture", "packing", "planning", "sampler", "loader")),
+    *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
+    *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
+    *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
     *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
-    *(f"train.{name}" for name in ("checkpoint", "shards", "evaluation", "example", "metrics", "bad_steps")),
+    *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
+    *(f"train.{name}" for name in ("example", "metrics", "bad_steps")),
     *(
         f"train.{name}"
-        for name in ("recipe_yaml", "recipe", "memory", "tokenizer", "scorer", "resumable", "run", "loop", "card")
+        for name in ("recipe_yaml", "recipe", "memory", "tokenizer", "scorer", "resumable", "run", "early_stop", "loop")
     ),
-    *(f"train.{name}" for name in ("check_export", "finish", "score", "main")),
+    "train.card",
+    *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
+    *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),
+    *(f"train.{name}" for name in ("benchmark_table", "benchmark_run", "benchmark")),
 ]
 
 
@@ -35,7 +42,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules() -> dict[str, Path]:
-    paths = [path for package in ("data", "models", "train") for path in sorted((ROOT / package).glob("*.py"))]
+    paths = [path for package in ("data", "models", "train") for path in sorted((ROOT / package).rglob("*.py"))]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths if path.stem != "__init__"}
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from data import durable
 from data.keys import free
+from train.pair_metrics import better
 
 if TYPE_CHECKING:
     from train.distributed import Ranks
@@ -62,6 +63,7 @@ class TrainState:
     evaluated: int | None = None  # the step of the last evaluation
     held_out: dict[str, float] = field(default_factory=dict)  # what it found
     best: dict[str, float] = field(default_factory=dict)  # the best value so far of each `checkpoint.best`
+    not_better: int = 0  # evaluations in a row that did not improve it
 
 
 class CheckpointError(ValueError):
@@ -132,7 +134,10 @@ class Checkpoints:
         """Whether the newest checkpoint is that of this very state."""
         with contextlib.suppress(OSError, ValueError):
             path = self.directory / (self.directory / "latest").read_text().strip()
-            return path.name == f"step-{state.step}" and read_state(path) == state
+            # Compared as text, because a metric may be NaN, which equals nothing.
+            return path.name == f"step-{state.step}" and json.dumps(asdict(read_state(path))) == json.dumps(
+                asdict(state)
+            )
         return False
 
     @property
@@ -182,7 +187,8 @@ class Checkpoints:
         kept = {final.name}
         if self.config.best is not None:
             name = self.config.best
-            if state.evaluated == state.step and state.held_out.get(name) == state.best.get(name):
+            is_best = state.held_out.get(name) == state.best.get(name) and state.not_better == 0  # an equal is not
+            if state.evaluated == state.step and is_best:
                 durable.write_file(self.directory / "best", final.name + "\n")
             with contextlib.suppress(FileNotFoundError):
                 kept.add((self.directory / "best").read_text().strip())
@@ -212,10 +218,8 @@ class Checkpoints:
 
 
 def improves(metric: str, value: float, best: float | None) -> bool:
-    """Whether a held-out metric is better than the best so far: losses and errors shrink, all others grow."""
-    if best is None:
-        return value == value
-    return value < best if metric.rpartition("/")[2] in ("loss", "ties", "brier", "ece") else value > best
+    """Whether a held-out metric is better than the best so far; `train.pair_metrics.better` knows which ones shrink."""
+    return value == value if best is None else better(metric, value, best)
 
 
 # --- going on -------------------------------------------------------------------------------------------------------

@@ -1,23 +1,41 @@
-"""Held-out pairs: loss, accuracy and margins per source and overall, exact over ranks and packs."""
+"""Held-out pairs, scored during training: metrics per source and overall, exact over ranks and packs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.keys import free
+from train.evaluation_files import parts_of, write_evaluation
+from train.pair_metrics import PairFacts, metric_names, pair_metrics
 
 if TYPE_CHECKING:
     import torch
 
     from data.loader import PairLoader, PairPack
+    from data.mixture import PairSet
 
 
 @dataclass
 class EvaluationConfig:
     every: int | None = free(None)  # steps between evaluations; null: only before and after training
     at_start: bool = free(True)  # evaluate before the first step
+    patience: int | None = free(None)  # stop after so many evaluations without a better `checkpoint.best`; null: never
+
+
+def check_evaluation(config: EvaluationConfig, best: str | None) -> None:
+    """Raises: ValueError naming the key. `best` is `checkpoint.best`."""
+    if config.every is not None and config.every < 1:
+        raise ValueError(f"evaluation.every={config.every}: expected 1 or more steps, or null")
+    if config.patience is None:
+        return
+    if config.patience < 1:
+        raise ValueError(f"evaluation.patience={config.patience}: expected 1 or more evaluations, or null")
+    if best is None or config.every is None:
+        missing = "checkpoint.best, e.g. eval/all/accuracy" if best is None else "evaluation.every, e.g. 50"
+        raise ValueError(f"evaluation.patience={config.patience}: it needs {missing}")
 
 
 CheckIn = Callable[["PairPack"], None]  # called before each pack
@@ -45,27 +63,11 @@ def score_pairs(model: Any, loader: "PairLoader", device: "torch.device", check_
     return sum_over_ranks(rewards).cpu().numpy()
 
 
-def pair_metrics(rewards: np.ndarray) -> dict[str, float]:
-    """Metrics of (num_pairs, 2) rewards. `loss` is the plain Bradley-Terry loss, whatever the run trains with."""
-    chosen, rejected = rewards[:, 0], rewards[:, 1]
-    margin = chosen - rejected
-    return {
-        "loss": float(np.logaddexp(0.0, -margin).mean()),
-        "accuracy": float((margin > 0).mean()),
-        "ties": float((margin == 0).mean()),
-        "margin": float(margin.mean()),
-        "margin_std": float(margin.std()),
-        "chosen_reward": float(chosen.mean()),
-        "rejected_reward": float(rejected.mean()),
-        "pairs": float(len(rewards)),
-    }
-
-
 def check_metric(key: str, name: str, sources: list[str]) -> None:
     """Raises: CheckpointError when no evaluation of these held-out sources gives a metric of this name."""
     from train.checkpoint import CheckpointError
 
-    known = [f"eval/{source}/{metric}" for source in [*sources, "all"] for metric in pair_metrics(np.zeros((1, 2)))]
+    known = [f"eval/{source}/{metric}" for source in [*sources, "all"] for metric in metric_names()]
     if not sources or name not in known:
         raise CheckpointError(
             f"{key}={name}: no such held-out metric; "
@@ -73,18 +75,41 @@ def check_metric(key: str, name: str, sources: list[str]) -> None:
         )
 
 
-def evaluate(model: Any, loader: "PairLoader", device: "torch.device", check_in: CheckIn) -> dict[str, float]:
+def pair_facts(sets: "list[PairSet]") -> PairFacts:
+    """Lengths, turns and target margins of all pairs of some sets, one set after the other."""
+    lengths = [s.lengths() for s in sets]
+    return PairFacts(
+        np.concatenate([chosen for _, chosen, _ in lengths]),
+        np.concatenate([rejected for _, _, rejected in lengths]),
+        np.concatenate([s.store.turns[s.indices] for s in sets]),
+        np.concatenate([s.store.target_margin[s.indices] for s in sets]),
+    )
+
+
+def evaluate(
+    model: Any,
+    loader: "PairLoader",
+    device: "torch.device",
+    check_in: CheckIn,
+    step: int,
+    directory: Path | None = None,
+) -> dict[str, float]:
     """`eval/<source>/<metric>` for each set and `eval/all/<metric>` for all pairs together. All ranks call it.
 
     Args:
         check_in: called before each pack; what it raises ends the evaluation.
+        directory: of the run, where the main rank leaves tables and rewards (`train/evaluation_files.py`).
+
+    Raises:
+        OSError: they could not be written.
     """
-    rewards = score_pairs(model, loader, device, check_in)
-    starts = np.cumsum([0] + [len(pairs) for pairs in loader.sets])
-    parts: Mapping[str, np.ndarray] = {
-        pairs.name: rewards[start:stop]
-        for pairs, start, stop in zip(loader.sets, starts[:-1], starts[1:], strict=True)
-        if stop > start
+    rewards, facts = score_pairs(model, loader, device, check_in), pair_facts(loader.sets)
+    parts = parts_of(loader.sets)
+    metrics = {
+        f"eval/{name}/{key}": value
+        for name, rows in parts.items()
+        for key, value in pair_metrics(rewards[rows], facts.of(rows)).items()
     }
-    metrics = {f"eval/{name}/{key}": v for name, part in parts.items() for key, v in pair_metrics(part).items()}
-    return metrics | {f"eval/all/{key}": value for key, value in pair_metrics(rewards).items()}
+    if directory is not None:
+        write_evaluation(directory, step, loader.sets, parts, rewards, facts, metrics)
+    return metrics

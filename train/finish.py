@@ -143,7 +143,9 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: float) -> str:
+def summary(
+    run: Run, export: Path | None, metrics: dict[str, float], minutes: float, report: Path | None = None
+) -> str:
     """What a person wants to know at the end: how good, where it is, one example, what to type next."""
     lines = ["", f"Done: {run.state.step:,} steps, {run.state.pairs_seen:,} pairs in {minutes:.1f} minutes."]
     if metrics:
@@ -151,6 +153,8 @@ def summary(run: Run, export: Path | None, metrics: dict[str, float], minutes: f
             f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
             f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."
         )
+    if report is not None:
+        lines.append(f"Report: {report}")
     if export is None:
         return "\n".join([*lines, "No export was asked for (export.enabled=false)."])
     lines += [f"Export: {export}", "", *_example(run, export), "Next: score conversations of your own,", ""]

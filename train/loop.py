@@ -12,6 +12,7 @@ from models.losses import bradley_terry
 from train.bad_steps import find_bad_pairs, one_line
 from train.checkpoint import improves, state_copy
 from train.distributed import agree, set_timeouts, stop
+from train.early_stop import out_of_patience, return_to_best
 from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
 from train.metrics import SPIKE_WINDOW, StepTotals, flops_utilisation, spike_score, step_metrics
@@ -25,7 +26,7 @@ class TrainingError(RuntimeError):
 
 
 def train(run: Run, tracker: Tracker) -> dict[str, float]:
-    """Run all steps that are left, and return the last held-out metrics.
+    """Run all steps that are left, and return the last held-out metrics; those of the best step, if it stops early.
 
     Raises:
         Stopped: somebody asked for it; the last finished step is saved.
@@ -46,6 +47,8 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
             run.checkpoints.close()
     finally:
         run.watchdog.close()
+    if out_of_patience(run):
+        return_to_best(run)
     return run.state.held_out
 
 
@@ -55,6 +58,8 @@ def _train(run: Run, tracker: Tracker) -> None:
         _micro_step(run, run.loader.largest_pack(), math.nan, StepTotals(run.device))
         discard_update(engine)
     _evaluate_if_due(run, tracker)
+    if out_of_patience(run):
+        return
     with progress_bar(last_step, state.step, run.ranks.is_main) as bar:
         warm, started = False, time.perf_counter()
         for step in run.steps():
@@ -81,6 +86,8 @@ def _train(run: Run, tracker: Tracker) -> None:
             bar.update()
             best = _evaluate_if_due(run, tracker)
             _save_if_due(run, tracker, best)
+            if out_of_patience(run):
+                return
             if not warm:  # the first step has compiled and connected what there is
                 warm = True
                 set_timeouts(60 * recipe.engine.hang_minutes)
@@ -156,20 +163,25 @@ def _evaluate_if_due(run: Run, tracker: Tracker) -> bool:
     if not (by_schedule or state.step == run.total_steps):
         return False
     loader = run.eval_loader
-    metrics = evaluate(run.engine, loader, run.device, lambda batch: run.check_in("evaluation", batch, loader))
-    tracker.log(state.step, metrics)
+    directory = run.directory if run.ranks.is_main else None
+    check_in = lambda batch: run.check_in("evaluation", batch, loader)  # noqa: E731
+    metrics = evaluate(run.engine, loader, run.device, check_in, state.step, directory)
+    tracker.log(state.step, {key: value for key, value in metrics.items() if math.isfinite(value)})
     state.evaluated, state.held_out = state.step, metrics
     name = run.recipe.checkpoint.best
-    if name is None or not improves(name, metrics[name], state.best.get(name)):
+    if name is None:
         return False
-    state.best[name] = metrics[name]
+    if not improves(name, metrics.get(name, math.nan), state.best.get(name)):
+        state.not_better += 1
+        return False
+    state.best[name], state.not_better = metrics[name], 0
     return state.step > 0
 
 
 def _save_if_due(run: Run, tracker: Tracker, best: bool) -> None:
     """Write a checkpoint where the schedule, the clock or a new best asks for one, and seal one that is flushed."""
     checkpoints, state = run.checkpoints, run.state
-    last = state.step == run.total_steps
+    last = state.step == run.total_steps or out_of_patience(run)
     due = agree([int(best or checkpoints.due(state.step, last))])[0] and (last or state.bad_steps == 0)
     if due:
         run.watchdog.beat(state.step, kind="save")

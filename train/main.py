@@ -58,6 +58,7 @@ def run_recipe(recipe: Recipe) -> None:
     from train.finish import export_run, summary
     from train.loop import train
     from train.preemption import Preemption
+    from train.report import report_run
     from train.resumable import at_commits, check_same_run
     from train.run import FINISHED, set_up
     from train.tracking import Tracker
@@ -90,7 +91,10 @@ def run_recipe(recipe: Recipe) -> None:
     if ranks.is_main:
         write_file(directory / FINISHED, json.dumps(asdict(run.state)) + "\n")
     stop()
-    ranks.say(summary(run, export, metrics, (time.perf_counter() - started) / 60) if ranks.is_main else "")
+    if ranks.is_main:
+        minutes = (time.perf_counter() - started) / 60
+        report = report_run(directory) if recipe.tracking.report else None
+        print(summary(run, export, metrics, minutes, report), flush=True)
 
 
 if __name__ == "__main__":

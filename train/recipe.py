@@ -24,7 +24,7 @@ from models.build import ModelConfig
 from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
-from train.evaluation import EvaluationConfig
+from train.evaluation import EvaluationConfig, check_evaluation
 from train.preemption import RunConfig, check_run
 from train.recipe_yaml import RecipeError as RecipeError
 from train.recipe_yaml import check_resolved, parse_override, read_yaml
@@ -160,6 +160,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_engine(engine)
         check_checkpoint(recipe.checkpoint)
         check_run(recipe.run)
+        check_evaluation(recipe.evaluation, recipe.checkpoint.best)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     require(
@@ -185,9 +186,6 @@ def check_recipe(recipe: Recipe) -> None:
     require(optimizer.eps > 0, "optimizer.eps", "a number above 0")
     require(optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
-    require(
-        recipe.evaluation.every is None or recipe.evaluation.every >= 1, "evaluation.every", "1 or more steps, or null"
-    )
     require(0 <= recipe.seed < 2**63, "seed", "0 or more, and below 2^63")
     require(recipe.tracking.log_every >= 1, "tracking.log_every", "1 or more steps")
     require(recipe.export.num_check_pairs >= 0, "export.num_check_pairs", "0 or more")

@@ -18,6 +18,7 @@ class TrackingConfig:
     wandb: bool = free(False)  # log to Weights & Biases too; without a login it is kept offline in the run directory
     project: str = free("bradley")  # wandb project
     log_every: int = free(1)  # steps between lines of metrics.jsonl
+    report: bool = free(True)  # draw report.html at the end
 
 
 class Tracker:

@@ -21,6 +21,7 @@ RECIPE = [
     "checkpoint.every=2",
     "checkpoint.resume=auto",
     "export.enabled=false",
+    "tracking.report=false",
 ]
 
 

@@ -81,6 +81,9 @@ def test_the_best_is_kept_besides(tmp_path):
         save(checkpoints, step, evaluated=step, held_out=found, best={"eval/all/accuracy": best})
     assert names(tmp_path) == ["step-4", "step-8"]
     assert (tmp_path / "best").read_text() == "step-4\n"
+    as_good = {"eval/all/accuracy": 0.9}
+    save(checkpoints, 9, evaluated=9, held_out=as_good, best=as_good, not_better=3)
+    assert (tmp_path / "best").read_text() == "step-4\n", "only a better one takes its place"
 
 
 def test_what_is_better():
@@ -95,9 +98,10 @@ def test_what_is_better():
 
 def test_a_state_is_saved_once(tmp_path):
     checkpoints = made(tmp_path)
-    save(checkpoints, 2)
+    save(checkpoints, 2, held_out={"eval/all/length_correlation": float("nan")})
     written = (tmp_path / "step-2" / "manifest.json").stat().st_mtime_ns
-    checkpoints.save(Engine(), TrainState(step=2, pairs_seen=16))
+    again = TrainState(step=2, pairs_seen=16, held_out={"eval/all/length_correlation": float("nan")})
+    checkpoints.save(Engine(), again)
     assert not checkpoints.commit(wait=True)
     assert (tmp_path / "step-2" / "manifest.json").stat().st_mtime_ns == written
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 from support import SMALL
 
-CURVES = ("train/loss", "train/margin", "train/chosen_reward", "train/grad_norm", "eval/all/loss")
+CURVES = (
+    "train/loss", "train/margin", "train/chosen_reward", "train/grad_norm", "eval/all/loss", "eval/all/margin_p10",
+    "eval/all/chosen_reward_std", "eval/all/brier", "eval/all/ece", "eval/all/accuracy_chosen_longer",
+    "eval/all/length_correlation",
+)  # fmt: skip
 
 
 def same_curves(a, b, rtol, atol):

@@ -114,6 +114,7 @@ FREE = [
     "engine.max_bad_steps=0", "engine.hang_minutes=20.0", "engine.dry_run=false", "evaluation.every=7",
     "evaluation.at_start=false", "checkpoint.every=7", "checkpoint.every_minutes=null", "checkpoint.keep=1",
     "checkpoint.best=eval/all/accuracy", "export.enabled=false", "tracking.log_every=2", "run.max_hours=1.0",
+    "tracking.report=false",
 ]  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""RM-Bench: 1,327 prompts, each with three chosen and three rejected responses in three styles.
+
+Each chosen response is compared with each rejected one, a strict win counts: A[i][j] is chosen style i against
+rejected style j. hard is the upper triangle (the rejected one is longer or more decorated), normal the diagonal, easy
+the lower triangle. A domain's score is the mean of the three; all figures are unweighted means over the four domains,
+the two safety files being one domain.
+"""
+
+import itertools
+from pathlib import Path
+
+from data.benchmarks.aggregate import Array, Means, mean_of
+from data.benchmarks.comparison import (
+    Candidates,
+    Comparison,
+    Fields,
+    Reading,
+    Rewards,
+    existing,
+    hub_rows,
+    rows_of,
+    what_is_missing,
+    with_unique_ids,
+)
+from data.pairs import DataError
+
+NAME = "rm_bench"
+VERSION = "1 (THU-KEG/RM-Bench@73c52d7)"
+CITATION = (
+    "Liu et al., RM-Bench: Benchmarking Reward Models of Language Models with Subtlety and Style, arXiv 2410.16184"
+)
+HEADLINE = "mean over the four domains of the mean of hard, normal and easy"
+HUB = ("THU-KEG/RM-Bench", "train")
+DOMAINS = {"chat": 129, "code": 228, "math": 529, "safety": 441}  # prompts
+STYLES = ("concise", "detailed", "markdown")
+LEVELS = ("hard", "normal", "easy")
+PUBLISHED = {
+    name: {"score": average, "easy": easy, "normal": normal, "hard": hard}
+    for name, (easy, normal, hard, average) in {
+        "Skywork-Reward-V2-Qwen3-0.6B": (90.3, 78.0, 54.8, 74.4),
+        "Skywork-Reward-V2-Qwen3-1.7B": (93.0, 83.4, 59.7, 78.7),
+        "Skywork-Reward-V2-Qwen3-4B": (92.1, 84.7, 67.9, 81.6),
+        "Skywork-Reward-V2-Qwen3-8B": (91.9, 85.7, 70.1, 82.6),
+        "Skywork-Reward-V2-Llama-3.2-1B": (91.3, 79.9, 57.8, 76.3),
+        "Skywork-Reward-V2-Llama-3.2-3B": (91.5, 84.1, 67.8, 81.1),
+        "Skywork-Reward-V2-Llama-3.1-8B": (97.0, 95.0, 86.5, 92.8),
+        "Skywork-Reward-V2-Llama-3.1-8B-40M": (97.6, 96.9, 93.5, 96.0),
+    }.items()
+}
+
+
+def read(path: str | None = None) -> Reading:
+    """A directory with total_dataset.json or the files DOMAIN_filtered.json, or the repository that has it in data/."""
+    if path is None:
+        items = [_item(row, str(row.get("domain"))) for row in hub_rows(NAME, *HUB)]
+    else:
+        items = [
+            _item(row, domain or str(row.get("domain"))) for f, domain in _files(path) for row in rows_of(NAME, [f])
+        ]
+    return Reading(with_unique_ids(items), what_is_missing(items, DOMAINS, "prompts"))
+
+
+def _files(path: str) -> list[tuple[Path, str]]:
+    """Files with the domain that their name says ("" where each row says it)."""
+    place = existing(NAME, path)
+    if place.is_file():
+        return [(place, place.name.removesuffix("_filtered.json") if place.name.endswith("_filtered.json") else "")]
+    for directory in (place, place / "data"):
+        if (directory / "total_dataset.json").is_file():
+            return [(directory / "total_dataset.json", "")]
+        found = sorted(directory.glob("*_filtered.json"))
+        if found:
+            return [(file, file.name.removesuffix("_filtered.json")) for file in found]
+    raise DataError(f"path.{NAME}={path}: no total_dataset.json and no DOMAIN_filtered.json there or in its data/")
+
+
+def _item(row: Fields, domain: str) -> Comparison:
+    subset = next((name for name in DOMAINS if domain.startswith(name)), None)
+    if subset is None:
+        raise DataError(f"{row.where}: domain {domain!r}, expected one that starts with {', '.join(DOMAINS)}")
+    chosen, rejected = row.texts("chosen"), row.texts("rejected")
+    if (len(chosen), len(rejected)) != (3, 3):
+        raise DataError(f"{row.where}: {len(chosen)} chosen and {len(rejected)} rejected responses, expected 3 of each")
+    truth = (1.0,) * 3 + (0.0,) * 3
+    group = Candidates(row.prompt("prompt"), chosen + rejected, truth, kinds=STYLES * 2)
+    return Comparison(f"{domain}/{row.get('id')}", subset, (group,))
+
+
+def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
+    """The shares of strict wins in the three parts of the 3 x 3 matrix."""
+    group = item.groups[0]
+    by_style = {(truth, kind): r for truth, kind, r in zip(group.truth, group.kinds, rewards[0], strict=True)}
+    wins: dict[str, list[bool]] = {level: [] for level in LEVELS}
+    for (i, chosen), (j, rejected) in itertools.product(enumerate(STYLES), enumerate(STYLES)):
+        level = "hard" if j > i else "normal" if j == i else "easy"
+        wins[level].append(by_style[1.0, chosen] > by_style[0.0, rejected])
+    return {level: sum(won) / len(won) for level, won in wins.items()}
+
+
+def combine(means: Means) -> dict[str, Array]:
+    cells = {domain: {level: means(level, domain) for level in LEVELS} for domain in DOMAINS}
+    domains = {domain: mean_of(list(levels.values())) for domain, levels in cells.items()}
+    levels = {level: mean_of([cells[domain][level] for domain in DOMAINS]) for level in reversed(LEVELS)}
+    return {"score": mean_of(list(domains.values())), **levels, **domains}

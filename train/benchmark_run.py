@@ -1,0 +1,273 @@
+"""One benchmark with one export: rewards of every item in a file that survives an interruption, then the result."""
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.benchmarks.aggregate import combined, intervals, score_items, ties_in
+from data.benchmarks.comparison import Benchmark, Comparison, Reading, Rewards
+from data.durable import hash_file, write_file
+from data.pairs import DataError, InvalidPair, Message
+from train.distributed import Ranks
+
+if TYPE_CHECKING:
+    from train.scorer import Scorer
+
+CHUNK = 256  # items that are scored and written at a time
+CURVES = ("curve/", "oracle/")  # scores that are points of a curve
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The items to score: all, or `limit` of them drawn with a seed."""
+
+    items: list[Comparison]
+    of: int
+    limit: int | None
+    seed: int
+
+
+def draw(reading: Reading, limit: int | None, seed: int) -> Sample:
+    """A smaller sample is a part of a larger one, and keeps the benchmark's order."""
+    items = reading.items
+    if limit is not None and limit < len(items):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(items))[:limit])
+        items = [items[i] for i in chosen]
+    return Sample(items, len(reading.items), limit if len(items) < len(reading.items) else None, seed)
+
+
+def describe_model(scorer: "Scorer", model: str) -> dict[str, Any]:
+    """What decides the rewards: hashes of weights and config, of template and tokenizer, and how they are computed."""
+    from models.build import fetch
+    from models.weights import weight_files
+
+    directory, _ = fetch(model, None, "model")
+    hashes = [(path.name, hash_file(path)) for path in [directory / "config.json", *weight_files(directory)]]
+    return {
+        "path": model,
+        "hash": _hash(hashes),
+        "template_hash": scorer.chat.fingerprint(),
+        "dtype": str(scorer.dtype).removeprefix("torch."),
+        "attention": scorer.attention,
+        "max_length": scorer.max_length,
+    }
+
+
+def score_benchmark(
+    scorer: "Scorer",
+    benchmark: Benchmark,
+    reading: Reading,
+    sample: Sample,
+    directory: Path,
+    model: dict[str, Any],
+    ranks: Ranks,
+) -> dict[str, Any] | None:
+    """Score what is not scored yet and write NAME.items.jsonl and NAME.json into a directory. All ranks call it.
+
+    Returns:
+        the result, on the main rank.
+
+    Raises:
+        DataError: the directory holds rewards of another model, version or data.
+    """
+    from tqdm import tqdm
+
+    identity = identity_of(benchmark, sample, model)
+    file = directory / f"{benchmark.NAME}.items.jsonl"
+    finished = _from_main(_finished_items(file, benchmark.NAME, identity) if ranks.is_main else 0, ranks)
+    if finished:
+        ranks.say(f"{benchmark.NAME}: going on after {finished:,} finished items")
+    started, errors = time.monotonic(), _Refused(scorer)
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(open(file, "a")) if ranks.is_main else None
+        bar = stack.enter_context(
+            tqdm(
+                desc=benchmark.NAME,
+                unit=" items",
+                total=len(sample.items),
+                initial=finished,
+                disable=not ranks.is_main,
+                mininterval=0.5,
+            )
+        )
+        for start in range(finished, len(sample.items), CHUNK):
+            chunk = sample.items[start : start + CHUNK]
+            rewards = _gather(score_items(errors, chunk[ranks.rank :: ranks.world_size]), ranks)
+            if out is not None:
+                out.writelines(json.dumps(_line(benchmark, i, r)) + "\n" for i, r in zip(chunk, rewards, strict=True))
+                out.flush()
+            bar.update(len(chunk))
+    seconds = time.monotonic() - started
+    if not ranks.is_main:
+        return None
+    result = result_of(benchmark, reading, sample, read_items(file), model)
+    result |= {"identity": identity, "items": file.name, "seconds": round(seconds, 1), "resumed_after": finished}
+    write_file(directory / f"{benchmark.NAME}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    about(file).unlink(missing_ok=True)
+    return result
+
+
+def result_of(
+    benchmark: Benchmark, reading: Reading, sample: Sample, rows: Sequence[dict[str, Any]], model: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that a reader of the score must know, without NaN."""
+    scored = [(item, row) for item, row in zip(sample.items, rows, strict=True) if row["rewards"] is not None]
+    if not scored:
+        raise DataError(f"benchmark {benchmark.NAME}: no item could be scored; all are longer than max_length")
+    items, measures = [item for item, _ in scored], [measures_of(row) for _, row in scored]
+    subsets = [item.subset for item in items]
+    values, ranges = combined(benchmark, subsets, measures), intervals(benchmark, subsets, measures)
+    missing = list(reading.missing)
+    if sample.limit is not None:
+        missing.append(
+            f"a sample: {len(sample.items):,} of {sample.of:,} items (limit={sample.limit}, seed={sample.seed})"
+        )
+    if len(scored) < len(rows):
+        missing.append(f"{len(rows) - len(scored):,} items are longer than max_length={model['max_length']} tokens")
+    scores = {name: _score(value, ranges[name]) for name, value in values.items()}
+    groups = [group for item in items for group in item.groups]
+    counts = {
+        "items": len(items),
+        "prompts": len(groups),
+        "conversations": sum(len(group.responses) for group in groups),
+        "items_with_ties": ties_in(items, [row["rewards"] for _, row in scored]),
+        "subsets": dict(sorted(Counter(subsets).items())),
+    }
+    return {
+        "benchmark": benchmark.NAME,
+        "version": benchmark.VERSION,
+        "citation": benchmark.CITATION,
+        "headline": benchmark.HEADLINE,
+        "complete": not missing,
+        "missing": missing,
+        "notes": reading.notes,
+        "counts": counts,
+        "scores": {name: score for name, score in scores.items() if not name.startswith(CURVES)},
+        "curves": {name: score for name, score in scores.items() if name.startswith(CURVES)},
+        "published_percent": benchmark.PUBLISHED,
+        "model": model,
+    }
+
+
+def _score(value: float, interval: tuple[float, float]) -> dict[str, float | None]:
+    named = zip(("value", "low", "high"), (value, *interval), strict=True)
+    return {name: None if math.isnan(number) else number for name, number in named}
+
+
+# --- the file of items ----------------------------------------------------------------------------------------------
+
+
+def _line(benchmark: Benchmark, item: Comparison, rewards: Rewards | None) -> dict[str, Any]:
+    if rewards is None:
+        return {"id": item.id, "subset": item.subset, "rewards": None}
+    measures = benchmark.measure(item, rewards)
+    kept = {name: None if math.isnan(value) else value for name, value in measures.items()}
+    return {"id": item.id, "subset": item.subset, "rewards": rewards, "measures": kept}
+
+
+def measures_of(row: dict[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in row["measures"].items()}
+
+
+def read_items(file: Path) -> list[dict[str, Any]]:
+    with open(file) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def identity_of(benchmark: Benchmark, sample: Sample, model: dict[str, Any]) -> str:
+    """A hash of all that decides the lines of the file of items."""
+    decided = {key: value for key, value in model.items() if key != "path"}
+    texts = [
+        (i.id, i.subset, [(g.prompt, g.responses, g.truth, g.kinds, g.pairs) for g in i.groups]) for i in sample.items
+    ]
+    return _hash([benchmark.NAME, benchmark.VERSION, decided, texts])
+
+
+def about(file: Path) -> Path:
+    """Where an unfinished file's identity is."""
+    return file.with_name(file.name + ".partial.json")
+
+
+def _finished_items(file: Path, name: str, identity: str) -> int:
+    """Items that are scored already; half a last line is cut off. Raises: DataError when they are another run's."""
+    result = file.with_name(f"{name}.json")
+    if file.is_file():
+        known = next((json.loads(p.read_text())["identity"] for p in (about(file), result) if p.is_file()), None)
+        if known != identity:
+            raise DataError(
+                f"{file}: rewards of another model, version, sample or data; give another output=, or overwrite=true"
+            )
+        with open(file, "rb+") as lines:
+            whole, size = 0, 0
+            for line in lines:
+                if line.endswith(b"\n"):
+                    whole, size = whole + 1, size + len(line)
+            lines.truncate(size)
+        return whole
+    write_file(about(file), json.dumps({"identity": identity}) + "\n")
+    result.unlink(missing_ok=True)
+    return 0
+
+
+def forget(directory: Path, name: str) -> None:
+    """Remove what an earlier run of a benchmark left (overwrite=true)."""
+    file = directory / f"{name}.items.jsonl"
+    for path in (file, about(file), directory / f"{name}.json"):
+        path.unlink(missing_ok=True)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# --- scoring --------------------------------------------------------------------------------------------------------
+
+
+class _Refused:
+    """A scorer that gives None for a group with a conversation longer than the model takes."""
+
+    def __init__(self, scorer: "Scorer"):
+        self._scorer = scorer
+
+    def __call__(self, groups: Sequence[list[list[Message]]]) -> list[list[float] | None]:
+        ids = self._scorer.encode(groups)
+        fits = [self._fits(group) for group in ids]
+        rewards = iter(self._scorer.score_ids([group for group, ok in zip(ids, fits, strict=True) if ok]))
+        return [next(rewards) if ok else None for ok in fits]
+
+    def _fits(self, ids: list[list[int]]) -> bool:
+        try:
+            self._scorer.check_length(ids)
+        except InvalidPair:
+            return False
+        return True
+
+
+def _gather(mine: list[Rewards | None], ranks: Ranks) -> list[Rewards | None]:
+    """All ranks' rewards in the order of the items."""
+    if ranks.world_size == 1:
+        return mine
+    import torch
+
+    parts: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return [parts[i % ranks.world_size][i // ranks.world_size] for i in range(sum(map(len, parts)))]
+
+
+def _from_main(value: int, ranks: Ranks) -> int:
+    if ranks.world_size == 1:
+        return value
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]
