@@ -89,6 +89,36 @@ def check_directory(directory: Path) -> None:
                 path.rmdir()
 
 
+_held: list[Any] = []  # locks, until this process ends
+
+
+def hold_directory(directory: Path, seconds: float = 60.0) -> None:
+    """Let no other process train in a directory as long as this one lives. Does nothing where there are no locks.
+
+    Args:
+        seconds: to wait for another one to end: that of a start before, say, which is still saving.
+
+    Raises: OSError: the other one has not ended.
+    """
+    import filelock
+
+    lock = filelock.FileLock(directory / ".lock", fallback_to_soft=False)
+    try:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
+            print(f"waiting for another process that trains in {directory}", flush=True)
+            lock.acquire(timeout=seconds)
+    except filelock.Timeout:
+        raise OSError(
+            f"{directory}: another process trains there. Wait for it to end, or give another run_dir=PATH"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+    _held.append(lock)
+
+
 def describe(directory: Path, names: Iterable[str]) -> dict[str, Any]:
     """Entries of a manifest: files of a directory, flushed to disk, with size in bytes and hash."""
     entries = {}

@@ -42,6 +42,7 @@ from data.tokenise import SCHEMA, Tokenised, TokeniseSettings, tokenise_source
 
 VERSION = 3  # raise it when the same rows and settings would give another file
 LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.[0-9a-f-]{36}\.[0-9a-f]{8}\.tmp")
+BUILDER_SECONDS = 300.0  # for whoever makes a store to begin with it, while others wait for it
 ABANDONED_SECONDS = 24 * 3600.0  # without a write: the builder has died, on whatever machine it was
 
 
@@ -137,8 +138,13 @@ def open_store(
             if _find_damage(directory, name):
                 _make(directory, name, chunks, {"made_of": recipe, "commit": commit})
     else:
+        waited = time.monotonic()
         while durable.find_damage(directory):
             time.sleep(0.2)
+            if time.monotonic() - waited > BUILDER_SECONDS and _nobody_builds(directory):
+                raise DataError(
+                    f"{key}: the process of this machine that should tokenise it has ended without doing so"
+                )
     store = PairStore(directory)
     stop_at(store.dropped())
     return store
@@ -240,6 +246,17 @@ def _lock(directory: Path, name: str) -> Iterator[bool]:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
         yield lock.is_locked
+
+
+def _nobody_builds(directory: Path) -> bool:
+    """Whether the lock of a store can be had; where there are no locks nobody knows."""
+    lock = filelock.FileLock(f"{directory}.lock", fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except OSError:  # a time-out is one, too
+        return False
+    return True
 
 
 def _temporary(directory: Path) -> Path:

@@ -226,18 +226,44 @@ def improves(metric: str, value: float, best: float | None) -> bool:
 
 
 def candidates(directory: Path, resume: str) -> list[Path]:
-    """The checkpoints that a run may go on from, the best first."""
+    """The checkpoints that a run may go on from, the best first.
+
+    A checkpoint that `resume` names is where a run begins: once it has begun there, it goes on from its own.
+    """
     if resume == "never":
         return []
-    if resume != "auto":
+    if resume != "auto" and not (has_begun_at(directory, resume) and steps_of(directory)):
         return [Path(resume)]
     found = list(reversed(steps_of(directory)))
-    with contextlib.suppress(OSError):  # without the pointer the newest comes first
+    with contextlib.suppress(OSError, ValueError):  # without the pointer the newest comes first
         latest = (directory / "latest").read_text().strip()
         found.sort(key=lambda path: path.name != latest)
         if any(path.name == latest for path in found):  # later ones are of a future that was given up
             found = [path for path in found if number_of(path) <= int(latest.removeprefix("step-"))]
     return found
+
+
+ORIGIN = "origin"  # in the directory: the checkpoint of `checkpoint.resume=PATH` that the run began at
+
+
+def has_begun_at(directory: Path, resume: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return (directory / ORIGIN).read_text(encoding="utf-8").strip() == str(Path(resume).resolve())
+    return False
+
+
+def begin_at(directory: Path, path: Path) -> None:
+    """Remember that a run begins at a checkpoint; its own later ones, or those of another beginning, are given up.
+
+    The main rank calls it once `path` is known to be whole.
+    """
+    path = path.resolve()
+    if path.parent == directory.resolve():
+        durable.write_file(directory / "latest", path.name + "\n")
+    elif directory.is_dir() and steps_of(directory):
+        set_aside(directory.parent)
+    directory.mkdir(parents=True, exist_ok=True)
+    durable.write_file(directory / ORIGIN, f"{path}\n")
 
 
 def choose(directory: Path, resume: str, ranks: "Ranks") -> Path | None:
@@ -261,9 +287,11 @@ def choose(directory: Path, resume: str, ranks: "Ranks") -> Path | None:
             return path
         ranks.say(f"WARNING: {path.name} is passed over: {'; '.join(problems[:3])}")
     if problems:
-        way_out = "checkpoint.resume=never starts the run afresh, and moves what is there aside"
+        own = found[0].resolve().parent == directory.resolve()
         raise CheckpointError(
-            f"{problems[0]}. " + (f"No checkpoint in {directory} is whole; " if resume == "auto" else "") + way_out
+            f"{problems[0]}. "
+            + (f"No checkpoint in {directory} is whole; " if own and resume == "auto" else "")
+            + "checkpoint.resume=never starts the run afresh, and moves what is there aside"
         )
     return None
 
@@ -311,13 +339,21 @@ def state_copy(state: TrainState) -> TrainState:
 def set_aside(run_dir: Path) -> None:
     """Move the checkpoints and the export of an earlier run out of the way, as `checkpoint.resume=never` asks.
 
-    One earlier run's are kept, so that a slip of the hand does not cost a run.
+    One earlier run's are kept, that which had come furthest, so that a slip of the hand does not cost a run.
     """
     durable.recover(run_dir / "export")
-    for name in ("checkpoints", "export"):
-        if (run_dir / name).is_dir():
-            shutil.rmtree(run_dir / f"{name}.replaced", ignore_errors=True)
-            (run_dir / name).rename(run_dir / f"{name}.replaced")
+    before, now = run_dir / "checkpoints.replaced", run_dir / "checkpoints"
+    keep_before = _steps_in(before) > _steps_in(now)
+    for name in ("checkpoints", "export", "metrics.jsonl", "bad_steps.jsonl"):
+        path, replaced = run_dir / name, run_dir / f"{name}.replaced"
+        for old in [path] if keep_before else [replaced]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        if path.exists():
+            path.rename(replaced)
+
+
+def _steps_in(directory: Path) -> int:
+    return max((number_of(path) for path in steps_of(directory)), default=0)
 
 
 def steps_of(directory: Path) -> list[Path]:

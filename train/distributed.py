@@ -188,6 +188,18 @@ def _portable(error: Exception) -> Exception:
     return error if isinstance(copied, Exception) else RuntimeError(str(error))
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether it is what a collective says when another rank has ended or does not come."""
+    return bool(re.search("gloo|NCCL|onnection (closed|reset|refused)|imed out", str(error)))
+
+
+def explain_lost_rank(ranks: Ranks, error: RuntimeError) -> str:
+    return (
+        f"rank {ranks.rank} waited in vain for another one, which has ended or hangs; what that one says is the "
+        f"cause ({str(error).splitlines()[0]}). The same command goes on from the newest checkpoint"
+    )
+
+
 def single_process_environment() -> dict[str, str]:
     """This environment without the launcher's variables, for a child that is one process of its own."""
     launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_", "SLURM_")

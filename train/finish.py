@@ -23,7 +23,7 @@ from train.engine import gathered_weights
 from train.recipe import to_yaml
 from train.references import REFERENCES
 from train.run import Run
-from train.scorer import Scorer
+from train.scorer import Scorer, find_damage
 
 
 class ExportError(RuntimeError):
@@ -72,6 +72,15 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     return final
 
 
+def is_exported(directory: Path) -> bool:
+    """Whether an export is there, with all its files in their sizes; by hand its texts may have been changed."""
+    if not directory.is_dir():
+        return False
+    return not (directory / durable.MANIFEST).exists() or not find_damage(
+        directory, edited=("README.md", "config.json"), contents=False
+    )
+
+
 def _check(aside: Path, final: Path) -> None:
     """Check an export in a process of its own. Raises: ExportError, OSError."""
     command = [sys.executable, str(Path(__file__).with_name("check_export.py")), f"model={aside}", f"path={final}"]
@@ -84,11 +93,10 @@ def _check(aside: Path, final: Path) -> None:
 
 def _unwritten(run: Run, final: Path, error: Exception) -> str:
     checkpoint = run.directory / "checkpoints" / f"step-{run.state.step}"
-    again = "the same command" + (" with checkpoint.resume=auto" if run.recipe.checkpoint.resume != "auto" else "")
     full = re.search("No space|quota|too large", str(error))
     return (
         f"{final}: the export could not be written: {error}. The trained weights are safe in {checkpoint}; "
-        f"{'make room, then ' if full else ''}{again} goes on with the export"
+        f"{'make room, then ' if full else ''}{run.go_on} goes on with the export"
     )
 
 

@@ -11,12 +11,13 @@ from data.loader import PairPack, Step
 from models.losses import bradley_terry
 from train.bad_steps import find_bad_pairs, one_line
 from train.checkpoint import improves, state_copy
-from train.distributed import agree, set_timeouts, stop
+from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
 from train.early_stop import out_of_patience, return_to_best
 from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
 from train.metrics import SPIKE_WINDOW, StepTotals, flops_utilisation, spike_score, step_metrics
-from train.preemption import Stopped
+from train.preemption import DEADLINE, REASONS, Stopped
+from train.recipe import RecipeError
 from train.run import Run, StopRequested
 from train.tracking import Tracker, process_age, progress_bar, say_above_bar
 
@@ -32,18 +33,21 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         Stopped: somebody asked for it; the last finished step is saved.
         TrainingError: out of memory, or too many steps without a finite loss or gradient; the last good one is saved.
     """
+    began_at = run.state.step
     try:
         with run.preemption.in_steps():  # a signal while the last state is saved changes nothing
             try:
                 _train(run, tracker)
             except StopRequested as request:
+                if str(request) == REASONS[DEADLINE] and run.state.step == began_at:
+                    raise RecipeError(_no_time(run)) from None  # or it would be started again for ever
                 told = _save_and_say(run, str(request))
                 stop()
                 raise Stopped(told) from None
             except RuntimeError as error:
-                if not re.search("gloo|NCCL|onnection (closed|reset|refused)|imed out", str(error)):
+                if not is_lost_rank(error):
                     raise
-                raise TrainingError(_lost_a_rank(run, error)) from error
+                raise TrainingError(explain_lost_rank(run.ranks, error)) from error
             run.checkpoints.close()
     finally:
         run.watchdog.close()
@@ -57,7 +61,8 @@ def _train(run: Run, tracker: Tracker) -> None:
     if recipe.engine.dry_run and state.step < last_step:  # too little memory shows now and not after hours
         _micro_step(run, run.loader.largest_pack(), math.nan, StepTotals(run.device))
         discard_update(engine)
-    _evaluate_if_due(run, tracker)
+    if _evaluate_if_due(run, tracker):  # of a run that was stopped before it could
+        _save_if_due(run, tracker, best=True)
     if out_of_patience(run):
         return
     with progress_bar(last_step, state.step, run.ranks.is_main) as bar:
@@ -138,7 +143,7 @@ def _advance(run: Run, step: Step, totals: StepTotals, metrics: dict[str, float]
         state.recent_losses = [*state.recent_losses, metrics["train/loss"]][-SPIKE_WINDOW:]
         return
     record = find_bad_pairs(step, totals, run.loader, run.ranks)
-    tracker.append("bad_steps.jsonl", record)
+    tracker.bad_step(record)
     what = f"step {step.number}: {record['what']}, the update is left out: {one_line(record)}"
     if state.bad_steps <= limit:
         if run.ranks.is_main:
@@ -182,8 +187,8 @@ def _save_if_due(run: Run, tracker: Tracker, best: bool) -> None:
     """Write a checkpoint where the schedule, the clock or a new best asks for one, and seal one that is flushed."""
     checkpoints, state = run.checkpoints, run.state
     last = state.step == run.total_steps or out_of_patience(run)
-    due = agree([int(best or checkpoints.due(state.step, last))])[0] and (last or state.bad_steps == 0)
-    if due:
+    due = agree([int(checkpoints.due(state.step, last))])[0] and state.bad_steps == 0
+    if due or best or last:
         run.watchdog.beat(state.step, kind="save")
         checkpoints.save(run.engine, state)
     if checkpoints.commit():
@@ -195,22 +200,19 @@ def _save_and_say(run: Run, reason: str) -> str:
     """Save the last finished step of a run that is asked to stop, whatever was begun since, and say how to go on."""
     state = run.state
     if state.step == 0:
-        return f"stopped by {reason} before the first step was finished; the same command starts again"
+        return f"stopped by {reason} before the first step was finished; {run.go_on} starts again"
     run.watchdog.beat(state.step, kind="save")
     run.checkpoints.save(run.engine, state)
     run.checkpoints.close()
     where = run.directory / "checkpoints" / f"step-{state.step}"
     return (
         f"stopped by {reason} after step {state.step:,} of {run.total_steps:,}, which is saved in {where}; "
-        "the same command goes on from there"
+        f"{run.go_on} goes on from there"
     )
 
 
-def _lost_a_rank(run: Run, error: Exception) -> str:
-    return (
-        f"rank {run.ranks.rank} waited in vain for another one, which has ended or hangs; what that one says is the "
-        f"cause ({str(error).splitlines()[0]}). The same command goes on from the newest checkpoint"
-    )
+def _no_time(run: Run) -> str:
+    return f"run.max_hours={run.recipe.run.max_hours}: the time was over before one step was done; give more"
 
 
 def _out_of_memory(run: Run, pair_pack: PairPack, error: Exception) -> str:

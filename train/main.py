@@ -9,6 +9,7 @@
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from train.preemption import EXIT_STOPPED, Preemption, Stopped  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names  # noqa: E402
 
 
@@ -28,36 +30,47 @@ def main(arguments: list[str]) -> int:
     except RecipeError as error:
         return complain(error)
 
+    is_main = (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0"
+    try:
+        # Before the heavy imports, so that a signal that comes during them finds somebody.
+        preemption = Preemption(recipe.directory(), is_main=is_main, max_hours=recipe.run.max_hours)
+        return run_and_explain(recipe, preemption)
+    except Stopped as stopped:
+        if is_main:
+            print(stopped, flush=True)
+        return EXIT_STOPPED
+
+
+def run_and_explain(recipe: Recipe, preemption: Preemption) -> int:
+    """Run a recipe; the exit code, once what went wrong is told in one line."""
     from data.pairs import DataError  # heavy imports wait until the recipe is known to be right
     from models.attention import ModelError
     from train.checkpoint import CheckpointError
-    from train.distributed import read_ranks
+    from train.distributed import explain_lost_rank, is_lost_rank, read_ranks
     from train.finish import ExportError
     from train.loop import TrainingError
-    from train.preemption import EXIT_STOPPED, Stopped
 
     try:
-        run_recipe(recipe)
+        run_recipe(recipe, preemption)
     except (RecipeError, DataError, ModelError, CheckpointError) as error:
         return complain(error)
-    except Stopped as stopped:
-        if read_ranks().is_main:
-            print(stopped, flush=True)
-        return EXIT_STOPPED
     except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
         return complain(error, code=1)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        return complain(TrainingError(explain_lost_rank(read_ranks(), error)), code=1)
     return 0
 
 
-def run_recipe(recipe: Recipe) -> None:
+def run_recipe(recipe: Recipe, preemption: Preemption) -> None:
     """Train, export and check a recipe, on as many ranks as the launcher started."""
     from dataclasses import asdict
 
-    from data.durable import check_directory, write_file
+    from data.durable import check_directory, hold_directory, write_file
     from train.distributed import read_ranks, stop
-    from train.finish import export_run, summary
+    from train.finish import export_run, is_exported, summary
     from train.loop import train
-    from train.preemption import Preemption
     from train.report import report_run
     from train.resumable import at_commits, check_same_run
     from train.run import FINISHED, set_up
@@ -65,10 +78,9 @@ def run_recipe(recipe: Recipe) -> None:
 
     started = time.perf_counter()
     ranks, directory = read_ranks(), recipe.directory()
-    preemption = Preemption(directory, is_main=ranks.is_main, max_hours=recipe.run.max_hours)
     changes = check_same_run(recipe)
     if recipe.checkpoint.resume == "auto" and (directory / FINISHED).is_file() and not changes.extension:
-        exported = (directory / "export").is_dir()
+        exported = is_exported(directory / "export")
         if exported or changes.starts_again or not recipe.export.enabled:  # else there is the export left to make
             where = f"; its export is in {directory / 'export'}" if exported else ""
             ranks.say(
@@ -81,6 +93,7 @@ def run_recipe(recipe: Recipe) -> None:
     recipe = at_commits(recipe, changes)
     if ranks.is_main:
         check_directory(directory)
+        hold_directory(directory)
     run = set_up(recipe, ranks, preemption, changes)
     tracker = Tracker(
         run.directory, recipe.tracking, name=recipe.name, recipe=asdict(recipe), main=ranks.is_main, step=run.state.step

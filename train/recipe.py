@@ -168,6 +168,9 @@ def check_recipe(recipe: Recipe) -> None:
         "model.attention",
         "auto, flash, torch_varlen, sdpa or eager",
     )
+    for key, path in (("run_dir", str(recipe.directory())), ("checkpoint.resume", recipe.checkpoint.resume)):
+        if set(path) & set("*?[]"):
+            raise RecipeError(f"{key}={path}: DeepSpeed takes * ? [ and ] for patterns; give a name without them")
     require(model.liger in ("auto", "always", "never"), "model.liger", "auto, always or never")
     require(bool(re.fullmatch(r"\w[\w.-]{0,99}", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
     require(training.pairs_per_step >= 1, "training.pairs_per_step", "1 or more")

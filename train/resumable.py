@@ -131,6 +131,8 @@ def _read_last(path: Path) -> Recipe:
 
     A key that is no longer known is an error: what it did then cannot be compared with what is done now.
     """
+    if not path.read_bytes().strip():
+        raise RecipeError(f"{path}: damaged: it is empty. Remove it to go on with what you give now")
     try:
         return read_recipe(path)
     except RecipeError as error:

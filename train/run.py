@@ -61,6 +61,12 @@ class Run:
     example: Example | None  # for the end of the run; on the main rank
     last_good: TrainState | None = None  # before the first of a row of bad steps
 
+    @property
+    def go_on(self) -> str:
+        """What to type to go on with this run."""
+        never = self.recipe.checkpoint.resume == "never"
+        return "the same command" + (" with checkpoint.resume=auto" if never else "")
+
     def steps(self) -> Iterator[Step]:
         """The steps that are left."""
         training, state = self.recipe.training, self.state
@@ -99,6 +105,9 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     # From here on every rank has read what the run directory held, and the main one may change it.
     if ranks.is_main and recipe.checkpoint.resume == "never":
         checkpoint.set_aside(directory)
+    begins = recipe.checkpoint.resume not in ("auto", "never") and not checkpoint.has_begun_at(
+        directory / "checkpoints", recipe.checkpoint.resume
+    )
     resume_from = checkpoint.choose(directory / "checkpoints", recipe.checkpoint.resume, ranks)
     made_of = {
         "model": _fingerprint(base),
@@ -109,6 +118,8 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     if resume_from is not None:
         checkpoint.check_same(resume_from, made_of)
     if ranks.is_main:
+        if begins and resume_from is not None:
+            checkpoint.begin_at(directory / "checkpoints", resume_from)
         (directory / FINISHED).unlink(missing_ok=True)
         _write_inputs(directory, recipe, base, data)
         _announce(recipe, ranks, data, mixture, device, attention)
@@ -139,6 +150,12 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         "pin_memory": device.type == "cuda",
     }
     total_pairs = recipe.training.epochs * mixture.pairs_per_epoch
+    if state.pairs_seen > total_pairs and recipe.training.max_steps != state.step:
+        raise checkpoint.CheckpointError(
+            f"training.epochs={recipe.training.epochs}: the run has seen "
+            f"{state.pairs_seen / mixture.pairs_per_epoch:.2f} epochs. To end it there give "
+            f"training.max_steps={state.step}; or checkpoint.resume=PATH of an earlier checkpoint"
+        )
     total_steps = total_steps_of(recipe, mixture, state)
     if state.step:
         ranks.say(f"resumed from step {state.step:,} of {total_steps:,} ({resume_from})")

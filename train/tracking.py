@@ -1,16 +1,21 @@
 """Where numbers go: metrics.jsonl always, wandb when asked for, and one line of progress on the screen."""
 
+import contextlib
 import json
 import os
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from data.durable import write_file
 from data.keys import free
+
+BAD_STEPS = "bad_steps.jsonl"
 
 
 @dataclass
@@ -35,7 +40,8 @@ class Tracker:
         if not main:
             return
         self.path = directory / "metrics.jsonl"
-        _keep_until(self.path, step)
+        for path in (self.path, directory / BAD_STEPS):
+            _keep_until(path, step)
         self._file = open(self.path, "a")  # noqa: SIM115
         if config.wandb:
             self._wandb = _start_wandb(directory, config.project, name, recipe)
@@ -51,10 +57,10 @@ class Tracker:
             if self._wandb is not None:
                 self._wandb.log(metrics, step=step)
 
-    def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add a line to another file of the run directory."""
+    def bad_step(self, record: dict[str, Any]) -> None:
+        """Add a line about a step whose update was left out."""
         if self.main:
-            with open(self.path.with_name(name), "a", encoding="utf-8") as file:
+            with open(self.path.with_name(BAD_STEPS), "a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
@@ -67,19 +73,13 @@ class Tracker:
 def _keep_until(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
     kept = []
-    for line in lines:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue  # half a line, from a run that was killed while writing it
-    if step == 0:
-        kept = []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.replace(path)
+    for line in path.read_bytes().splitlines():
+        # Half a line, of a run that was killed while writing it, or whatever a crash of the machine has left there.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if 0 < step >= json.loads(line)["step"]:
+                kept.append(line.decode())
+    write_file(path, "".join(line + "\n" for line in kept))
 
 
 def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any]) -> Any:
@@ -91,7 +91,21 @@ def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any
         print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
     # Metrics and the recipe, no more: a remote's address may hold a token, and code, a diff or a screen anything.
     settings = wandb.Settings(disable_git=True, disable_code=True, save_code=False, console="off")
-    return wandb.init(project=project, name=name, dir=directory, config=recipe, mode=mode, settings=settings)
+    options: Any = {"project": project, "name": name, "dir": directory, "config": recipe, "settings": settings}
+    if mode == "offline":
+        return wandb.init(mode=mode, **options)
+    try:  # a run that goes on draws on in the same curves
+        return wandb.init(mode=mode, id=_wandb_id(directory / "wandb-id.txt"), resume="allow", **options)
+    except wandb.errors.Error as error:
+        print(f"WARNING: wandb: {error}; the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
+        return wandb.init(mode="offline", **options)
+
+
+def _wandb_id(path: Path) -> str:
+    """The id of a run, made at its first start."""
+    if not path.is_file():
+        write_file(path, uuid.uuid4().hex[:8] + "\n")
+    return path.read_text().strip()
 
 
 def _logged_in() -> bool:

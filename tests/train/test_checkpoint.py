@@ -152,6 +152,53 @@ def test_a_replaced_run_is_kept_once(tmp_path):
         assert not (tmp_path / name).exists()
 
 
+def test_of_replaced_runs_the_one_that_had_come_furthest_is_kept(tmp_path):
+    for steps in (6, 2):
+        save(made(tmp_path / "checkpoints"), steps)
+        (tmp_path / "metrics.jsonl").write_text(f"{steps}")
+        checkpoint.set_aside(tmp_path)
+    assert names(tmp_path / "checkpoints.replaced") == ["step-6"]
+    assert (tmp_path / "metrics.jsonl.replaced").read_text() == "6"
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_run_begins_at_a_checkpoint_once(tmp_path):
+    """The same command with checkpoint.resume=PATH then goes on from the run's own."""
+    other, own = tmp_path / "other" / "checkpoints", tmp_path / "own" / "checkpoints"
+    save(made(other), 4)
+    path = str(other / "step-4")
+    assert candidates(own, path) == [other / "step-4"]
+    checkpoint.begin_at(own, other / "step-4")
+    assert candidates(own, path) == [other / "step-4"]  # it has none of its own yet
+    save(made(own), 8)
+    assert candidates(own, path) == [own / "step-8"]
+    save(made(other), 6)
+    checkpoint.begin_at(own, other / "step-6")  # another beginning
+    assert candidates(own, str(other / "step-6")) == [other / "step-6"]
+    assert names(own.parent / "checkpoints.replaced") == ["step-8"]
+
+
+def test_going_back_gives_later_steps_up(tmp_path):
+    for step in (2, 4, 6):
+        save(made(tmp_path, keep=9), step)
+    checkpoint.begin_at(tmp_path, tmp_path / "step-4")
+    assert [path.name for path in candidates(tmp_path, str(tmp_path / "step-4"))] == ["step-4", "step-2"]
+
+
+def test_a_pointer_that_is_no_text_is_no_stack_trace(tmp_path):
+    save(made(tmp_path), 2)
+    (tmp_path / "latest").write_bytes(b"\xff\xfe")
+    assert [path.name for path in candidates(tmp_path, "auto")] == ["step-2"]
+
+
+def test_a_replacement_that_was_cut_short_is_undone(tmp_path):
+    save(made(tmp_path), 2)
+    (tmp_path / "step-2").rename(tmp_path / "step-2.old")  # kill -9 between the two renames
+    (tmp_path / "step-2.tmp").mkdir()
+    assert checkpoint.choose(tmp_path, "auto", Ranks()) == tmp_path / "step-2"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -4,7 +4,6 @@ import json
 import math
 import re
 
-import numpy as np
 import pytest
 import torch
 from support import CONFIGS, tiny_model
@@ -28,7 +27,6 @@ from train.engine import (
     num_checkpointed,
     param_groups,
 )
-from train.evaluation import pair_metrics
 from train.metrics import (
     attention_cost,
     attention_flops,
@@ -135,16 +133,6 @@ def test_weight_decay_spares_vectors():
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
 
 
-def test_pair_metrics_by_hand():
-    metrics = pair_metrics(np.array([[1.0, 0.0], [0.0, 0.0], [-1.0, 1.0]]))
-    assert metrics["accuracy"] == pytest.approx(1 / 3)  # a tie is no win
-    assert metrics["ties"] == pytest.approx(1 / 3)
-    assert metrics["margin"] == pytest.approx(-1 / 3)
-    expected = (math.log1p(math.exp(-1)) + math.log(2) + math.log1p(math.exp(2))) / 3
-    assert metrics["loss"] == pytest.approx(expected)
-    assert pair_metrics(np.array([[0.0, 2000.0]]))["loss"] == 2000
-
-
 def test_step_metrics_by_hand():
     totals = {
         "loss": 3.0,
@@ -208,9 +196,15 @@ def test_metrics_of_a_run_that_goes_on_have_no_step_twice(tmp_path):
     first.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "tra')  # killed while writing
+        file.write('\n5\n[1]\n{"step": "x"}\n')  # whatever a machine that crashed may leave
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b"\xff\xfe\x81\n\0\0")
+    (tmp_path / "bad_steps.jsonl").write_text('{"step": 2}\n{"step": 3}\n')
     second = tracker(tmp_path, step=2)
     second.log(3, {"train/loss": 33.0})
+    second.bad_step({"step": 4})
     second.close()
+    assert (tmp_path / "bad_steps.jsonl").read_text() == '{"step": 2}\n{"step": 4}\n'
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 33.0)]
 
@@ -220,6 +214,25 @@ def test_other_ranks_write_nothing(tmp_path):
     other.log(1, {"train/loss": 1.0})
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_that_cannot_be_reached_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    wandb = pytest.importorskip("wandb")
+    asked = []
+
+    def init(**options):
+        asked.append((options["mode"], options.get("id")))
+        if options["mode"] != "offline":
+            raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "init", init)
+    for _ in range(2):
+        tracker(tmp_path, wandb=True).close()
+    run_id = (tmp_path / "wandb-id.txt").read_text().strip()
+    assert asked == [(None, run_id), ("offline", None)] * 2  # the same run at every start
+    assert capsys.readouterr().out.count("WARNING: wandb: no route to host; the run is kept offline in ") == 2
 
 
 def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):
