@@ -45,6 +45,7 @@ def write_run(
                 found = pair_metrics(rewards, facts)
                 entries[source] = {"metrics": found, "tables": pair_tables(rewards, facts)}
                 metrics |= {f"eval/{source}/{key}": value for key, value in found.items()}
+            metrics["benchmark/rmb/score/accuracy"] = float(random.random())
             lines.append({"step": step, **metrics})
             written = {"format": 1, "step": step, "sources": entries}
             (directory / "evaluations" / f"step-{step}.json").write_text(json.dumps(written))
@@ -127,6 +128,7 @@ def test_curves_are_those_of_metrics_jsonl(run, page):
         "Accuracy": ("train/accuracy", "eval/all/accuracy"),
         "Calibration error, held out": ("eval/all/ece", "eval/all/ece_calibrated"),
         "Learning rate": ("train/lr",),
+        "Benchmarks during training": ("benchmark/rmb/score/accuracy",),
         "Throughput, tokens per second": ("train/tokens_per_second",),
         "Peak memory of the main rank, GiB": ("memory/peak_gib",),
     }.items():
