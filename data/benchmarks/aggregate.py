@@ -7,11 +7,11 @@ a benchmark's parts stay what they are.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from data.benchmarks.comparison import Benchmark, Comparison, Rewards
+from data.benchmarks.comparison import Comparison, Reading, Rewards
 from data.pairs import Message
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -51,6 +51,25 @@ class Means:
     def whole(self, name: str) -> bool:
         """Whether every item has the measure."""
         return name in self._values and not bool(np.isnan(self._values[name]).any())
+
+
+class Benchmark(Protocol):
+    """What a benchmark module defines. Scores are shares (0 to 1) but for `best_of_n`, whose unit is the file's."""
+
+    NAME: str
+    VERSION: str  # of data and rule; a result carries it
+    CITATION: str
+    HEADLINE: str  # what `score` is, in a line
+    PUBLISHED: dict[str, dict[str, float]]  # model -> score -> percent, as printed
+
+    def read(self, path: str | None = None) -> Reading:
+        """The items at a path in the benchmark's own layout, or from the hub. Raises: DataError."""
+
+    def measure(self, item: Comparison, rewards: Rewards) -> dict[str, float]:
+        """What the rule says of one item; NaN where it says nothing."""
+
+    def combine(self, means: Means) -> dict[str, Array]:
+        """All scores from means over items, `score` (the headline) first."""
 
 
 def ratio(above: Array, below: Array) -> Array:
