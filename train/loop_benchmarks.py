@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.benchmarks.aggregate import aggregate
+from data.benchmarks.aggregate import Benchmark, aggregate
 from data.benchmarks.catalogue import BENCHMARKS
-from data.benchmarks.comparison import Benchmark, Comparison
+from data.benchmarks.comparison import Comparison
 from data.chat import Chat, Group, make_group
 from data.packing import build_pack, split_group
 from data.pairs import DataError, InvalidPair
