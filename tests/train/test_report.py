@@ -284,6 +284,15 @@ def test_wilson():
     assert wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
 
 
+def test_evaluations_of_another_version_are_left_out_with_a_word(tmp_path):
+    write_run(tmp_path / "run", steps=20)
+    file = tmp_path / "run" / "evaluations" / "step-20.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    page = report_page([read_run(tmp_path / "run")])
+    assert "of another version" in page
+    assert "Accuracy by source" not in page
+
+
 def test_evaluations_of_a_given_up_future_are_not_shown(tmp_path):
     write_run(tmp_path / "run", steps=20)
     folder = tmp_path / "run" / "evaluations"
