@@ -90,7 +90,7 @@ def mean_of(parts: Sequence[Array], counts: Sequence[float] | None = None) -> Ar
 
 def aggregate(benchmark: Benchmark, items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, float]:
     """All scores of a benchmark, `score` first; NaN for those whose items are not there."""
-    measures = [benchmark.measure(item, r) for item, r in zip(items, rewards, strict=True)]
+    measures = [benchmark.measure(item, level(item, r)) for item, r in zip(items, rewards, strict=True)]
     return combined(benchmark, [item.subset for item in items], measures)
 
 
@@ -191,6 +191,18 @@ def _tied(group: Any, rewards: Sequence[float]) -> bool:
 # --- with any scorer ------------------------------------------------------------------------------------------------
 
 
+def level(item: Comparison, rewards: Rewards) -> Rewards:
+    """The same reward for equal responses of a prompt, that of the first: rounding, which depends on the place in a
+    pack, must not make one of them win. (RMB has pairs of equal responses, in which nothing can be right.)
+    """
+    return [
+        values
+        if len(set(group.responses)) == len(values)
+        else [values[group.responses.index(r)] for r in group.responses]
+        for group, values in zip(item.groups, rewards, strict=True)
+    ]
+
+
 def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[Rewards | None]:
     """The rewards of each item; None where the scorer gave None for one of its groups.
 
@@ -201,7 +213,8 @@ def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[
     found: list[Rewards | None] = []
     for item in items:
         rewards = [next(scored) for _ in item.groups]
-        found.append(None if any(r is None for r in rewards) else [list(r) for r in rewards if r is not None])
+        whole = [list(r) for r in rewards if r is not None]
+        found.append(level(item, whole) if len(whole) == len(rewards) else None)
     return found
 
 
