@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.benchmarks.aggregate import combined, intervals, score_items, ties_in
-from data.benchmarks.comparison import Benchmark, Comparison, Reading, Rewards
+from data.benchmarks.aggregate import Benchmark, combined, intervals, score_items, ties_in
+from data.benchmarks.comparison import Comparison, Reading, Rewards
 from data.durable import hash_file, write_file
 from data.pairs import DataError, InvalidPair, Message
-from train.distributed import Ranks
 
 if TYPE_CHECKING:
+    from train.distributed import Ranks
     from train.scorer import Scorer
 
 CHUNK = 256  # items that are scored and written at a time
@@ -69,7 +69,7 @@ def score_benchmark(
     sample: Sample,
     directory: Path,
     model: dict[str, Any],
-    ranks: Ranks,
+    ranks: "Ranks",
 ) -> dict[str, Any] | None:
     """Score what is not scored yet and write NAME.items.jsonl and NAME.json into a directory. All ranks call it.
 
@@ -252,7 +252,7 @@ class _Refused:
         return True
 
 
-def _gather(mine: list[Rewards | None], ranks: Ranks) -> list[Rewards | None]:
+def _gather(mine: list[Rewards | None], ranks: "Ranks") -> list[Rewards | None]:
     """All ranks' rewards in the order of the items."""
     if ranks.world_size == 1:
         return mine
@@ -263,7 +263,7 @@ def _gather(mine: list[Rewards | None], ranks: Ranks) -> list[Rewards | None]:
     return [parts[i % ranks.world_size][i // ranks.world_size] for i in range(sum(map(len, parts)))]
 
 
-def _from_main(value: int, ranks: Ranks) -> int:
+def _from_main(value: int, ranks: "Ranks") -> int:
     if ranks.world_size == 1:
         return value
     import torch

@@ -119,7 +119,9 @@ def tokenize_block(card: str, path: str) -> str:
 
 
 def _metrics_table(metrics: dict[str, float]) -> str:
-    names = sorted({key.split("/")[1] for key in metrics}, key=lambda name: (name == "all", name))
+    names = sorted(
+        {key.split("/")[1] for key in metrics if key.startswith("eval/")}, key=lambda name: (name == "all", name)
+    )
     if not names:
         return "No pairs were held out."
     rows = ["| source | pairs | accuracy | loss | margin |", "|---|---|---|---|---|"]

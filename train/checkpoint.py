@@ -10,6 +10,7 @@ Flushing and hashing go on in the background while the next steps run; the loop 
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def check_checkpoint(config: CheckpointConfig) -> None:
         raise ValueError(f"checkpoint.every_minutes={config.every_minutes}: expected more than 0 minutes, or null")
     if config.keep < 1:
         raise ValueError(f"checkpoint.keep={config.keep}: expected 1 or more")
-    if config.best is not None and not (config.best.startswith("eval/") and config.best.count("/") == 2):
+    if config.best is not None and not re.fullmatch("eval/[^/]+/[^/]+|benchmark/[^/]+/.+", config.best):
         raise ValueError(f"checkpoint.best={config.best}: expected a held-out metric, e.g. eval/all/accuracy")
     if config.resume not in ("auto", "never") and not os.path.isdir(config.resume):
         raise ValueError(f"checkpoint.resume={config.resume}: expected auto, never or a checkpoint's directory")

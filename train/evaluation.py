@@ -1,7 +1,7 @@
 """Held-out pairs, scored during training: metrics per source and overall, exact over ranks and packs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,26 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class BenchmarkEvaluation:
+    path: str | None = free(None)  # the benchmark's files, as train/benchmark.py takes them; null: the hub
+    limit: int | None = free(None)  # at most so many items, drawn with a seed; null: all
+
+
+@dataclass
 class EvaluationConfig:
     every: int | None = free(None)  # steps between evaluations; null: only before and after training
     at_start: bool = free(True)  # evaluate before the first step
     patience: int | None = free(None)  # stop after so many evaluations without a better `checkpoint.best`; null: never
+    benchmarks: dict[str, BenchmarkEvaluation | None] = field(  # by name: scored with every evaluation
+        default_factory=dict, metadata={"resume": "free"}
+    )
 
 
 def check_evaluation(config: EvaluationConfig, best: str | None) -> None:
     """Raises: ValueError naming the key. `best` is `checkpoint.best`."""
     if config.every is not None and config.every < 1:
         raise ValueError(f"evaluation.every={config.every}: expected 1 or more steps, or null")
+    _check_benchmarks(config)
     if config.patience is None:
         return
     if config.patience < 1:
@@ -36,6 +46,23 @@ def check_evaluation(config: EvaluationConfig, best: str | None) -> None:
     if best is None or config.every is None:
         missing = "checkpoint.best, e.g. eval/all/accuracy" if best is None else "evaluation.every, e.g. 50"
         raise ValueError(f"evaluation.patience={config.patience}: it needs {missing}")
+
+
+def _check_benchmarks(config: EvaluationConfig) -> None:
+    wanted = {name: entry for name, entry in config.benchmarks.items() if entry is not None}
+    if not wanted:
+        return
+    from data.benchmarks.catalogue import BENCHMARKS  # only where it is needed
+
+    for name, entry in wanted.items():
+        key = f"evaluation.benchmarks.{name}"
+        if name not in BENCHMARKS or name == "best-of-n":  # whose items a run does not score
+            there = ", ".join(known for known in BENCHMARKS if known != "best-of-n")
+            raise ValueError(f"{key}: there is no such benchmark; there are {there}")
+        if entry.path is not None and not Path(entry.path).expanduser().exists():
+            raise ValueError(f"{key}.path={entry.path}: no such file or directory")
+        if entry.limit is not None and entry.limit < 1:
+            raise ValueError(f"{key}.limit={entry.limit}: expected 1 or more items, or null")
 
 
 CheckIn = Callable[["PairPack"], None]  # called before each pack
@@ -63,15 +90,20 @@ def score_pairs(model: Any, loader: "PairLoader", device: "torch.device", check_
     return sum_over_ranks(rewards).cpu().numpy()
 
 
-def check_metric(key: str, name: str, sources: list[str]) -> None:
-    """Raises: CheckpointError when no evaluation of these held-out sources gives a metric of this name."""
+def check_metric(key: str, name: str, sources: list[str], others: list[str]) -> None:
+    """Raises: CheckpointError when no evaluation of these held-out sources gives a metric of this name.
+
+    Args:
+        others: the metrics of benchmarks.
+    """
     from train.checkpoint import CheckpointError
 
-    known = [f"eval/{source}/{metric}" for source in [*sources, "all"] for metric in metric_names()]
-    if not sources or name not in known:
+    known = [f"eval/{source}/{metric}" for source in [*sources, "all"] for metric in metric_names()] if sources else []
+    known += others
+    if name not in known:
         raise CheckpointError(
             f"{key}={name}: no such held-out metric; "
-            + (f"there are {', '.join(known[:4])}, ..." if sources else "nothing is held out (data.eval.fraction)")
+            + (f"there are {', '.join(known[:4])}, ..." if known else "nothing is held out (data.eval.fraction)")
         )
 
 

@@ -156,7 +156,7 @@ def summary(
 ) -> str:
     """What a person wants to know at the end: how good, where it is, one example, what to type next."""
     lines = ["", f"Done: {run.state.step:,} steps, {run.state.pairs_seen:,} pairs in {minutes:.1f} minutes."]
-    if metrics:
+    if "eval/all/accuracy" in metrics:
         lines.append(
             f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
             f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."

@@ -15,7 +15,8 @@ from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeou
 from train.early_stop import out_of_patience, return_to_best
 from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
-from train.metrics import SPIKE_WINDOW, StepTotals, flops_utilisation, spike_score, step_metrics
+from train.loop_benchmarks import score_benchmarks
+from train.metrics import SPIKE_WINDOW, StepTotals, attention_cost, flops_utilisation, spike_score, step_metrics
 from train.preemption import DEADLINE, REASONS, Stopped
 from train.recipe import RecipeError
 from train.run import Run, StopRequested
@@ -163,14 +164,11 @@ def _evaluate_if_due(run: Run, tracker: Tracker) -> bool:
     """Evaluate, where this step asks for it and has not been evaluated before; says whether it is the best so far."""
     config, state = run.recipe.evaluation, run.state
     by_schedule = config.every is not None and state.step % config.every == 0 if state.step else config.at_start
-    if run.eval_loader is None or state.evaluated == state.step:
+    if (run.eval_loader is None and not run.benchmarks) or state.evaluated == state.step:
         return False
     if not (by_schedule or state.step == run.total_steps):
         return False
-    loader = run.eval_loader
-    directory = run.directory if run.ranks.is_main else None
-    check_in = lambda batch: run.check_in("evaluation", batch, loader)  # noqa: E731
-    metrics = evaluate(run.engine, loader, run.device, check_in, state.step, directory)
+    metrics = _held_out_metrics(run)
     tracker.log(state.step, {key: value for key, value in metrics.items() if math.isfinite(value)})
     state.evaluated, state.held_out = state.step, metrics
     name = run.recipe.checkpoint.best
@@ -181,6 +179,24 @@ def _evaluate_if_due(run: Run, tracker: Tracker) -> bool:
         return False
     state.best[name], state.not_better = metrics[name], 0
     return state.step > 0
+
+
+def _held_out_metrics(run: Run) -> dict[str, float]:
+    """Of the held-out pairs and of benchmarks."""
+    loader, metrics = run.eval_loader, {}
+    if loader is not None:
+        directory = run.directory if run.ranks.is_main else None
+        check_in = lambda batch: run.check_in("evaluation", batch, loader)  # noqa: E731
+        metrics = evaluate(run.engine, loader, run.device, check_in, run.state.step, directory)
+    return metrics | score_benchmarks(
+        run.engine,
+        run.benchmarks,
+        run.device,
+        run.ranks,
+        lambda what: run.check_in_with("evaluation", lambda: what),
+        pack_tokens=run.recipe.data.pack_tokens,
+        attention_cost=attention_cost(run.base.config),
+    )
 
 
 def _save_if_due(run: Run, tracker: Tracker, best: bool) -> None:

@@ -85,7 +85,7 @@ def better(metric: str, value: float, best: float) -> bool:
     if name in ("temperature", "length_correlation"):  # best at 1 and at 0
         at = 1.0 if name == "temperature" else 0.0
         return abs(value - at) < abs(best - at)
-    if name.startswith(("loss", "ties", "brier", "ece")):
+    if name.startswith(("loss", "ties", "brier", "ece")) or "/loss/" in metric:
         return value < best
     return value > best
 

@@ -24,12 +24,17 @@ from models.build import ModelConfig
 from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
-from train.evaluation import EvaluationConfig, check_evaluation
+from train.evaluation import BenchmarkEvaluation, EvaluationConfig, check_evaluation
 from train.preemption import RunConfig, check_run
 from train.recipe_yaml import RecipeError as RecipeError
 from train.recipe_yaml import check_resolved, parse_override, read_yaml
 from train.tracking import TrackingConfig
 
+NAMED: dict[str, tuple[Any]] = {  # keys that hold groups of keys under names
+    "data.sources": (SourceConfig,),
+    "data.eval.sources": (SourceConfig,),
+    "evaluation.benchmarks": (BenchmarkEvaluation,),
+}
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -245,11 +250,11 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
     """Name the first unknown key and the nearest known one; OmegaConf's own message gives neither."""
     if kind is None or not isinstance(given, Mapping):
         return
-    if kind == "sources":
+    if isinstance(kind, tuple):
         for name, source in given.items():
             if source is not None and not isinstance(source, Mapping):
                 raise RecipeError(f"{where}: {prefix}{name} is a group of keys; give e.g. {prefix}{name}.path=FILE")
-            _check_keys(SourceConfig, source, f"{prefix}{name}.", where)
+            _check_keys(kind[0], source, f"{prefix}{name}.", where)
         return
     known = {f.name: f for f in fields(kind)}
     for key, value in given.items():
@@ -260,8 +265,7 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
         if value == "???":  # OmegaConf's mark of a missing value, which a merge passes over without a word
             raise RecipeError(f"{where}: {prefix}{key} has no value (???)")
         inner = _default(known[key])
-        is_sources = prefix + str(key) in ("data.sources", "data.eval.sources")
-        nested = "sources" if is_sources else (type(inner) if is_dataclass(inner) else None)
+        nested = NAMED.get(prefix + str(key)) or (type(inner) if is_dataclass(inner) else None)
         if isinstance(inner, list) and not isinstance(value, list):
             raise RecipeError(f"{where}: {prefix}{key}={value}: expected a list, e.g. {inner}")
         if (nested is not None or isinstance(inner, dict)) and not isinstance(value, Mapping):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+FORMAT = 1  # of evaluations/step-N.json (train/evaluation_files.py)
 Series = tuple[list[int], list[float]]  # steps, values
 
 
@@ -73,6 +74,9 @@ def read_run(directory: Path, label: str | None = None) -> RunRecord:
     evaluated = [line["step"] for line in lines if any(key.startswith("eval/") for key in line)]
     if evaluated and (directory / "evaluations" / f"step-{evaluated[-1]}.json").is_file():
         record.evaluation = _read_json(record, f"evaluations/step-{evaluated[-1]}.json")
+        if record.evaluation.get("format", FORMAT) != FORMAT:
+            record.notes.append("its evaluations/ are of another version of this program and left out")
+            record.evaluation = {}
     record.finished = (directory / "finished.json").is_file()
     for path in sorted((directory / "benchmarks").glob("*.json")):  # of train/benchmark.py
         result = _read_json(record, f"benchmarks/{path.name}")

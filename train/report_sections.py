@@ -49,6 +49,9 @@ def learning_curves(runs: list[RunRecord]) -> Section:
     names = {name: f"eval/{name}/accuracy" for run in runs for name in run.sources if name != "all"}
     if len(runs) == 1 and 1 < len(names) <= 8:
         figures.insert(2, _curves(runs, "Held-out accuracy by source", names, form=whole_percent))
+    scores = {key.split("/")[1]: key for run in runs for key in run.keys("benchmark/") if key.split("/")[2] == "score"}
+    if scores:  # of evaluation.benchmarks
+        figures.append(_curves(runs, "Benchmarks during training", scores, form=whole_percent))
     text = "Over logged steps. A long training curve is drawn as a running mean"
     text += (
         ", the faint line being the steps themselves." if len(runs) == 1 else "; its numbers are those of the steps."

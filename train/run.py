@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts,
 from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
 from train.evaluation import check_metric
 from train.example import Example, find_example
+from train.loop_benchmarks import LoopBenchmark, load_benchmarks
 from train.metrics import attention_cost
 from train.preemption import Preemption
 from train.recipe import Recipe, to_yaml
@@ -60,6 +61,7 @@ class Run:
     watchdog: Watchdog
     example: Example | None  # for the end of the run; on the main rank
     last_good: TrainState | None = None  # before the first of a row of bad steps
+    benchmarks: list[LoopBenchmark] = field(default_factory=list)  # that are evaluations
 
     @property
     def go_on(self) -> str:
@@ -80,7 +82,11 @@ class Run:
         Raises:
             StopRequested: on every rank.
         """
-        self.watchdog.beat(self.state.step + 1, lambda: ", ".join((loader or self.loader).describe(batch.pairs)), kind)
+        self.check_in_with(kind, lambda: ", ".join((loader or self.loader).describe(batch.pairs)))
+
+    def check_in_with(self, kind: str, batch: Callable[[], str]) -> None:
+        """The same of a pack that says what it is. Raises: StopRequested."""
+        self.watchdog.beat(self.state.step + 1, batch, kind)
         if reason := self.preemption.check():
             raise StopRequested(reason)
 
@@ -98,8 +104,10 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         if ranks.is_main:
             _write_inputs(directory, recipe, base, data)
         raise DataError(why_nothing_is_left(data))
+    benchmarks = load_benchmarks(recipe.evaluation.benchmarks, chat, recipe.data.max_length, ranks.say)
     if recipe.checkpoint.best is not None:
-        check_metric("checkpoint.best", recipe.checkpoint.best, [s.name for s in data.held_out if len(s)])
+        keys = [key for benchmark in benchmarks for key in benchmark.metric_names()]
+        check_metric("checkpoint.best", recipe.checkpoint.best, [s.name for s in data.held_out if len(s)], keys)
     mixture = Mixture(data.train, recipe.seed)
     start(ranks, device)
     # From here on every rank has read what the run directory held, and the main one may change it.
@@ -182,6 +190,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         preemption,
         Watchdog(directory, ranks.rank, 60 * recipe.engine.hang_minutes),
         find_example(recipe.data, data) if ranks.is_main else None,
+        benchmarks=benchmarks,
     )
 
 

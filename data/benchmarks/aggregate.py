@@ -7,11 +7,11 @@ a benchmark's parts stay what they are.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from data.benchmarks.comparison import Benchmark, Comparison, Rewards
+from data.benchmarks.comparison import Comparison, Reading, Rewards
 from data.pairs import Message
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -53,6 +53,25 @@ class Means:
         return name in self._values and not bool(np.isnan(self._values[name]).any())
 
 
+class Benchmark(Protocol):
+    """What a benchmark module defines. Scores are shares (0 to 1) but for `best_of_n`, whose unit is the file's."""
+
+    NAME: str
+    VERSION: str  # of data and rule; a result carries it
+    CITATION: str
+    HEADLINE: str  # what `score` is, in a line
+    PUBLISHED: dict[str, dict[str, float]]  # model -> score -> percent, as printed
+
+    def read(self, path: str | None = None) -> Reading:
+        """The items at a path in the benchmark's own layout, or from the hub. Raises: DataError."""
+
+    def measure(self, item: Comparison, rewards: Rewards) -> dict[str, float]:
+        """What the rule says of one item; NaN where it says nothing."""
+
+    def combine(self, means: Means) -> dict[str, Array]:
+        """All scores from means over items, `score` (the headline) first."""
+
+
 def ratio(above: Array, below: Array) -> Array:
     """Elementwise quotient, NaN where the divisor is 0."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below != 0)
@@ -71,7 +90,7 @@ def mean_of(parts: Sequence[Array], counts: Sequence[float] | None = None) -> Ar
 
 def aggregate(benchmark: Benchmark, items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, float]:
     """All scores of a benchmark, `score` first; NaN for those whose items are not there."""
-    measures = [benchmark.measure(item, r) for item, r in zip(items, rewards, strict=True)]
+    measures = [benchmark.measure(item, level(item, r)) for item, r in zip(items, rewards, strict=True)]
     return combined(benchmark, [item.subset for item in items], measures)
 
 
@@ -172,6 +191,18 @@ def _tied(group: Any, rewards: Sequence[float]) -> bool:
 # --- with any scorer ------------------------------------------------------------------------------------------------
 
 
+def level(item: Comparison, rewards: Rewards) -> Rewards:
+    """The same reward for equal responses of a prompt, that of the first: rounding, which depends on the place in a
+    pack, must not make one of them win. (RMB has pairs of equal responses, in which nothing can be right.)
+    """
+    return [
+        values
+        if len(set(group.responses)) == len(values)
+        else [values[group.responses.index(r)] for r in group.responses]
+        for group, values in zip(item.groups, rewards, strict=True)
+    ]
+
+
 def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[Rewards | None]:
     """The rewards of each item; None where the scorer gave None for one of its groups.
 
@@ -182,7 +213,8 @@ def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[
     found: list[Rewards | None] = []
     for item in items:
         rewards = [next(scored) for _ in item.groups]
-        found.append(None if any(r is None for r in rewards) else [list(r) for r in rewards if r is not None])
+        whole = [list(r) for r in rewards if r is not None]
+        found.append(level(item, whole) if len(whole) == len(rewards) else None)
     return found
 
 

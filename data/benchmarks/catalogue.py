@@ -1,4 +1,4 @@
-"""All benchmarks by name. A new one is a module with the names of `comparison.Benchmark`, and a line here."""
+"""All benchmarks by name. A new one is a module with the names of `aggregate.Benchmark`, and a line here."""
 
 from data.benchmarks import (
     best_of_n,
@@ -11,7 +11,7 @@ from data.benchmarks import (
     rm_bench,
     rmb,
 )
-from data.benchmarks.comparison import Benchmark
+from data.benchmarks.aggregate import Benchmark
 
 PUBLIC: tuple[Benchmark, ...] = (
     rewardbench,

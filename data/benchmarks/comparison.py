@@ -1,21 +1,18 @@
-"""What every benchmark module shares: the shape of an item, the protocol, and readers that never lose a row in silence.
+"""What every benchmark module shares: the shape of an item, and readers that never lose a row in silence.
 
-A benchmark is a module with the names of `Benchmark`. Its items are `Comparison`s: one or more prompts, each with its
-candidate responses, scored as one group that shares the prompt. A row of a benchmark is never dropped: a published
-score counts every row, so a row that can't be read stops the run with its address.
+A benchmark is a module with the names of `aggregate.Benchmark`. Its items are `Comparison`s: one or more prompts, each
+with its candidate responses, scored as one group that shares the prompt. A row of a benchmark is never dropped: a
+published score counts every row, so a row that can't be read stops the run with its address.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from data.pairs import DataError, Message
 from data.sources import SourceConfig, read_rows
-
-if TYPE_CHECKING:
-    from data.benchmarks.aggregate import Array, Means
 
 DATA_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".arrow")
 
@@ -53,25 +50,6 @@ class Reading:
 
 
 Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward of each response
-
-
-class Benchmark(Protocol):
-    """What a benchmark module defines. Scores are shares (0 to 1) but for `best_of_n`, whose unit is the file's."""
-
-    NAME: str
-    VERSION: str  # of data and rule; a result carries it
-    CITATION: str
-    HEADLINE: str  # what `score` is, in a line
-    PUBLISHED: dict[str, dict[str, float]]  # model -> score -> percent, as printed
-
-    def read(self, path: str | None = None) -> Reading:
-        """The items at a path in the benchmark's own layout, or from the hub. Raises: DataError."""
-
-    def measure(self, item: Comparison, rewards: Rewards) -> dict[str, float]:
-        """What the rule says of one item; NaN where it says nothing."""
-
-    def combine(self, means: "Means") -> "dict[str, Array]":
-        """All scores from means over items, `score` (the headline) first."""
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     python tests/perf/compare_scoring.py                                     random words, a random small model
     python tests/perf/compare_scoring.py input=FILE tokenizer=DIR rows=256   rows as train/score.py reads them
     python tests/perf/compare_scoring.py input=FILE model=DIR dtype=bfloat16 an export, on the GPU when there is one
+    python tests/perf/compare_scoring.py benchmark=rm_bench path=RM-Bench rows=64 tokenizer=DIR  items of a benchmark
 
 The three take turns (A B C A B C) in one process, after the best batch sizes of the others were searched on a part of
 the rows; medians of the rounds count. All must give the same rewards in float32. `speed` is conversations a second,
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from settings import read_settings as read_arguments  # noqa: E402
 
+from data.benchmarks.catalogue import BENCHMARKS  # noqa: E402
 from data.pairs import DataError  # noqa: E402
 from data.sources import SourceConfig, check_source, read_rows  # noqa: E402
 from train.recipe import RecipeError, complain  # noqa: E402
@@ -48,9 +50,13 @@ SHAPE = {
 @dataclass
 class Settings:
     input: str | None = None  # rows as train/score.py reads them; random words when left out
+    benchmark: str | None = None  # score the items of this benchmark instead
+    path: str | None = None  # where the benchmark's files are
     model: str | None = None  # an export; a random 4-layer Qwen3 of width 256 when left out
     tokenizer: str | None = None  # directory, for the random model; the built-in byte tokenizer when left out
-    rows: int | None = None  # at most so many rows of the input; of random rows there are 128
+    rows: int | None = (
+        None  # at most so many rows of the input; a sample of so many items; of random rows there are 128
+    )
     responses: int = 2  # of a random row
     share: bool = True  # false: every conversation by itself, no prefix shared
     rounds: int = 3
@@ -72,6 +78,10 @@ def read_settings(arguments: list[str]) -> Settings:
     for key in ("model", "tokenizer"):
         if getattr(settings, key) is not None and not Path(getattr(settings, key)).is_dir():
             raise DataError(f"{key}={getattr(settings, key)}: no such directory")
+    if settings.benchmark is not None and settings.benchmark not in BENCHMARKS:
+        raise DataError(f"benchmark={settings.benchmark}: expected one of {', '.join(BENCHMARKS)}")
+    if settings.benchmark is not None and settings.input is not None:
+        raise DataError("benchmark: and input: are two things to score; give one")
     if settings.input is not None:
         check_source("input", SourceConfig(path=settings.input))
     if settings.json is not None and not Path(settings.json).resolve().parent.is_dir():
@@ -84,10 +94,14 @@ def read_settings(arguments: list[str]) -> Settings:
 
 def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
+    from train.benchmark_run import draw
     from train.scorer import InvalidPair, read_row
 
-    groups = []
-    if settings.input is None:
+    groups: list[Any] = []
+    if settings.benchmark is not None:
+        sample = draw(BENCHMARKS[settings.benchmark].read(settings.path), settings.rows, seed=0)
+        groups = [group.conversations() for item in sample.items for group in item.groups]
+    elif settings.input is None:
         groups = random_groups(settings.rows or 128, settings.responses)
     else:
         for row in read_rows("input", SourceConfig(path=settings.input)):
@@ -117,7 +131,7 @@ def random_groups(rows: int, responses: int) -> list[Any]:
     return groups
 
 
-def write_random_model(directory: Path, tokenizer_directory: str | None) -> None:
+def write_random_model(directory: Path, tokenizer_directory: str | None, shape: dict[str, Any] = SHAPE) -> None:
     """An export of random weights."""
     import torch
 
@@ -129,7 +143,7 @@ def write_random_model(directory: Path, tokenizer_directory: str | None) -> None
 
     tokenizer = read_tokenizer(Path(tokenizer_directory)) if tokenizer_directory else byte_tokenizer()
     Chat(tokenizer)  # sets the pad token
-    config = read_config(SHAPE | {"vocab_size": max(tokenizer.get_vocab().values()) + 1})
+    config = read_config(shape | {"vocab_size": max(tokenizer.get_vocab().values()) + 1})
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     model, _ = build_model(Base(None, config), dtype=torch.float32, seed=0, attention="sdpa", pad_token_id=pad)
     save_weights(directory, export_tensors(model.state_dict(), config.model_type))

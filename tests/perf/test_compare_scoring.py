@@ -44,8 +44,18 @@ def test_reads_a_file(tmp_path):
     assert [len(group) for group in groups] == [3, 2]
 
 
+def test_reads_a_benchmark(tmp_path):
+    rows = [{"prompt": f"Hi {i}", "responses": ["Hello", "Hey", "Go away"], "best": 0} for i in range(5)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = compare_scoring.Settings(benchmark="comparisons", path=str(tmp_path / "in.jsonl"), rows=4)
+    groups = compare_scoring.read_groups(settings)
+    assert [len(group) for group in groups] == [3] * 4
+    assert groups[0][1][-1] == {"role": "assistant", "content": "Hey"}
+
+
 @pytest.mark.parametrize(
-    "argument", ["inptu=x", "input=none.jsonl", "model=none", "tokenizer=none", "rounds=0", "rows=x", "dtype=int8"]
+    "argument",
+    ["benchmark=x", "inptu=x", "input=none.jsonl", "model=none", "tokenizer=none", "rounds=0", "rows=x", "dtype=int8"],
 )
 def test_mistakes_get_one_line(argument, capsys):
     assert compare_scoring.main([argument]) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.sources import SourceConfig
+from train.evaluation import BenchmarkEvaluation
 from train.recipe import Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -21,6 +22,7 @@ BEGIN, END = "<!-- keys: begin -->\n", "<!-- keys: end -->\n"
 def key_tables() -> str:
     """The tables of the page, from the dataclasses: a key, its default, its mark, and the comment beside it."""
     groups = {"The run": (Recipe, ""), "data.sources.NAME and data.eval.sources.NAME": (SourceConfig, "")}
+    groups["evaluation.benchmarks.NAME"] = (BenchmarkEvaluation, "")
     for f in fields(Recipe):
         if f.default_factory is not MISSING and is_dataclass(f.default_factory):
             groups[f.name] = (f.default_factory, f"{f.name}.")

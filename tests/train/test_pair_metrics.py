@@ -160,4 +160,4 @@ def test_what_is_better(name, good, bad):
     assert not better(f"eval/all/{name}", bad, good)
     assert not better(f"eval/all/{name}", math.nan, good)
     assert improves(f"eval/all/{name}", good, bad)
-    check_metric("checkpoint.best", f"eval/all/{name}", ["one"])
+    check_metric("checkpoint.best", f"eval/all/{name}", ["one"], [])

@@ -45,6 +45,7 @@ def write_run(
                 found = pair_metrics(rewards, facts)
                 entries[source] = {"metrics": found, "tables": pair_tables(rewards, facts)}
                 metrics |= {f"eval/{source}/{key}": value for key, value in found.items()}
+            metrics["benchmark/rmb/score/accuracy"] = float(random.random())
             lines.append({"step": step, **metrics})
             written = {"format": 1, "step": step, "sources": entries}
             (directory / "evaluations" / f"step-{step}.json").write_text(json.dumps(written))
@@ -127,6 +128,7 @@ def test_curves_are_those_of_metrics_jsonl(run, page):
         "Accuracy": ("train/accuracy", "eval/all/accuracy"),
         "Calibration error, held out": ("eval/all/ece", "eval/all/ece_calibrated"),
         "Learning rate": ("train/lr",),
+        "Benchmarks during training": ("benchmark/rmb/score/accuracy",),
         "Throughput, tokens per second": ("train/tokens_per_second",),
         "Peak memory of the main rank, GiB": ("memory/peak_gib",),
     }.items():
@@ -280,6 +282,15 @@ def test_thinning_keeps_the_last_point_and_running_means_are_means():
 def test_wilson():
     assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # Wilson (1927)
     assert wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+
+
+def test_evaluations_of_another_version_are_left_out_with_a_word(tmp_path):
+    write_run(tmp_path / "run", steps=20)
+    file = tmp_path / "run" / "evaluations" / "step-20.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    page = report_page([read_run(tmp_path / "run")])
+    assert "of another version" in page
+    assert "Accuracy by source" not in page
 
 
 def test_evaluations_of_a_given_up_future_are_not_shown(tmp_path):

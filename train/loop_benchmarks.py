@@ -1,0 +1,169 @@
+"""Benchmarks as evaluations of a run (`evaluation.benchmarks`): the same items and rules as train/benchmark.py.
+
+They are read and tokenised when the run is set up, as groups that share their prompt, and scored like held-out pairs:
+each group on one rank, in packs of which every rank has equally many.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.benchmarks.aggregate import Benchmark, aggregate
+from data.benchmarks.catalogue import BENCHMARKS
+from data.benchmarks.comparison import Comparison
+from data.chat import Chat, Group, make_group
+from data.packing import build_pack, split_group
+from data.pairs import DataError, InvalidPair
+from data.render import release
+from data.sampler import plan_step
+from train.benchmark_run import CURVES, draw
+from train.distributed import Ranks, sum_over_ranks
+from train.evaluation import BenchmarkEvaluation
+
+CHUNK = 256  # items that are tokenised at a time
+NO_ACCURACY = ("auc", "best-of-k/", "pairs")  # how other scores than accuracies begin
+
+
+@dataclass(frozen=True)
+class LoopBenchmark:
+    """A benchmark's items that fit, tokenised."""
+
+    benchmark: Benchmark
+    items: list[Comparison]
+    groups: list[Group]  # of all items, one after the other
+
+    def metric_names(self) -> list[str]:
+        """The metrics that it gives."""
+        rewards = [[[0.0] * len(group.responses) for group in item.groups] for item in self.items]
+        return list(self.metrics(rewards))
+
+    def metrics(self, rewards: list[list[list[float]]]) -> dict[str, float]:
+        """`benchmark/NAME/SUBSET/accuracy` (other scores without the last part) from the rewards of each item."""
+        scores = aggregate(self.benchmark, self.items, rewards)
+        return {
+            _key(self.benchmark.NAME, score): value
+            for score, value in scores.items()
+            if not score.startswith(CURVES) and not math.isnan(value)
+        }
+
+
+def _key(name: str, score: str) -> str:
+    return f"benchmark/{name}/{score}" + ("" if score.startswith(NO_ACCURACY) else "/accuracy")
+
+
+def load_benchmarks(
+    configs: Mapping[str, BenchmarkEvaluation | None], chat: Chat, max_length: int, say: Callable[[str], None]
+) -> list[LoopBenchmark]:
+    """Read and tokenise what the recipe asks for. What is missing or too long is said, never passed over.
+
+    Raises:
+        DataError: a benchmark cannot be read, or none of its items fits `max_length`.
+    """
+    loaded = []
+    for name, config in configs.items():
+        if config is None:
+            continue
+        reading = BENCHMARKS[name].read(config.path)
+        sample = draw(reading, config.limit, seed=0)
+        items, groups = [], []
+        for start in range(0, len(sample.items), CHUNK):
+            for item, of_item in _tokenised(sample.items[start : start + CHUNK], chat, max_length):
+                items.append(item)
+                groups += of_item
+        if not items:
+            raise DataError(f"evaluation.benchmarks.{name}: none of {len(sample.items):,} items fits data.max_length")
+        left_out = len(sample.items) - len(items)
+        missing = [*reading.missing, *([f"{left_out:,} items do not fit data.max_length"] if left_out else [])]
+        sampled = f" of {sample.of:,}" if sample.limit is not None else ""
+        conversations = sum(len(group.response_ids) for group in groups)
+        say(f"benchmark {name}: {len(items):,}{sampled} items, {conversations:,} conversations")
+        for line in missing:
+            say(f"WARNING: benchmark {name} is incomplete: {line}")
+        loaded.append(LoopBenchmark(BENCHMARKS[name], items, groups))
+    if loaded:
+        release()  # the process that rendered
+    return loaded
+
+
+def _tokenised(items: list[Comparison], chat: Chat, max_length: int) -> list[tuple[Comparison, list[Group]]]:
+    """Items with their groups, without those that the template refuses or that are too long."""
+    rendered = chat.render_all([c for item in items for group in item.groups for c in group.conversations()])
+    ids = iter(chat.encode(["" if isinstance(text, InvalidPair) else str(text) for text in rendered]))
+    refused = iter([isinstance(text, InvalidPair) for text in rendered])
+    kept = []
+    for item in items:
+        sides = [[next(ids) for _ in group.responses] for group in item.groups]
+        bad = [next(refused) for group in sides for _ in group]
+        if not any(bad) and max(len(side) for group in sides for side in group) <= max_length:
+            kept.append((item, [make_group(group) for group in sides]))
+    return kept
+
+
+def score_benchmarks(
+    model: Any,
+    benchmarks: list[LoopBenchmark],
+    device: torch.device,
+    ranks: Ranks,
+    check_in: Callable[[str], None],
+    *,
+    pack_tokens: int,
+    attention_cost: float,
+) -> dict[str, float]:
+    """The metrics of all benchmarks. All ranks call it.
+
+    Args:
+        check_in: called before each pack with what it is; what it raises ends the evaluation.
+    """
+    metrics: dict[str, float] = {}
+    for benchmark in benchmarks:
+        name = benchmark.benchmark.NAME
+        rewards = iter(
+            score_groups(
+                model,
+                benchmark.groups,
+                device,
+                ranks,
+                lambda name=name: check_in(f"benchmark {name}"),  # type: ignore[misc]
+                pack_tokens=pack_tokens,
+                attention_cost=attention_cost,
+            )
+        )
+        metrics |= benchmark.metrics([[next(rewards) for _ in item.groups] for item in benchmark.items])
+    return metrics
+
+
+def score_groups(
+    model: Any,
+    groups: list[Group],
+    device: torch.device,
+    ranks: Ranks,
+    check_in: Callable[[], None],
+    *,
+    pack_tokens: int,
+    attention_cost: float,
+    pairs_per_plan: int = 1024,
+) -> list[list[float]]:
+    """The reward of each response of each group, float32. All ranks call it; each group is scored on one of them."""
+    parts = [part for group in groups for part in split_group(group, pack_tokens)]
+    counts = np.array([len(part.response_ids) for part in parts])
+    starts = np.cumsum(counts) - counts
+    sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
+    costs = sizes + attention_cost * sizes.astype(np.float64) ** 2 / 2
+    rewards = torch.zeros(int(counts.sum()), dtype=torch.float64, device=device)
+    model.eval()
+    with torch.no_grad():
+        for begin in range(0, len(parts), pairs_per_plan):
+            here = slice(begin, begin + pairs_per_plan)
+            for pack in plan_step(sizes[here], costs[here], pack_tokens, ranks.world_size).of_rank(ranks.rank):
+                check_in()
+                chosen = [begin + i for i in pack]
+                scored = model(**build_pack([parts[i] for i in chosen]).to(device).inputs())
+                at = [start for i in chosen for start in range(starts[i], starts[i] + counts[i])]
+                rewards[torch.tensor(at, dtype=torch.int64, device=device)] = scored.view(-1).double()
+    model.train()
+    values = iter(sum_over_ranks(rewards).tolist())
+    return [[next(values) for _ in group.response_ids] for group in groups]
