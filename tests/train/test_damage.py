@@ -164,7 +164,7 @@ def test_what_a_checkpoint_was_made_of_is_compared(run_dir):
     with pytest.raises(CheckpointError, match=r"step-4: the base model's config is not the one"):
         checkpoint.check_same(path, {**made_of, "model": "x"})
     with pytest.raises(CheckpointError, match=r"other data: more, twins changed since"):
-        checkpoint.check_same(path, {**made_of, "data": {"twins": "x", "more": "y"}})
+        checkpoint.check_same(path, {**made_of, "data": made_of["data"] | {"twins": "x", "more": "y"}})
 
 
 def test_another_layout_is_named(run_dir):
