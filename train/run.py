@@ -125,6 +125,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     }
     if resume_from is not None:
         checkpoint.check_same(resume_from, made_of)
+        _check_epochs(recipe, mixture, checkpoint.read_state(resume_from))
     if ranks.is_main:
         if begins and resume_from is not None:
             checkpoint.begin_at(directory / "checkpoints", resume_from)
@@ -158,12 +159,6 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         "pin_memory": device.type == "cuda",
     }
     total_pairs = recipe.training.epochs * mixture.pairs_per_epoch
-    if state.pairs_seen > total_pairs and recipe.training.max_steps != state.step:
-        raise checkpoint.CheckpointError(
-            f"training.epochs={recipe.training.epochs}: the run has seen "
-            f"{state.pairs_seen / mixture.pairs_per_epoch:.2f} epochs. To end it there give "
-            f"training.max_steps={state.step}; or checkpoint.resume=PATH of an earlier checkpoint"
-        )
     total_steps = total_steps_of(recipe, mixture, state)
     if state.step:
         ranks.say(f"resumed from step {state.step:,} of {total_steps:,} ({resume_from})")
@@ -192,6 +187,16 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         find_example(recipe.data, data) if ranks.is_main else None,
         benchmarks=benchmarks,
     )
+
+
+def _check_epochs(recipe: Recipe, mixture: Mixture, state: TrainState) -> None:
+    """Raises: CheckpointError: more is done than the recipe asks for."""
+    if state.pairs_seen > recipe.training.epochs * mixture.pairs_per_epoch and recipe.training.max_steps != state.step:
+        raise checkpoint.CheckpointError(
+            f"training.epochs={recipe.training.epochs}: the run has seen "
+            f"{state.pairs_seen / mixture.pairs_per_epoch:.2f} epochs. To end it there give "
+            f"training.max_steps={state.step}; or checkpoint.resume=PATH of an earlier checkpoint"
+        )
 
 
 def resume(engine: Any, path: Path, ranks: Ranks) -> TrainState:

@@ -66,7 +66,9 @@ def test_a_limit_that_leaves_no_time_for_a_step_is_an_error(warm, tmp_path):
 
 def test_fewer_epochs_than_are_done_are_refused(warm, tmp_path):
     directory = shutil.copytree(straight(warm, "one", RECIPE), tmp_path / "run")
+    before = [(directory / name).read_bytes() for name in ("recipe.yaml", "finished.json", "metrics.jsonl")]
     ended = warm.run([*RECIPE, "training.epochs=1", "training.max_steps=null", f"run_dir={directory}"])
+    assert [(directory / n).read_bytes() for n in ("recipe.yaml", "finished.json", "metrics.jsonl")] == before
     assert ended.codes == [2], ended.output
     assert (
         "error: training.epochs=1: the run has seen 1.12 epochs. To end it there give training.max_steps=6"
