@@ -38,6 +38,7 @@ def trained(directory: Path, seed: int = 0) -> Any:
         base=resolve_base(ModelConfig(config=copy.deepcopy(CONFIGS["qwen3"]))),
         state=TrainState(step=6, pairs_seen=60),
         mixture=SimpleNamespace(pairs_per_epoch=60),
+        go_on="the same command",
         data=SimpleNamespace(held_out=[], report={}, commits={}),
     )
 
