@@ -23,16 +23,8 @@ from train.scorer import Scorer, find_damage
 
 def test_layout(two_ranks):
     names = {path.name for path in two_ranks.directory.iterdir()}
-    assert names == {
-        ".lock",
-        "evaluations",
-        "recipe.yaml",
-        "metrics.jsonl",
-        "drop_report.json",
-        "dropped.jsonl",
-        "checkpoints",
-        "export",
-    } | {"finished.json"}
+    files = {"recipe.yaml", "metrics.jsonl", "drop_report.json", "dropped.jsonl", "finished.json", ".lock"}
+    assert names == files | {"checkpoints", "evaluations", "export"}
     export = {path.name for path in (two_ranks.directory / "export").iterdir()}
     assert export >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
     assert export >= {"reward_model.json", "parity.json", "manifest.json"}
