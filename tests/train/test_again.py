@@ -13,6 +13,8 @@ from support import ROOT
 from data import durable, store
 from data.pairs import DataError
 from train.preemption import EXIT_STOPPED
+from train.recipe import RecipeError, load_recipe
+from train.resumable import check_same_run
 
 BEST = [
     *RECIPE,
@@ -123,3 +125,17 @@ def test_steps_are_logged_once_however_often_a_run_is_started(warm, tmp_path):
     steps = [line["step"] for line in metrics(tmp_path) if "train/loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert json.loads((tmp_path / "finished.json").read_text())["step"] == 6
+
+
+@pytest.mark.parametrize("name", ["lr[4e-6]", "a*", "what?"])
+def test_a_run_directory_that_deepspeed_would_take_for_a_pattern_is_refused(tmp_path, name):
+    """It would save there and never find its checkpoints again."""
+    with pytest.raises(RecipeError, match=r"run_dir=.*: DeepSpeed takes \* \? \[ and \] for patterns"):
+        load_recipe(["recipe=tiny", f"run_dir={tmp_path}/{name}"])
+
+
+def test_an_empty_recipe_of_the_last_start_is_named(tmp_path):
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: damaged: it is empty"):
+        check_same_run(load_recipe(["recipe=tiny", f"run_dir={tmp_path}"]))
