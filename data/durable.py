@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems say that have none
 ROOM = 4 << 20  # bytes that a directory must have room for before a run begins
 
 
@@ -58,6 +59,26 @@ def write_file(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, and wait until they are on the disk. Raises: OSError."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_whole_lines(path: Path) -> int:
+    """The number of JSON objects, a line each, that a file begins with; what follows them, half a line, is cut off."""
+    whole, size = 0, 0
+    with open(path, "rb+") as file:
+        for line in file:
+            if not (line.startswith(b"{") and line.endswith(b"}\n")):
+                break
+            whole, size = whole + 1, size + len(line)
+        file.truncate(size)
+    return whole
 
 
 def check_directory(directory: Path) -> None:
@@ -114,7 +135,7 @@ def hold_directory(directory: Path, seconds: float = 60.0) -> None:
             f"{directory}: another process trains there. Wait for it to end, or give another run_dir=PATH"
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in NO_LOCKS:
             raise
     _held.append(lock)
 

@@ -77,8 +77,12 @@ class _Renderer:
     """The child, seen from its parent."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self._connection: Connection | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.lock = threading.Lock()
+        self._connection = None
         self._pid = self._code = 0
 
     def ask(self, request: Any) -> Any:
@@ -126,7 +130,7 @@ class _Renderer:
         """In a fork of the parent: the child is not this process's."""
         if self._connection is not None:
             self._connection.close()
-        self.__init__()  # type: ignore[misc]
+        self._reset()
 
 
 _renderer = _Renderer()

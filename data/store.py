@@ -243,7 +243,7 @@ def _lock(directory: Path, name: str) -> Iterator[bool]:
             print(f"waiting for another process that tokenises {name} ({lock.lock_file})", file=sys.stderr, flush=True)
             stack.enter_context(lock.acquire())
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            if error.errno not in durable.NO_LOCKS:
                 raise
         yield lock.is_locked
 

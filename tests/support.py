@@ -1,10 +1,13 @@
 """What several test files use: tiny models of both families and the way to start real runs."""
 
+import contextlib
 import copy
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,17 @@ def classifier_of(model: Any, dtype: Any = None) -> Any:
     plain.load_state_dict(model.state_dict())
     assert plain.config._attn_implementation == "sdpa"
     return plain
+
+
+@contextlib.contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """Writes fail as they do on a full disk, with the system's own error, in Python's writers and in Rust's."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 # --- real runs ------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ LAYERS = [
         f"train.{name}"
         for name in ("recipe_yaml", "recipe", "memory", "tokenizer", "scorer", "benchmark_run", "loop_benchmarks")
     ),
-    *(f"train.{name}" for name in ("resumable", "run", "early_stop", "loop", "card")),
+    *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
     *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
     *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),
     *(f"train.{name}" for name in ("benchmark_table", "benchmark")),

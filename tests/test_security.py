@@ -23,8 +23,9 @@ from models.build import ModelConfig, build_model, fetch, resolve_base
 from models.export import load_classifier
 from train.card import TOKENIZE, tokenize_block
 from train.check_export import main as check_export
-from train.checkpoint import CheckpointError, choose
+from train.checkpoint import CheckpointError
 from train.distributed import Ranks
+from train.starting_point import choose
 from train.tokenizer import read_tokenizer
 
 PACKAGES = ("data", "models", "train")

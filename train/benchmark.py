@@ -11,6 +11,7 @@ Writes NAME.json (scores with 95 % intervals, counts, hashes), NAME.items.jsonl 
 into output=DIR. An interrupted run goes on where it stopped. docs/benchmarks.md has the rules and the file formats.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,8 +117,8 @@ def path_of(config: BenchmarkConfig, name: str) -> str | None:
 def output_of(config: BenchmarkConfig) -> Path:
     """Where results go: a run's directory has one export, so its results stand beside it."""
     if config.output is not None:
-        return Path(config.output).expanduser()
-    model = Path(str(config.model)).expanduser()
+        return Path(os.path.expanduser(config.output))
+    model = Path(os.path.expanduser(str(config.model)))
     if not model.is_dir():  # a hub name
         return Path("benchmarks") / model.name
     return model.parent / ("benchmarks" if model.name == "export" else f"{model.name}-benchmarks")
@@ -132,10 +133,8 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     Raises:
         DataError, ModelError: something to mend in the settings, the files or the model.
     """
-    import torch
-
     from train.benchmark_run import describe_model, draw, forget, score_benchmark
-    from train.distributed import choose_device, read_ranks
+    from train.distributed import choose_device, read_ranks, start_gloo, stop
     from train.scorer import Scorer
 
     readings = {name: BENCHMARKS[name].read(path_of(config, name)) for name in names_of(config)}
@@ -143,8 +142,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     for name, reading in readings.items():
         for line in reading.missing:
             ranks.say(f"WARNING: {name} is incomplete: {line}")
-    if ranks.world_size > 1:
-        torch.distributed.init_process_group("gloo")  # only rewards travel
+    start_gloo(ranks)
     scorer = Scorer(
         str(config.model),
         dtype=config.dtype,
@@ -165,8 +163,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
         result = score_benchmark(scorer, BENCHMARKS[name], reading, sample, output, about, ranks)
         if result is not None:
             results.append(result)
-    if ranks.world_size > 1:
-        torch.distributed.destroy_process_group()
+    stop()
     return results
 
 
@@ -195,7 +192,7 @@ def main(arguments: list[str]) -> int:
             from train.benchmark_table import compare
 
             assert config.results is not None
-            show(compare(config.results.split(",")), Path(config.output).expanduser() if config.output else None)
+            show(compare(config.results.split(",")), Path(os.path.expanduser(config.output)) if config.output else None)
             return 0
     except (DataError, OmegaConfBaseException) as error:
         return complain(error)

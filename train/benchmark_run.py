@@ -1,6 +1,5 @@
 """One benchmark with one export: rewards of every item in a file that survives an interruption, then the result."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -15,7 +14,7 @@ import numpy as np
 
 from data.benchmarks.aggregate import Benchmark, combined, intervals, score_items, ties_in
 from data.benchmarks.comparison import Comparison, Reading, Rewards
-from data.durable import hash_file, write_file
+from data.durable import append_lines, hash_file, keep_whole_lines, write_file
 from data.pairs import DataError, InvalidPair, Message
 
 if TYPE_CHECKING:
@@ -81,30 +80,27 @@ def score_benchmark(
     """
     from tqdm import tqdm
 
+    from train.distributed import gather, gather_in_turn
+
     identity = identity_of(benchmark, sample, model)
     file = directory / f"{benchmark.NAME}.items.jsonl"
-    finished = _from_main(_finished_items(file, benchmark.NAME, identity) if ranks.is_main else 0, ranks)
+    finished = gather(_finished_items(file, benchmark.NAME, identity) if ranks.is_main else 0)[0]
     if finished:
         ranks.say(f"{benchmark.NAME}: going on after {finished:,} finished items")
     started, errors = time.monotonic(), _Refused(scorer)
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(open(file, "a")) if ranks.is_main else None
-        bar = stack.enter_context(
-            tqdm(
-                desc=benchmark.NAME,
-                unit=" items",
-                total=len(sample.items),
-                initial=finished,
-                disable=not ranks.is_main,
-                mininterval=0.5,
-            )
-        )
+    with tqdm(
+        desc=benchmark.NAME,
+        unit=" items",
+        total=len(sample.items),
+        initial=finished,
+        disable=not ranks.is_main,
+        mininterval=0.5,
+    ) as bar:
         for start in range(finished, len(sample.items), CHUNK):
             chunk = sample.items[start : start + CHUNK]
-            rewards = _gather(score_items(errors, chunk[ranks.rank :: ranks.world_size]), ranks)
-            if out is not None:
-                out.writelines(json.dumps(_line(benchmark, i, r)) + "\n" for i, r in zip(chunk, rewards, strict=True))
-                out.flush()
+            rewards = gather_in_turn(score_items(errors, chunk[ranks.rank :: ranks.world_size]))
+            if ranks.is_main:
+                append_lines(file, (json.dumps(_line(benchmark, i, r)) for i, r in zip(chunk, rewards, strict=True)))
             bar.update(len(chunk))
     seconds = time.monotonic() - started
     if not ranks.is_main:
@@ -206,15 +202,10 @@ def _finished_items(file: Path, name: str, identity: str) -> int:
             raise DataError(
                 f"{file}: rewards of another model, version, sample or data; give another output=, or overwrite=true"
             )
-        with open(file, "rb+") as lines:
-            whole, size = 0, 0
-            for line in lines:
-                if line.endswith(b"\n"):
-                    whole, size = whole + 1, size + len(line)
-            lines.truncate(size)
-        return whole
+        return keep_whole_lines(file)
     write_file(about(file), json.dumps({"identity": identity}) + "\n")
     result.unlink(missing_ok=True)
+    file.touch()
     return 0
 
 
@@ -250,24 +241,3 @@ class _Refused:
         except InvalidPair:
             return False
         return True
-
-
-def _gather(mine: list[Rewards | None], ranks: "Ranks") -> list[Rewards | None]:
-    """All ranks' rewards in the order of the items."""
-    if ranks.world_size == 1:
-        return mine
-    import torch
-
-    parts: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(parts, mine)
-    return [parts[i % ranks.world_size][i // ranks.world_size] for i in range(sum(map(len, parts)))]
-
-
-def _from_main(value: int, ranks: "Ranks") -> int:
-    if ranks.world_size == 1:
-        return value
-    import torch
-
-    box = [value]
-    torch.distributed.broadcast_object_list(box)
-    return box[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def _range(score: dict[str, float | None]) -> str:
 
 def load_results(place: str) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Benchmark -> (result, lines of its items) of a result file or a directory of them. Raises: DataError."""
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))
     files = [path] if path.is_file() else [path / f"{name}.json" for name in BENCHMARKS]
     found = {}
     for file in filter(Path.is_file, files):

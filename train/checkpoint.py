@@ -97,14 +97,14 @@ class Checkpoints:
             for leftover in [*directory.glob("*.tmp"), *directory.glob("*.old")]:
                 shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
 
-    def due(self, step: int, last: bool) -> bool:
+    def due(self, step: int) -> bool:
         """Whether this rank would save now; the clock of the main rank counts, so ranks must agree on it."""
         by_steps = self.config.every is not None and step % self.config.every == 0
         minutes = self.config.every_minutes
         by_clock = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        return last or by_steps or (by_clock and self.ranks.is_main)
+        return by_steps or (by_clock and self.ranks.is_main)
 
-    def save(self, engine: Any, state: TrainState, why: str = "") -> None:
+    def save(self, engine: Any, state: TrainState) -> None:
         """Write the shards; `commit` gives them their name. Does nothing when this step is saved already.
 
         Raises:
@@ -223,138 +223,12 @@ def improves(metric: str, value: float, best: float | None) -> bool:
     return value == value if best is None else better(metric, value, best)
 
 
-# --- going on -------------------------------------------------------------------------------------------------------
-
-
-def candidates(directory: Path, resume: str) -> list[Path]:
-    """The checkpoints that a run may go on from, the best first.
-
-    A checkpoint that `resume` names is where a run begins: once it has begun there, it goes on from its own.
-    """
-    if resume == "never":
-        return []
-    if resume != "auto" and not (has_begun_at(directory, resume) and steps_of(directory)):
-        return [Path(resume)]
-    found = list(reversed(steps_of(directory)))
-    with contextlib.suppress(OSError, ValueError):  # without the pointer the newest comes first
-        latest = (directory / "latest").read_text().strip()
-        found.sort(key=lambda path: path.name != latest)
-        if any(path.name == latest for path in found):  # later ones are of a future that was given up
-            found = [path for path in found if number_of(path) <= int(latest.removeprefix("step-"))]
-    return found
-
-
-ORIGIN = "origin"  # in the directory: the checkpoint of `checkpoint.resume=PATH` that the run began at
-
-
-def has_begun_at(directory: Path, resume: str) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        return (directory / ORIGIN).read_text(encoding="utf-8").strip() == str(Path(resume).resolve())
-    return False
-
-
-def begin_at(directory: Path, path: Path) -> None:
-    """Remember that a run begins at a checkpoint; its own later ones, or those of another beginning, are given up.
-
-    The main rank calls it once `path` is known to be whole.
-    """
-    path = path.resolve()
-    if path.parent == directory.resolve():
-        durable.write_file(directory / "latest", path.name + "\n")
-    elif directory.is_dir() and steps_of(directory):
-        set_aside(directory.parent)
-    directory.mkdir(parents=True, exist_ok=True)
-    durable.write_file(directory / ORIGIN, f"{path}\n")
-
-
-def choose(directory: Path, resume: str, ranks: "Ranks") -> Path | None:
-    """The newest whole checkpoint, every byte of it compared with its manifest; None to start afresh.
-
-    All ranks call it and share the reading. Damaged ones are named, and passed over when `resume` is auto.
-
-    Raises:
-        CheckpointError: on every rank: there are checkpoints and none is whole, or the one asked for is not.
-    """
-    from train.distributed import gather
-
-    if ranks.is_main:  # a run may have died while it replaced one
-        for old in directory.glob("step-*.old"):
-            durable.recover(old.with_suffix(""))
-    found: list[Path] = gather(candidates(directory, resume))[0]
-    problems: list[str] = []
-    for path in found:
-        problems = [problem for part in gather(_problems(path, ranks)) for problem in part]
-        if not problems:
-            return path
-        ranks.say(f"WARNING: {path.name} is passed over: {'; '.join(problems[:3])}")
-    if problems:
-        own = found[0].resolve().parent == directory.resolve()
-        raise CheckpointError(
-            f"{problems[0]}. "
-            + (f"No checkpoint in {directory} is whole; " if own and resume == "auto" else "")
-            + "checkpoint.resume=never starts the run afresh, and moves what is there aside"
-        )
-    return None
-
-
-def _problems(path: Path, ranks: "Ranks") -> list[str]:
-    """What this rank finds in its share of a checkpoint's files."""
-    try:
-        manifest = durable.read_manifest(path)
-        if manifest.get("version") != VERSION:
-            raise ValueError(f"{path}: its layout is of version {manifest.get('version')}, and this is {VERSION}")
-    except ValueError as error:
-        return [str(error)] if ranks.is_main else []
-    mine = sorted(manifest["files"])[ranks.rank :: ranks.world_size]
-    return durable.find_damage(path, mine)
-
-
-def check_same(path: Path, made_of: dict[str, Any]) -> None:
-    """Raises: CheckpointError naming what is not as it was when the checkpoint was written."""
-    before = durable.read_manifest(path)
-    hints = {
-        "model": "the base model's config is not the one that the run began with",
-        "tokenizer": "the tokenizer or the chat template is not the one that the run began with",
-        "engine": "engine.zero_stage or engine.precision is not what the run began with",
-    }
-    for key, now in made_of.items():
-        if before.get(key) == now:
-            continue
-        if key != "data":
-            raise CheckpointError(f"{path}: {hints[key]}. Bring it back, or start afresh with another run_dir=PATH")
-        changed = sorted(name for name in before["data"] | now if before["data"].get(name) != now.get(name))
-        raise CheckpointError(
-            f"{path} was made with other data: {', '.join(changed)} changed since (rows or settings). "
-            "Bring it back, or start afresh with another run_dir=PATH"
-        )
-
-
 def read_state(path: Path) -> TrainState:
     return TrainState(**json.loads((path / "state.json").read_bytes()))
 
 
 def state_copy(state: TrainState) -> TrainState:
     return TrainState(**json.loads(json.dumps(asdict(state))))
-
-
-def set_aside(run_dir: Path) -> None:
-    """Move the checkpoints and the export of an earlier run out of the way, as `checkpoint.resume=never` asks.
-
-    One earlier run's are kept, that which had come furthest, so that a slip of the hand does not cost a run.
-    """
-    durable.recover(run_dir / "export")
-    before, now = run_dir / "checkpoints.replaced", run_dir / "checkpoints"
-    keep_before = _steps_in(before) > _steps_in(now)
-    for name in ("checkpoints", "export", "metrics.jsonl", "bad_steps.jsonl"):
-        path, replaced = run_dir / name, run_dir / f"{name}.replaced"
-        for old in [path] if keep_before else [replaced]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        if path.exists():
-            path.rename(replaced)
-
-
-def _steps_in(directory: Path) -> int:
-    return max((number_of(path) for path in steps_of(directory)), default=0)
 
 
 def steps_of(directory: Path) -> list[Path]:

@@ -99,6 +99,20 @@ def start(ranks: Ranks, device: torch.device) -> None:
         _forget_buffer(ranks)
 
 
+def start_gloo(ranks: Ranks) -> None:
+    """Join a group for rewards and rows alone, where nothing is trained; `stop` leaves it."""
+    global _control
+    if ranks.world_size > 1:
+        torch.distributed.init_process_group("gloo")
+        _control = torch.distributed.group.WORLD
+
+
+def gather_in_turn(mine: list[Any]) -> list[Any]:
+    """Things that were dealt out in turn (`things[rank::world_size]`), in their order again, on all ranks."""
+    parts = gather(mine)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+
+
 def _prepare_for_op() -> None:
     """Let DeepSpeed find the op that it needs on CPU as launch.sh has compiled it, instead of compiling it anew."""
     compiled = Path(sys.prefix) / "torch_extensions"

@@ -2,9 +2,9 @@
 
 import contextlib
 
-from train import checkpoint
 from train.distributed import gather
 from train.run import Run, resume
+from train.starting_point import first_whole
 
 
 def out_of_patience(run: Run) -> bool:
@@ -33,6 +33,6 @@ def return_to_best(run: Run) -> None:
         + (f"{found}, the best one, is exported" if found else "no trained step was better than the start")
     )
     if found is not None:
-        path = checkpoint.choose(folder, str(folder / found), run.ranks)
+        path = first_whole([folder / found], run.ranks)
         assert path is not None
         run.state = resume(run.engine, path, run.ranks)

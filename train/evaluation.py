@@ -1,5 +1,6 @@
 """Held-out pairs, scored during training: metrics per source and overall, exact over ranks and packs."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def _check_benchmarks(config: EvaluationConfig) -> None:
         if name not in BENCHMARKS or name == "best-of-n":  # whose items a run does not score
             there = ", ".join(known for known in BENCHMARKS if known != "best-of-n")
             raise ValueError(f"{key}: there is no such benchmark; there are {there}")
-        if entry.path is not None and not Path(entry.path).expanduser().exists():
+        if entry.path is not None and not Path(os.path.expanduser(entry.path)).exists():
             raise ValueError(f"{key}.path={entry.path}: no such file or directory")
         if entry.limit is not None and entry.limit < 1:
             raise ValueError(f"{key}.limit={entry.limit}: expected 1 or more items, or null")

@@ -185,8 +185,11 @@ def _held_out_metrics(run: Run) -> dict[str, float]:
     """Of the held-out pairs and of benchmarks."""
     loader, metrics = run.eval_loader, {}
     if loader is not None:
+
+        def check_in(batch: PairPack) -> None:
+            run.check_in("evaluation", batch, loader)
+
         directory = run.directory if run.ranks.is_main else None
-        check_in = lambda batch: run.check_in("evaluation", batch, loader)  # noqa: E731
         metrics = evaluate(run.engine, loader, run.device, check_in, run.state.step, directory)
     return metrics | score_benchmarks(
         run.engine,
@@ -203,7 +206,7 @@ def _save_if_due(run: Run, tracker: Tracker, best: bool) -> None:
     """Write a checkpoint where the schedule, the clock or a new best asks for one, and seal one that is flushed."""
     checkpoints, state = run.checkpoints, run.state
     last = state.step == run.total_steps or out_of_patience(run)
-    due = agree([int(checkpoints.due(state.step, last))])[0] and state.bad_steps == 0
+    due = agree([int(checkpoints.due(state.step))])[0] and state.bad_steps == 0
     if due or best or last:
         run.watchdog.beat(state.step, kind="save")
         checkpoints.save(run.engine, state)

@@ -7,6 +7,7 @@ The page is one file without scripts that opens from disk. Every figure has its 
 own at its end; docs/evaluation.md says what is on it.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,9 @@ def main(arguments: list[str]) -> int:
             if key not in ("run", "output") or not equals or not value:
                 raise ReportError(f"{argument!r}: expected run=DIRECTORY (once or more) or output=FILE")
             if key == "run":
-                directories.append(Path(value).expanduser())
+                directories.append(Path(os.path.expanduser(value)))
             else:
-                output = Path(value).expanduser()
+                output = Path(os.path.expanduser(value))
         if not directories:
             raise ReportError("which run? give run=DIRECTORY, e.g. run=runs/tiny")
         if output is None:

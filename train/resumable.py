@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint import candidates, read_state
+from train.checkpoint import read_state
 from train.engine import OptimizerConfig, learning_rate_at
 from train.recipe import Recipe, RecipeError, read_recipe
+from train.starting_point import candidates
 
 Change = tuple[Any, Any]  # a key's value at the last start, and now
 

@@ -17,7 +17,7 @@ from data.mixture import Mixture
 from data.pairs import DataError
 from models.attention import choose_backend
 from models.build import Base, apply_liger, build_model, resolve_base, use_liger
-from train import checkpoint, shards
+from train import checkpoint, shards, starting_point
 from train.checkpoint import Checkpoints, TrainState
 from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts, start
 from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
@@ -112,11 +112,8 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     start(ranks, device)
     # From here on every rank has read what the run directory held, and the main one may change it.
     if ranks.is_main and recipe.checkpoint.resume == "never":
-        checkpoint.set_aside(directory)
-    begins = recipe.checkpoint.resume not in ("auto", "never") and not checkpoint.has_begun_at(
-        directory / "checkpoints", recipe.checkpoint.resume
-    )
-    resume_from = checkpoint.choose(directory / "checkpoints", recipe.checkpoint.resume, ranks)
+        starting_point.set_aside(directory)
+    resume_from = starting_point.choose(directory / "checkpoints", recipe.checkpoint.resume, ranks)
     made_of = {
         "model": _fingerprint(base),
         "tokenizer": chat.fingerprint(),
@@ -124,11 +121,11 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         "data": mixture.fingerprint() | {f"eval.{s.name}": s.fingerprint() for s in data.held_out},
     }
     if resume_from is not None:
-        checkpoint.check_same(resume_from, made_of)
+        starting_point.check_same(resume_from, made_of)
         _check_epochs(recipe, mixture, checkpoint.read_state(resume_from))
     if ranks.is_main:
-        if begins and resume_from is not None:
-            checkpoint.begin_at(directory / "checkpoints", resume_from)
+        if resume_from is not None and resume_from == Path(recipe.checkpoint.resume):
+            starting_point.begin_at(directory / "checkpoints", resume_from)
         (directory / FINISHED).unlink(missing_ok=True)
         _write_inputs(directory, recipe, base, data)
         _announce(recipe, ranks, data, mixture, device, attention)

@@ -59,10 +59,9 @@ def score_file(config: ScoreConfig) -> Path:
         DataError, ModelError: something to mend in the settings, the input or the model.
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
-    import torch
     from tqdm import tqdm
 
-    from train.distributed import choose_device, read_ranks
+    from train.distributed import choose_device, gather, gather_in_turn, read_ranks, start_gloo, stop
     from train.scorer import Scorer, score_rows
 
     ranks = read_ranks()
@@ -71,8 +70,7 @@ def score_file(config: ScoreConfig) -> Path:
     check_output(output, config.overwrite)
     source = SourceConfig(path=config.input)
     check_source("input", source)
-    if ranks.world_size > 1:
-        torch.distributed.init_process_group("gloo")  # only rewards travel
+    start_gloo(ranks)
     scorer = Scorer(
         config.model,
         dtype=config.dtype,
@@ -81,8 +79,7 @@ def score_file(config: ScoreConfig) -> Path:
         pack_tokens=config.pack_tokens,
         max_length=config.max_length,
     )
-    finished = _finished_rows(partial, about, _identity(config, scorer)) if ranks.is_main else 0
-    finished = _from_main(finished, ranks.world_size)
+    finished = gather(_finished_rows(partial, about, _identity(config, scorer)) if ranks.is_main else 0)[0]
     ranks.say(
         f"scoring in {str(scorer.dtype).removeprefix('torch.')} on {scorer.device}, attention: {scorer.attention}"
     )
@@ -91,8 +88,7 @@ def score_file(config: ScoreConfig) -> Path:
     errors = 0
     with tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5) as bar:
         for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
-            mine = score_rows(scorer, chunk[ranks.rank :: ranks.world_size])
-            rows = _gather(mine, ranks.rank, ranks.world_size)
+            rows = gather_in_turn(score_rows(scorer, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:
                 _append(partial, rows)
             errors += sum("error" in row for row in rows)
@@ -102,8 +98,7 @@ def score_file(config: ScoreConfig) -> Path:
             _finish(partial, output)
             about.unlink(missing_ok=True)
     ranks.say(f"wrote {output}" + (f"; {errors:,} rows have an error instead of a score" if errors else ""))
-    if ranks.world_size > 1:
-        torch.distributed.destroy_process_group()
+    stop()
     return output
 
 
@@ -157,45 +152,13 @@ def _finished_rows(partial: Path, about: Path, identity: dict[str, Any]) -> int:
         before = json.loads(about.read_bytes())
     if before != identity:
         raise DataError(f"{partial}: an unfinished run of another input, model or dtype; remove it to start afresh")
-    whole, size = 0, 0
-    with open(partial, "rb+") as file:
-        for line in file:
-            if not (line.startswith(b"{") and line.endswith(b"}\n")):
-                break
-            whole, size = whole + 1, size + len(line)
-        file.truncate(size)
-    return whole
+    return durable.keep_whole_lines(partial)
 
 
 def _append(partial: Path, rows: list[dict[str, Any]]) -> None:
     """Add finished rows, and wait until they are on the disk."""
-    with _keeping(partial), open(partial, "a") as file:
-        file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _gather(mine: list[dict[str, Any]], rank: int, world_size: int) -> list[dict[str, Any]]:
-    """All ranks' rows in the input's order, on the main rank; nothing on the others."""
-    if world_size == 1:
-        return mine
-    import torch
-
-    parts: list[Any] = [None] * world_size
-    torch.distributed.gather_object(mine, parts if rank == 0 else None)
-    if rank != 0:
-        return []
-    return [parts[i % world_size][i // world_size] for i in range(sum(map(len, parts)))]
-
-
-def _from_main(value: int, world_size: int) -> int:
-    if world_size == 1:
-        return value
-    import torch
-
-    box = [value]
-    torch.distributed.broadcast_object_list(box)
-    return box[0]
+    with _keeping(partial):
+        durable.append_lines(partial, (json.dumps(row, default=str) for row in rows))
 
 
 def _finish(partial: Path, output: Path) -> None:

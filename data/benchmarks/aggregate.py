@@ -219,7 +219,7 @@ def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[
 
 
 def run_benchmark(score_groups: ScoreGroups, benchmark: Benchmark, items: Sequence[Comparison]) -> dict[str, float]:
-    """All scores of a benchmark by any scoring function (see `score_items`), as a training loop wants them.
+    """All scores of a benchmark by any scoring function (see `score_items`): another model, or a rule to compare with.
 
     Items that the scorer refuses are left out; `unscored` counts them where there are any.
     """

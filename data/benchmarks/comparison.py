@@ -5,6 +5,7 @@ with its candidate responses, scored as one group that shares the prompt. A row 
 published score counts every row, so a row that can't be read stops the run with its address.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def data_files(name: str, path: str, split: str) -> list[Path]:
 
 def existing(name: str, path: str) -> Path:
     """Raises: DataError when there is nothing at the path."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if not place.exists():
         raise DataError(f"path.{name}={path}: no such file or directory")
     return place

@@ -10,6 +10,8 @@ Ties = 0.30 accuracy of tied + 0.30 accuracy of ref + 0.20 mean[m_tied > d] + 0.
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from data.benchmarks.aggregate import Array, Means, mean_of
 from data.benchmarks.comparison import (
     Candidates,
@@ -120,5 +122,5 @@ def _margins(group: Candidates, rewards: Sequence[float]) -> tuple[float, float]
 def combine(means: Means) -> dict[str, Array]:
     parts = {name: means(name, "ties") for name in TIES}
     domains = {domain: means("accuracy", domain) for domain in DOMAINS[:-1]}
-    domains["ties"] = sum(weight * parts[name] for name, weight in TIES.items())  # type: ignore[assignment]
+    domains["ties"] = np.sum([weight * parts[name] for name, weight in TIES.items()], axis=0)
     return {"score": mean_of(list(domains.values())), **domains, **parts}

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 from building import ROWS, build, build_beside_another
 from handmade import numbered, write_jsonl
 from killed import kill_everywhere
+from support import no_file_larger_than
 
 import data.store as store_module
 from data import durable
@@ -191,13 +191,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(build_store: Build, tmp_
     build_store(numbered(1), name="other")
     before = directories(tmp_path / "cache")
     path = write_jsonl(tmp_path / "rows.jsonl", numbered(300))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
-        with pytest.raises(DataError) as caught:
-            build_store(path=str(path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_larger_than(50_000), pytest.raises(DataError) as caught:
+        build_store(path=str(path))
     assert str(caught.value) == (
         f"{tmp_path}/cache: the tokenised pairs cannot be written there: File too large; make room, "
         "or keep them elsewhere: data.cache_dir=PATH"

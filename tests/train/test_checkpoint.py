@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from train import checkpoint
-from train.checkpoint import CheckpointConfig, Checkpoints, TrainState, candidates, check_checkpoint, improves
+from train import checkpoint, starting_point
+from train.checkpoint import CheckpointConfig, Checkpoints, TrainState, check_checkpoint, improves
 from train.distributed import Ranks
+from train.starting_point import candidates
 
 
 class Writer:
@@ -108,14 +109,13 @@ def test_a_state_is_saved_once(tmp_path):
 
 def test_when_one_is_due(tmp_path, monkeypatch):
     by_steps = made(tmp_path, every=3, every_minutes=None)
-    assert [step for step in range(1, 8) if by_steps.due(step, last=False)] == [3, 6]
-    assert by_steps.due(7, last=True)
+    assert [step for step in range(1, 8) if by_steps.due(step)] == [3, 6]
     now = time.monotonic()
     by_clock, other_rank = made(tmp_path, every_minutes=30), made(tmp_path, Ranks(1, 1, 2, 2), every_minutes=30)
-    assert not by_clock.due(1, last=False)
+    assert not by_clock.due(1)
     monkeypatch.setattr(time, "monotonic", lambda: now + 1801)
-    assert by_clock.due(1, last=False)
-    assert not other_rank.due(1, last=False)  # the main rank's clock counts
+    assert by_clock.due(1)
+    assert not other_rank.due(1)  # the main rank's clock counts
 
 
 def test_what_cannot_be_written_is_told_and_taken_away(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_replaced_run_is_kept_once(tmp_path):
         for name in ("checkpoints", "export"):
             (tmp_path / name).mkdir()
             (tmp_path / name / generation).touch()
-        checkpoint.set_aside(tmp_path)
+        starting_point.set_aside(tmp_path)
     for name in ("checkpoints", "export"):
         assert [path.name for path in (tmp_path / f"{name}.replaced").iterdir()] == ["two"]
         assert not (tmp_path / name).exists()
@@ -156,7 +156,7 @@ def test_of_replaced_runs_the_one_that_had_come_furthest_is_kept(tmp_path):
     for steps in (6, 2):
         save(made(tmp_path / "checkpoints"), steps)
         (tmp_path / "metrics.jsonl").write_text(f"{steps}")
-        checkpoint.set_aside(tmp_path)
+        starting_point.set_aside(tmp_path)
     assert names(tmp_path / "checkpoints.replaced") == ["step-6"]
     assert (tmp_path / "metrics.jsonl.replaced").read_text() == "6"
     assert not (tmp_path / "checkpoints").exists()
@@ -169,12 +169,12 @@ def test_a_run_begins_at_a_checkpoint_once(tmp_path):
     save(made(other), 4)
     path = str(other / "step-4")
     assert candidates(own, path) == [other / "step-4"]
-    checkpoint.begin_at(own, other / "step-4")
+    starting_point.begin_at(own, other / "step-4")
     assert candidates(own, path) == [other / "step-4"]  # it has none of its own yet
     save(made(own), 8)
     assert candidates(own, path) == [own / "step-8"]
     save(made(other), 6)
-    checkpoint.begin_at(own, other / "step-6")  # another beginning
+    starting_point.begin_at(own, other / "step-6")  # another beginning
     assert candidates(own, str(other / "step-6")) == [other / "step-6"]
     assert names(own.parent / "checkpoints.replaced") == ["step-8"]
 
@@ -182,7 +182,7 @@ def test_a_run_begins_at_a_checkpoint_once(tmp_path):
 def test_going_back_gives_later_steps_up(tmp_path):
     for step in (2, 4, 6):
         save(made(tmp_path, keep=9), step)
-    checkpoint.begin_at(tmp_path, tmp_path / "step-4")
+    starting_point.begin_at(tmp_path, tmp_path / "step-4")
     assert [path.name for path in candidates(tmp_path, str(tmp_path / "step-4"))] == ["step-4", "step-2"]
 
 
@@ -196,7 +196,7 @@ def test_a_replacement_that_was_cut_short_is_undone(tmp_path):
     save(made(tmp_path), 2)
     (tmp_path / "step-2").rename(tmp_path / "step-2.old")  # kill -9 between the two renames
     (tmp_path / "step-2.tmp").mkdir()
-    assert checkpoint.choose(tmp_path, "auto", Ranks()) == tmp_path / "step-2"
+    assert starting_point.choose(tmp_path, "auto", Ranks()) == tmp_path / "step-2"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from runs import RECIPE, assert_same, finish, newest, straight
 
 from data import durable
-from train import checkpoint
+from train import checkpoint, starting_point
 from train.checkpoint import CheckpointError
 from train.distributed import Ranks
 
@@ -126,10 +126,10 @@ def test_forty_random_damages_are_all_found(warm, run_dir):
             damaged = content[: at // 8] + bytes([flipped]) + content[at // 8 + 1 :]
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=re.escape(file.name)):
-            checkpoint.choose(checkpoints, "auto", Ranks())
+            starting_point.choose(checkpoints, "auto", Ranks())
         file.write_bytes(content)
         number += 1
-    assert checkpoint.choose(checkpoints, "auto", Ranks()) == path
+    assert starting_point.choose(checkpoints, "auto", Ranks()) == path
 
 
 def test_other_data_is_refused(warm, tmp_path):
@@ -160,11 +160,11 @@ def test_another_template_is_refused(warm, tmp_path):
 def test_what_a_checkpoint_was_made_of_is_compared(run_dir):
     path = newest(run_dir)
     made_of = {key: durable.read_manifest(path)[key] for key in ("model", "tokenizer", "data")}
-    checkpoint.check_same(path, made_of)
+    starting_point.check_same(path, made_of)
     with pytest.raises(CheckpointError, match=r"step-4: the base model's config is not the one"):
-        checkpoint.check_same(path, {**made_of, "model": "x"})
+        starting_point.check_same(path, {**made_of, "model": "x"})
     with pytest.raises(CheckpointError, match=r"other data: more, twins changed since"):
-        checkpoint.check_same(path, {**made_of, "data": made_of["data"] | {"twins": "x", "more": "y"}})
+        starting_point.check_same(path, {**made_of, "data": made_of["data"] | {"twins": "x", "more": "y"}})
 
 
 def test_another_layout_is_named(run_dir):
@@ -172,4 +172,4 @@ def test_another_layout_is_named(run_dir):
     manifest = durable.read_manifest(path)
     durable.seal(path, manifest.pop("files"), **{**manifest, "version": 99})
     with pytest.raises(CheckpointError, match=r"step-4: its layout is of version 99"):
-        checkpoint.choose(run_dir / "checkpoints", str(path), Ranks())
+        starting_point.choose(run_dir / "checkpoints", str(path), Ranks())

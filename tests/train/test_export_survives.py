@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ from exporting import trained, weights
 from killed import kill_everywhere
 from patches import check_export_in_process
 from runs import RECIPE
+from support import no_file_larger_than
 
 from data import durable
 from models.export import compare_weights, export_tensors
@@ -36,17 +36,6 @@ def assert_only_export(directory, seed):
     assert os.listdir(directory) == ["export"]
     assert holds(directory / "export", seed)
     assert json.loads((directory / "export" / "parity.json").read_text())["passed"]
-
-
-@contextlib.contextmanager
-def no_file_larger_than(limit):
-    """The system's own error, in Python's writers and in Rust's."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_kill_9_at_every_change_that_an_export_makes(tmp_path):

@@ -1,12 +1,12 @@
 """What may change between two starts of one run directory: each kind of key, sources, commits, the run's end."""
 
 import json
-import resource
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 from runs import RECIPE, metrics
+from support import no_file_larger_than
 
 from data.durable import ROOM, check_directory
 from data.sources import SourceConfig
@@ -317,13 +317,8 @@ def test_a_file_is_no_run_directory(tmp_path):
 
 
 def test_a_directory_that_cannot_hold_a_few_mib_is_refused_and_left_clean(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM // 2, limits[1]))  # writes fail as they do on a full disk
-    try:
-        with pytest.raises(OSError, match=r"File too large.*Make room") as caught:
-            check_directory(tmp_path / "new")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_larger_than(ROOM // 2), pytest.raises(OSError, match=r"File too large.*Make room") as caught:
+        check_directory(tmp_path / "new")
     assert str(caught.value).startswith(f"{tmp_path / 'new'}: ")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,15 +1,13 @@
 """The scoring command: every kind of row, order, errors, restart, ranks; and rewards equal to plain transformers."""
 
-import contextlib
 import gzip
 import json
-import resource
 import subprocess
 
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from support import ROOT, environment, launcher
+from support import ROOT, environment, launcher, no_file_larger_than
 
 import train.score
 from data.pairs import InvalidPair
@@ -166,16 +164,6 @@ def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, caps
     source = write(tmp_path / "in.jsonl", ROWS)
     assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]) == 2
     assert "unfinished run of another input" in capsys.readouterr().err
-
-
-@contextlib.contextmanager
-def no_file_larger_than(limit):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
