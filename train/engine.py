@@ -204,6 +204,7 @@ def quiet_deepspeed() -> None:
     # The variable of some CUDA images holds "9.0a", which DeepSpeed's op builder cannot parse.
     if os.environ.get("TORCH_CUDA_ARCH_LIST", "").endswith("a"):
         os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ["TORCH_CUDA_ARCH_LIST"][:-1]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is a CUDA toolkit and no GPU
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").addFilter(_is_news)
     # DeepSpeed 0.19 still calls the collectives by the names that torch 2.13 deprecates, several times a step.
