@@ -56,10 +56,13 @@ class DataConfig:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bradley"
 
 
+GATES = ("identical", "contradictions", "duplicates", "near_duplicates", "contamination", "leakage")  # in their order
+
+
 def check_gates(gates: GateConfig) -> None:
     """Raises: DataError."""
     choices = ("off", "report", "drop")
-    for gate in ("identical", "contradictions", "duplicates", "near_duplicates", "leakage", "contamination"):
+    for gate in GATES:
         allowed = (*choices, "majority") if gate == "contradictions" else choices
         if vars(gates)[gate] not in allowed:
             raise DataError(f"data.gates.{gate}={vars(gates)[gate]!r}: expected one of {list(allowed)}")
