@@ -9,12 +9,14 @@ from support import ROOT
 LAYERS = [
     *(
         f"data.{name}"
-        for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "render", "chat", "tokenise")
+        for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "condition", "where", "words")
     ),
-    *(f"data.{name}" for name in ("store", "mixture", "packing", "planning", "sampler", "loader")),
+    "data.near_duplicates",
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
     *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),
+    *(f"data.{name}" for name in ("contamination", "render", "chat", "tokenise", "store", "mixture")),
+    *(f"data.{name}" for name in ("packing", "planning", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
     *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
