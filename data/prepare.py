@@ -108,9 +108,8 @@ def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
     """The prompts of benchmarks, from their files or from the hub. Raises: DataError."""
     from data.contamination import read_prompts  # waits until it is asked for
 
-    return read_prompts(
-        {name: None if place == "hub" else os.path.expanduser(place) for name, place in benchmarks.items()}
-    )
+    paths = {name: os.path.expanduser(place) for name, place in benchmarks.items() if place != "hub"}
+    return read_prompts(list(benchmarks), paths)
 
 
 def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: bool, builder: bool) -> PreparedData:

@@ -70,7 +70,7 @@ def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, bui
     assert where is not None
 
     def make(directory: Path, writer: ColumnWriter) -> None:
-        for rows in matching_rows(f"{key}.where", where, lambda: read_rows(key, source)):
+        for rows in matching_rows(key, where, lambda: read_rows(key, source)):
             writer.write("row", rows.astype(np.int64))
 
     directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
@@ -86,7 +86,7 @@ def find_signatures(
             writer.write("row", rows)
             writer.write("signature", signatures)
 
-    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS}
+    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS, "flip": source.flip}
     return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
 
 
@@ -137,17 +137,22 @@ def _with_bar(key: str, source: SourceConfig) -> Any:
 
 def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers and signatures of the rows that hold two conversations."""
-    from data.near_duplicates import pair_text, signature
+    from data.near_duplicates import signature, texts_of
 
-    signed = [(row.number, signature(pair_text(*sides), NUM_PERMUTATIONS)) for row, sides in _pairs(rows, source)]
+    signed = [
+        (row.number, signature(texts_of(*(reversed(sides) if source.flip else sides)), NUM_PERMUTATIONS))
+        for row, sides in _pairs(rows, source)
+    ]
     numbers = np.array([number for number, _ in signed], np.int64)
     return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
 
 
 def _compare(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> list[tuple[int, dict[str, Any]]]:
+    from data.contamination import texts_of
+
     found = []
     for row, sides in _pairs(rows, source):
-        hit = prompts.find(*sides)
+        hit = prompts.find(*texts_of(*sides))
         if hit is not None:
             found.append((row.number, asdict(hit)))
     return found

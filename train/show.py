@@ -8,6 +8,7 @@
 Every key of the recipe can be given, too; pairs are drawn with its seed. Exit codes: 0 shown, 2 for you to mend.
 """
 
+import signal
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -208,6 +209,7 @@ def main(arguments: list[str]) -> int:
     from models.attention import ModelError
     from train.inputs import prepare
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     try:
         chat, _, data = prepare(recipe, weights=False)
         show(wish, chat, data, recipe.seed)

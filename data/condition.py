@@ -1,0 +1,184 @@
+"""The text of a `where` (data/where.py): what a condition may hold, and a DuckDB with everything else locked."""
+
+import difflib
+import json
+import string
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from data.pairs import DataError
+
+MAX_LENGTH = 10_000  # characters of a condition
+TABLE = "rows_of_this_source"
+
+# DuckDB files these with the clock's own functions because some of their forms depend on the time zone, which is UTC
+# here; and of macros it says nothing.
+_ALLOWED = frozenset(
+    """
+    + - -> century date_diff date_part date_sub date_trunc datediff datepart datesub datetrunc day dayname
+    dayofmonth dayofweek dayofyear decade era hour isodow isoyear julian last_day make_timestamptz microsecond
+    millennium millisecond minute month monthname quarter second strftime time_bucket week weekday weekofyear year
+    yearweek array_append array_prepend array_reverse array_to_string days_in_month fdiv if json list_any_value
+    list_append list_avg list_bool_and list_bool_or list_count list_first list_last list_max list_median list_min
+    list_mode list_prepend list_product list_reverse list_sum nullif split_part
+    """.split()  # noqa: SIM905
+)
+# These look at other things than the row, or make gigabytes of a few characters.
+_REFUSED = frozenset(
+    """
+    json_serialize_sql json_deserialize_sql json_serialize_plan parse_duckdb_log_message
+    repeat lpad rpad bar format printf array_resize list_resize
+    """.split()  # noqa: SIM905
+)
+_EXPRESSIONS = frozenset(
+    """
+    BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR TYPE
+    """.split()  # noqa: SIM905
+)
+_OTHER_EXPRESSIONS = {
+    "SUBQUERY": "a subquery (also = ANY (...); of a list of values write column IN ('a', 'b'))",
+    "WINDOW": "a window function",
+    "PARAMETER": "a parameter; write the value itself",
+    "STAR": "* or COLUMNS(...); name the columns",
+    "POSITIONAL_REFERENCE": "a position; name the column",
+}
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+@dataclass
+class Names:
+    """Names that a condition uses as columns; `optional` ones are also parameters of a lambda in it."""
+
+    required: list[str]
+    optional: set[str]
+
+
+def connect() -> Any:
+    import duckdb
+
+    settings: dict[str, Any] = {
+        "threads": 1,
+        "memory_limit": "1GB",
+        "enable_external_access": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,  # else a name of a variable of this process is a table
+    }
+    connection = duckdb.connect(":memory:", config=settings)
+    connection.execute("SET TimeZone = 'UTC'")  # the machine's own otherwise
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def parse(key: str, where: str, connection: Any) -> Names:
+    """The columns that a condition names. Raises: DataError when it is not one deterministic condition."""
+    if not isinstance(where, str) or not where.strip():
+        refuse(key, where, "expected a SQL condition, e.g. margin >= 0.5")
+    if len(where) > MAX_LENGTH:
+        refuse(key, where, f"has {len(where):,} characters, at most {MAX_LENGTH:,} are allowed")
+    if any(c < " " and c not in "\n\t\r" for c in where):
+        refuse(key, where, "holds control characters")
+    root = _syntax_tree(key, where, connection)
+    scalar, aggregates = _functions(connection)
+    columns: dict[str, None] = {}
+    parameters: set[str] = set()
+    waiting: list[Any] = [root]
+    while waiting:  # not by recursion: the tree is as deep as the condition is long
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+            continue
+        if not isinstance(node, dict):
+            continue
+        kind = node.get("class")
+        if isinstance(kind, str) and kind not in _EXPRESSIONS:
+            refuse(key, where, f"holds {_OTHER_EXPRESSIONS.get(kind, kind)}")
+        if kind == "FUNCTION":
+            _check_function(key, where, node["function_name"], scalar, aggregates)
+        if kind == "COLUMN_REF":
+            if len(node["column_names"]) > 1:
+                dotted = ".".join(node["column_names"])
+                refuse(key, where, f"{dotted}: write column->>'$.field' for a field, \"{dotted}\" for such a column")
+            columns[node["column_names"][0]] = None
+        if kind == "LAMBDA":
+            parameters |= _lambda_parameters(node["lhs"])
+        waiting += node.values()
+    return Names([name for name in columns if name not in parameters], parameters)
+
+
+def _syntax_tree(key: str, where: str, connection: Any) -> Any:
+    """What DuckDB's parser makes of the condition.
+
+    In brackets, so that text which closes them gives something else than a list of one expression.
+    """
+    import duckdb
+
+    try:
+        where.encode()
+        text = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT [\n{where}\n] FROM {TABLE}"]).fetchone()[0]
+        tree = json.loads(text)
+    except RecursionError:
+        refuse(key, where, "is nested too deep")
+    except (duckdb.Error, UnicodeEncodeError) as error:
+        refuse(key, where, first_line(error))
+    if tree["error"]:
+        message = tree["error_message"].splitlines()[0]
+        if "]" not in where:  # it is ours
+            message = message.replace('at or near "]"', "at its end")
+        refuse(key, where, f"{message} (one condition is expected, e.g. margin >= 0.5)")
+    only = "expected one condition and nothing after it"
+    select = tree["statements"][0]["node"]
+    if len(tree["statements"]) != 1 or select["type"] != "SELECT_NODE" or len(select["select_list"]) != 1:
+        refuse(key, where, only)
+    parts = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
+    listed = select["select_list"][0]
+    if (
+        any(select[part] for part in parts)
+        or select["cte_map"]["map"]
+        or select["from_table"].get("table_name") != TABLE
+        or (listed.get("class"), listed.get("function_name")) != ("FUNCTION", "list_value")
+        or len(listed["arguments"]) != 1
+    ):
+        refuse(key, where, only)
+    return listed["arguments"][0]["expression"]
+
+
+def _functions(connection: Any) -> tuple[set[str], set[str]]:
+    """Names of the functions of one row that depend on their arguments alone, and of those over many rows."""
+    query = "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
+    known: dict[str, set[tuple[str, str]]] = {}
+    for name, kind, stability in connection.execute(query).fetchall():
+        known.setdefault(name, set()).add((kind, stability))
+    pure = {name for name, forms in known.items() if forms == {("scalar", "CONSISTENT")}}
+    return (pure | _ALLOWED) - _REFUSED, {name for name, forms in known.items() if "aggregate" in dict(forms)}
+
+
+def _check_function(key: str, where: str, name: str, scalar: set[str], aggregates: set[str]) -> None:
+    if name.lower() in scalar and not name.startswith("__"):
+        return
+    if name.lower() in aggregates:
+        refuse(key, where, f"{name}() is an aggregate over rows; a condition sees one row")
+    close = difflib.get_close_matches(name.lower(), sorted(scalar), 1, cutoff=0.75)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    refuse(key, where, f"{name}() is not a function of one row's values alone{hint}")
+
+
+def _lambda_parameters(node: dict[str, Any]) -> set[str]:
+    """Of `lambda x: ...` or `lambda x, y: ...`."""
+    nodes = [argument["expression"] for argument in node.get("arguments", [])] or [node]
+    return {name for inner in nodes for name in inner.get("column_names", [])}
+
+
+def lower(name: str) -> str:
+    """Lower case as DuckDB compares names: A to Z only."""
+    return name.translate(_LOWER)
+
+
+def first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def refuse(key: str, where: Any, reason: str) -> NoReturn:
+    shown = repr(where) if len(repr(where)) <= 200 else f"{repr(where)[:197]}..."
+    raise DataError(f"{key}.where={shown}: {reason}") from None
