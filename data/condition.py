@@ -9,6 +9,7 @@ from data.pairs import DataError
 
 MAX_LENGTH = 10_000  # characters of a condition
 TABLE = "rows_of_this_source"
+ONE = "expected one condition and nothing after it"
 
 # DuckDB files these with the clock's own functions because some of their forms depend on the time zone, which is UTC
 # here; and of macros it says nothing.
@@ -102,41 +103,46 @@ def _column(key: str, where: str, names: list[str]) -> str:
 
 
 def _syntax_tree(key: str, where: str, connection: Any) -> Any:
-    """What DuckDB's parser makes of the condition.
+    """What DuckDB's parser makes of the condition, without positions.
 
-    In brackets, so that text which closes them gives something else than a list of one expression.
+    It is parsed in parentheses, as it is used, and in brackets: text that closes the one does not close the other.
     """
     import duckdb
 
     try:
         where.encode()
-        question = [f"SELECT [\n{where}\n] FROM {TABLE}"]
-        # All rows of it: a result that is not fetched to its end blocks the connection.
-        tree = json.loads(connection.execute("SELECT json_serialize_sql(?)", question).fetchall()[0][0])
+        used = _selected(key, where, f"SELECT (\n{where}\n) FROM {TABLE}", connection)
+        listed = _selected(key, where, f"SELECT [\n{where}\n] FROM {TABLE}", connection)
+        arguments = listed.get("arguments", []) if listed.get("function_name") == "list_value" else []
+        if len(arguments) != 1 or arguments[0]["expression"] != used:
+            refuse(key, where, ONE)
     except RecursionError:
         refuse(key, where, "is nested too deep")
     except (duckdb.Error, UnicodeEncodeError) as error:
         refuse(key, where, first_line(error))
+    return used
+
+
+def _selected(key: str, where: str, query: str, connection: Any) -> Any:
+    """The one expression that a query over the table selects. Raises: DataError when the query is any other."""
+    # All rows of it: a result that is not fetched to its end blocks the connection.
+    text = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
+    tree = json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if "location" not in k})
     if tree["error"]:
         message = tree["error_message"].splitlines()[0]
-        if "]" not in where:  # it is ours
-            message = message.replace('at or near "]"', "at its end")
+        for ours in ("]", ")"):
+            if ours not in where:
+                message = message.replace(f'at or near "{ours}"', "at its end")
         refuse(key, where, f"{message} (one condition is expected, e.g. margin >= 0.5)")
-    only = "expected one condition and nothing after it"
     select = tree["statements"][0]["node"]
     if len(tree["statements"]) != 1 or select["type"] != "SELECT_NODE" or len(select["select_list"]) != 1:
-        refuse(key, where, only)
-    parts = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
-    listed = select["select_list"][0]
-    if (
-        any(select[part] for part in parts)
-        or select["cte_map"]["map"]
-        or select["from_table"].get("table_name") != TABLE
-        or (listed.get("class"), listed.get("function_name")) != ("FUNCTION", "list_value")
-        or len(listed["arguments"]) != 1
-    ):
-        refuse(key, where, only)
-    return listed["arguments"][0]["expression"]
+        refuse(key, where, ONE)
+    others = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
+    if any(select[part] for part in others) or select["cte_map"]["map"]:
+        refuse(key, where, ONE)
+    if select["from_table"].get("table_name") != TABLE:
+        refuse(key, where, ONE)
+    return select["select_list"][0]
 
 
 def _functions(connection: Any) -> tuple[set[str], set[str]]:
