@@ -45,6 +45,19 @@ _OTHER_EXPRESSIONS = {
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
+def check_where(key: str, where: str | None) -> None:
+    """Check a condition as far as that is possible without rows. Costs nothing where there is none.
+
+    Args:
+        key: of the source: `data.sources.NAME`.
+
+    Raises:
+        DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
+    """
+    if where is not None:
+        parse(key, where, connect())
+
+
 def connect() -> Any:
     import duckdb
 

@@ -42,19 +42,6 @@ class _Column:
     kinds: set[str] = field(default_factory=set)
 
 
-def check_where(key: str, where: str | None) -> None:
-    """Check a condition as far as that is possible without rows. Costs nothing where there is none.
-
-    Args:
-        key: of the source: `data.sources.NAME`.
-
-    Raises:
-        DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
-    """
-    if where is not None:
-        parse(key, where, connect())
-
-
 def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> Iterator[np.ndarray]:
     """The numbers of the rows that match, ascending, int64, one array for each chunk of rows (it may be empty).
 

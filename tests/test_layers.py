@@ -9,7 +9,7 @@ from support import ROOT
 LAYERS = [
     *(
         f"data.{name}"
-        for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "condition", "where", "words")
+        for name in ("durable", "keys", "pairs", "builtin", "condition", "hub", "sources", "where", "words")
     ),
     "data.near_duplicates",
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),

@@ -9,9 +9,10 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from data.condition import check_where, connect
 from data.pairs import DataError, InvalidPair
 from data.sources import Row, SourceConfig, read_rows
-from data.where import CHUNK, check_where, matching_rows
+from data.where import CHUNK, matching_rows
 
 KEY = "data.sources.mine"
 
@@ -179,8 +180,6 @@ def test_what_only_the_columns_tell(where, tmp_path, monkeypatch):
 
 def test_the_connection_is_locked():
     import duckdb
-
-    from data.condition import connect
 
     secret = [1]  # a Python variable is a table of that name in an open connection
     for statement in (
