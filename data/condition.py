@@ -3,13 +3,13 @@
 import difflib
 import json
 import string
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from data.pairs import DataError
 
 MAX_LENGTH = 10_000  # characters of a condition
 TABLE = "rows_of_this_source"
+ONE = "expected one condition and nothing after it"
 
 # DuckDB files these with the clock's own functions because some of their forms depend on the time zone, which is UTC
 # here; and of macros it says nothing.
@@ -45,12 +45,17 @@ _OTHER_EXPRESSIONS = {
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
-@dataclass
-class Names:
-    """Names that a condition uses as columns; `optional` ones are also parameters of a lambda in it."""
+def check_where(key: str, where: str | None) -> None:
+    """Check a condition as far as that is possible without rows. Costs nothing where there is none.
 
-    required: list[str]
-    optional: set[str]
+    Args:
+        key: of the source: `data.sources.NAME`.
+
+    Raises:
+        DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
+    """
+    if where is not None:
+        parse(key, where, connect())
 
 
 def connect() -> Any:
@@ -71,7 +76,7 @@ def connect() -> Any:
     return connection
 
 
-def parse(key: str, where: str, connection: Any) -> Names:
+def parse(key: str, where: str, connection: Any) -> list[str]:
     """The columns that a condition names. Raises: DataError when it is not one deterministic condition."""
     if not isinstance(where, str) or not where.strip():
         refuse(key, where, "expected a SQL condition, e.g. margin >= 0.5")
@@ -79,69 +84,78 @@ def parse(key: str, where: str, connection: Any) -> Names:
         refuse(key, where, f"has {len(where):,} characters, at most {MAX_LENGTH:,} are allowed")
     if any(c < " " and c not in "\n\t\r" for c in where):
         refuse(key, where, "holds control characters")
-    root = _syntax_tree(key, where, connection)
-    scalar, aggregates = _functions(connection)
+    pure, aggregates = _functions(connection)
     columns: dict[str, None] = {}
-    parameters: set[str] = set()
-    waiting: list[Any] = [root]
+    waiting: list[tuple[Any, frozenset[str]]] = [(_syntax_tree(key, where, connection), frozenset())]
     while waiting:  # not by recursion: the tree is as deep as the condition is long
-        node = waiting.pop()
+        node, parameters = waiting.pop()  # parameters: of the lambdas around the node
         if isinstance(node, list):
-            waiting += node
-            continue
+            waiting += [(inner, parameters) for inner in node]
         if not isinstance(node, dict):
             continue
         kind = node.get("class")
         if isinstance(kind, str) and kind not in _EXPRESSIONS:
             refuse(key, where, f"holds {_OTHER_EXPRESSIONS.get(kind, kind)}")
         if kind == "FUNCTION":
-            _check_function(key, where, node["function_name"], scalar, aggregates)
-        if kind == "COLUMN_REF":
-            if len(node["column_names"]) > 1:
-                dotted = ".".join(node["column_names"])
-                refuse(key, where, f"{dotted}: write column->>'$.field' for a field, \"{dotted}\" for such a column")
-            columns[node["column_names"][0]] = None
-        if kind == "LAMBDA":
-            parameters |= _lambda_parameters(node["lhs"])
-        waiting += node.values()
-    return Names([name for name in columns if name not in parameters], parameters)
+            _check_function(key, where, node["function_name"], pure, aggregates)
+        if kind == "COLUMN_REF" and node["column_names"][0] not in parameters:
+            columns[_column(key, where, node["column_names"])] = None
+        # The parser cannot tell the arrow of JSON from that of an old lambda; here it is JSON's.
+        if kind == "LAMBDA" and node["syntax_type"] != "SINGLE_ARROW":
+            waiting.append((node["expr"], parameters | _lambda_parameters(node["lhs"])))
+        else:
+            waiting += [(inner, parameters) for inner in node.values()]
+    return list(columns)
+
+
+def _column(key: str, where: str, names: list[str]) -> str:
+    if len(names) > 1:
+        dotted = ".".join(names)
+        refuse(key, where, f"{dotted}: write column->>'$.field' for a field, \"{dotted}\" for such a column")
+    return names[0]
 
 
 def _syntax_tree(key: str, where: str, connection: Any) -> Any:
-    """What DuckDB's parser makes of the condition.
+    """What DuckDB's parser makes of the condition, without positions.
 
-    In brackets, so that text which closes them gives something else than a list of one expression.
+    It is parsed in parentheses, as it is used, and in brackets: text that closes the one does not close the other.
     """
     import duckdb
 
     try:
         where.encode()
-        text = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT [\n{where}\n] FROM {TABLE}"]).fetchone()[0]
-        tree = json.loads(text)
+        used = _selected(key, where, f"SELECT (\n{where}\n) FROM {TABLE}", connection)
+        listed = _selected(key, where, f"SELECT [\n{where}\n] FROM {TABLE}", connection)
+        arguments = listed.get("arguments", []) if listed.get("function_name") == "list_value" else []
+        if len(arguments) != 1 or arguments[0]["expression"] != used:
+            refuse(key, where, ONE)
     except RecursionError:
         refuse(key, where, "is nested too deep")
     except (duckdb.Error, UnicodeEncodeError) as error:
         refuse(key, where, first_line(error))
+    return used
+
+
+def _selected(key: str, where: str, query: str, connection: Any) -> Any:
+    """The one expression that a query over the table selects. Raises: DataError when the query is any other."""
+    # All rows of it: a result that is not fetched to its end blocks the connection.
+    text = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0][0]
+    tree = json.loads(text, object_hook=lambda node: {k: v for k, v in node.items() if "location" not in k})
     if tree["error"]:
         message = tree["error_message"].splitlines()[0]
-        if "]" not in where:  # it is ours
-            message = message.replace('at or near "]"', "at its end")
+        for ours in ("]", ")"):
+            if ours not in where:
+                message = message.replace(f'at or near "{ours}"', "at its end")
         refuse(key, where, f"{message} (one condition is expected, e.g. margin >= 0.5)")
-    only = "expected one condition and nothing after it"
     select = tree["statements"][0]["node"]
     if len(tree["statements"]) != 1 or select["type"] != "SELECT_NODE" or len(select["select_list"]) != 1:
-        refuse(key, where, only)
-    parts = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
-    listed = select["select_list"][0]
-    if (
-        any(select[part] for part in parts)
-        or select["cte_map"]["map"]
-        or select["from_table"].get("table_name") != TABLE
-        or (listed.get("class"), listed.get("function_name")) != ("FUNCTION", "list_value")
-        or len(listed["arguments"]) != 1
-    ):
-        refuse(key, where, only)
-    return listed["arguments"][0]["expression"]
+        refuse(key, where, ONE)
+    others = ("where_clause", "having", "sample", "qualify", "group_expressions", "modifiers")
+    if any(select[part] for part in others) or select["cte_map"]["map"]:
+        refuse(key, where, ONE)
+    if select["from_table"].get("table_name") != TABLE:
+        refuse(key, where, ONE)
+    return select["select_list"][0]
 
 
 def _functions(connection: Any) -> tuple[set[str], set[str]]:
@@ -154,12 +168,12 @@ def _functions(connection: Any) -> tuple[set[str], set[str]]:
     return (pure | _ALLOWED) - _REFUSED, {name for name, forms in known.items() if "aggregate" in dict(forms)}
 
 
-def _check_function(key: str, where: str, name: str, scalar: set[str], aggregates: set[str]) -> None:
-    if name.lower() in scalar and not name.startswith("__"):
+def _check_function(key: str, where: str, name: str, pure: set[str], aggregates: set[str]) -> None:
+    if name.lower() in pure and not name.startswith("__"):
         return
     if name.lower() in aggregates:
         refuse(key, where, f"{name}() is an aggregate over rows; a condition sees one row")
-    close = difflib.get_close_matches(name.lower(), sorted(scalar), 1, cutoff=0.75)
+    close = difflib.get_close_matches(name.lower(), sorted(pure), 1, cutoff=0.75)
     hint = f" (did you mean {close[0]}?)" if close else ""
     refuse(key, where, f"{name}() is not a function of one row's values alone{hint}")
 

@@ -28,6 +28,7 @@ from data.words import normalised, words_and_marks
 SHINGLE = 5  # words, or characters of a short text
 SHORT = 20  # words; shorter texts are compared by characters
 SEED = 20260101  # of the permutations; another one makes other signatures
+_BLOCK = 65536  # signatures that are hashed at a time
 LOWEST_THRESHOLD = 0.7  # pairs that differ in one whole answer have 2/3
 _FACTORS = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63]
@@ -141,10 +142,7 @@ def _meetings(signatures: np.ndarray, threshold: float) -> tuple[np.ndarray, np.
     rows, buckets, used = [], [], 0
     count, width = bands(threshold, signatures.shape[1])
     for band in range(count):
-        hashes = np.zeros(len(signatures), dtype=np.uint64)
-        for column in range(band * width, (band + 1) * width):
-            hashes = (hashes ^ signatures[:, column]) * _FACTORS[column % 5]
-            hashes ^= hashes >> np.uint64(31)
+        hashes = _band_hashes(signatures, band * width, (band + 1) * width)
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         same = hashes[1:] == hashes[:-1]  # as the one before
@@ -158,6 +156,18 @@ def _meetings(signatures: np.ndarray, threshold: float) -> tuple[np.ndarray, np.
     all_rows, all_buckets = np.concatenate(rows), np.concatenate(buckets)
     order = np.argsort(all_rows, kind="stable")
     return all_rows[order], all_buckets[order]
+
+
+def _band_hashes(signatures: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """(N,) uint64 hashes of the entries start to stop of each signature."""
+    hashes = np.zeros(len(signatures), dtype=np.uint64)
+    for first in range(0, len(signatures), _BLOCK):  # so that a memory map is read once a band, not once an entry
+        part = hashes[first : first + _BLOCK]
+        for column in np.ascontiguousarray(signatures[first : first + _BLOCK, start:stop].T):
+            part ^= column
+            part *= _FACTORS[0]
+            part ^= part >> np.uint64(31)
+    return hashes
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -97,10 +97,6 @@ def check_data(config: DataConfig) -> None:
                 )
             if source is not None:
                 check_source(f"{prefix}.{name}", source)
-                if source.where is not None:
-                    from data.where import check_where  # DuckDB waits until it is needed
-
-                    check_where(f"{prefix}.{name}", source.where)
     check_gates(config.gates)
     choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
     for key, allowed in choices.items():

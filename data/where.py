@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from data.condition import TABLE, Names, connect, first_line, lower, parse, refuse
+from data.condition import TABLE, connect, first_line, lower, parse, refuse
 from data.sources import Row, chunked
 
 CHUNK = 2048  # rows that are with DuckDB at a time
@@ -40,19 +40,6 @@ class _Column:
 
     name: str  # as the rows spell it
     kinds: set[str] = field(default_factory=set)
-
-
-def check_where(key: str, where: str | None) -> None:
-    """Check a condition as far as that is possible without rows. Costs nothing where there is none.
-
-    Args:
-        key: of the source: `data.sources.NAME`.
-
-    Raises:
-        DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
-    """
-    if where is not None:
-        parse(key, where, connect())
 
 
 def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> Iterator[np.ndarray]:
@@ -73,7 +60,7 @@ def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> It
     columns, others, some = _find_columns(key, where, named, rows())
     if not some:
         return
-    for name in named.required:
+    for name in named:
         if lower(name) not in columns:
             _unknown_column(key, where, name, [column.name for column in columns.values()] + others)
     types = {column.name: _arrow_type(column.kinds) for column in columns.values()}
@@ -142,10 +129,10 @@ class _Condition:
 
 
 def _find_columns(
-    key: str, where: str, names: Names, rows: Iterable[Row]
+    key: str, where: str, names: list[str], rows: Iterable[Row]
 ) -> tuple[dict[str, _Column], list[str], bool]:
     """The columns that are named, by lower-cased name; names of other columns; whether there is any row to match."""
-    wanted = {lower(name) for name in (*names.required, *names.optional)}
+    wanted = set(map(lower, names))
     found: dict[str, _Column] = {}
     others: dict[Any, None] = {}
     some = False

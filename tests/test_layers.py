@@ -7,7 +7,7 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    *(f"data.{name}" for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "condition", "where")),
+    *(f"data.{name}" for name in ("durable", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")),
     *(f"data.{name}" for name in ("words", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
@@ -27,6 +27,8 @@ LAYERS = [
             "tokenizer",
             "inputs",
             "prepare",
+            "show",
+            "decontaminate",
             "scorer",
             "benchmark_run",
             "loop_benchmarks",

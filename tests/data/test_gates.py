@@ -82,6 +82,7 @@ def planted(tmp_path: Path, seed: int) -> tuple[dict[str, list[Any]], dict[str, 
     benchmark = tmp_path / "judgebench.jsonl"
     items = [
         {"pair_id": str(i), "source": "mmlu-pro", "question": p, "response_A": "a", "response_B": "b", "label": "A>B"}
+        | {"response_model": "gpt-4o-2024-05-13"}
         for i, p in enumerate(prompts)
     ]
     write_jsonl(benchmark, items)
@@ -243,10 +244,10 @@ def test_fractions_are_nested_and_leave_the_held_out_pairs_alone(prepare: Prepar
 
 
 def test_weight_0_holds_out_and_trains_on_nothing(prepare: Prepare) -> None:
-    rows = numbered(100)
+    rows, others = numbered(100), [pair(f"other {i}") for i in range(60)]
     with_, without = (
         prepare(
-            {"x": rows, "y": ([pair(f"other {i}") for i in range(60)], {"weight": weight})},
+            {"x": rows, "y": (others, {"weight": weight})},
             eval=EvalDataConfig(fraction=0.2),
         )
         for weight in (1, 0)
@@ -307,7 +308,10 @@ def test_facts_about_rows_are_found_once(prepare: Prepare, monkeypatch: pytest.M
 
 def test_the_card_holds_the_numbers_of_the_pairs(prepare: Prepare) -> None:
     one = [pair(f"Question {i}?", "yes " * (i % 5 + 1), "no", margin=i) for i in range(40)]
-    two = [{"chosen": talk("A", "B", "C", f"{i}"), "rejected": talk("A", "B", "C", f"{i} and more")} for i in range(10)]
+    two = [
+        {"chosen": talk(f"A{i}", "B", "C", "yes"), "rejected": talk(f"A{i}", "B", "C", "yes and more")}
+        for i in range(10)
+    ]
     data = prepare(
         {"one": (one, {"licence": "MIT", "weight": 0.5}), "two": [*two, two[0], "{"]},
         eval=EvalDataConfig(fraction=0.2),

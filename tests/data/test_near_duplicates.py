@@ -179,6 +179,13 @@ def test_texts_without_words():
     assert len(shingles("\ud800")) == 1  # no text, refused elsewhere, but no reason to fall
 
 
+def test_ascii_is_no_special_case():
+    """It has a faster way: a letter beyond ASCII at the end makes the same text go the other one."""
+    text = "".join(map(chr, range(128))) * 2
+    assert words(text + " é") == [*words(text), "é"]
+    assert words(text).count(SEPARATOR) == 2
+
+
 def test_words():
     assert words("Don't STOP, ﬁne—now!") == ["don", "t", "stop", "fine", "now"]
     assert words_and_marks("x_1 + y²") == ["x", "_", "1", "+", "y2"]
