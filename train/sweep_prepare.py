@@ -27,13 +27,12 @@ def prepare_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     Raises:
         DataError, ModelError: something for a person to mend.
     """
-    from data.loader import why_nothing_is_left
     from data.mixture import Mixture
     from data.pairs import DataError
-    from train.distributed import Ranks
-    from train.run import prepare, resolved_recipe
+    from data.prepare import why_nothing_is_left
+    from train.inputs import prepare, resolved_recipe
 
-    _, base, data = prepare(recipe, Ranks())
+    _, base, data = prepare(recipe)
     if not any(len(pairs) for pairs in data.train):
         raise DataError(why_nothing_is_left(data))
     mixture, training = Mixture(data.train, recipe.seed), recipe.training

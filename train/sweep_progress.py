@@ -26,6 +26,7 @@ class Progress:
     def started(self, job: Job) -> None:
         path = job.directory / LOG
         self._logs[job.name] = path.stat().st_size if path.is_file() else 0
+        self._runs[job.name].code = None
 
     def submitted(self, job: Job, job_id: str) -> None:
         self.started(job)
