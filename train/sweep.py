@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Python puts this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
@@ -90,6 +90,7 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
     from train.report_sweep import write_results
     from train.sweep_progress import Progress
 
+    slurm = _slurm(config, sweep)  # its mistakes come before anything is written
     check_directory(sweep.directory)
     hold_directory(sweep.directory, seconds=5)
     waiting = [run for run in sweep.to_run() if run.job is None]
@@ -102,7 +103,7 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
         progress.failed(run)
     todo = [run for run in sweep.to_run() if run not in refused]
     if todo and not stopped:
-        _run_all(config, sweep, todo, progress)
+        _run_all(config, sweep, todo, progress, slurm)
     progress.close()
     sweep.save()
     write_results(sweep)
@@ -147,40 +148,45 @@ def prepare(sweep: Sweep, runs: list[SweepRun]) -> bool:
     return True
 
 
-def _run_all(config: SweepConfig, sweep: Sweep, todo: list[SweepRun], progress: "Progress") -> None:
+def _slurm(config: SweepConfig, sweep: Sweep) -> tuple[Any, int] | None:
+    """submitit's executor and the GPUs of a job; None without `sweep.slurm`. Raises: RecipeError."""
+    from train.sweep_jobs import visible_gpus
+
+    if not config.slurm:
+        return None
+    from train.sweep_slurm import make_executor
+
+    here = config.slurm.get("cluster") == "local"
+    gpus = config.slurm.get(
+        "gpus_per_node", min(config.gpus_per_run, len(visible_gpus())) if here else config.gpus_per_run
+    )
+    return make_executor(sweep.directory, config.slurm, gpus, config.jobs), gpus
+
+
+def _run_all(
+    config: SweepConfig, sweep: Sweep, todo: list[SweepRun], progress: "Progress", slurm: tuple[Any, int] | None
+) -> None:
     from train.sweep_jobs import Job, Stop, run_locally, visible_gpus
 
     jobs = [Job(run.name, run.directory, config.gpus_per_run) for run in todo]
+    on_end, say = progress.ended, progress.say
     with Stop() as stop:
-        if not config.slurm:
-            gpus = visible_gpus()
-            count = at_once(config, sweep)
-            run_locally(
-                jobs,
-                at_once=count,
-                gpus=gpus,
-                stop=stop,
-                on_start=progress.started,
-                on_end=progress.ended,
-                say=progress.say,
-            )
+        if slurm is None:
+            count, gpus = at_once(config, sweep), visible_gpus()
+            run_locally(jobs, at_once=count, gpus=gpus, stop=stop, on_start=progress.started, on_end=on_end, say=say)
             return
-        from train.sweep_slurm import make_executor, run_on_slurm
+        from train.sweep_slurm import run_on_slurm
 
-        local = config.slurm.get("cluster") == "local"
-        gpus_of_job = config.slurm.get(
-            "gpus_per_node", min(config.gpus_per_run, len(visible_gpus())) if local else config.gpus_per_run
-        )
-        known = {run.name: run.job for run in todo if run.job is not None}
+        executor, gpus_of_job = slurm
         run_on_slurm(
             jobs,
-            known,
-            executor=make_executor(sweep.directory, config.slurm, gpus_of_job, config.jobs),
+            {run.name: run.job for run in todo if run.job is not None},
+            executor=executor,
             on_gpus=gpus_of_job > 0,
             stop=stop,
             on_submit=progress.submitted,
-            on_end=progress.ended,
-            say=progress.say,
+            on_end=on_end,
+            say=say,
         )
 
 

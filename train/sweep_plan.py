@@ -19,7 +19,7 @@ from train.sweep_points import Changes, Points, SweepConfig, points_of
 FORMAT = 1  # of sweep.json
 FINISHED = "finished.json"  # of a run directory, as in train/run.py
 POINT = "point.yaml"
-PROCESSED = ("name", "run_dir", "tracking", "checkpoint")  # keys that make no other run of the same points
+LABELS = ("name", "run_dir")  # keys in which every run differs from every other
 
 
 @dataclass
@@ -109,7 +109,7 @@ def _runs(
             changes = point.changes | ({} if seed is None else {"seed": seed})
             run_dir = directory / name
             recipe = _recipe(arguments, changes, name, run_dir)
-            what = {key: value for key, value in asdict(recipe).items() if key not in PROCESSED}
+            what = {key: value for key, value in asdict(recipe).items() if key not in LABELS}
             twin = seen.setdefault(json.dumps(what, sort_keys=True, default=str), name)
             if twin == name:
                 runs.append(SweepRun(name, point.name, seed, run_dir, recipe))

@@ -212,7 +212,7 @@ def value_text(value: Any) -> str:
         text = value.rstrip("/").rpartition("/")[2]
     else:
         text = json.dumps(value, default=str)
-    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.")[:40] or "empty"
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".")[:40].rstrip("-") or "empty"
 
 
 def _digest(changes: Changes) -> str:
