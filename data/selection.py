@@ -69,6 +69,14 @@ class Selection:
         chosen = indices[0] if indices else np.empty(0, np.int64)
         return PairSet(self.name, self.store, chosen, 1.0, self.config.flip)
 
+    def fate(self, index: int) -> str:
+        """What became of the pair at a position of the store."""
+        for taken in self.taken:
+            at = int(np.searchsorted(taken.indices, index))
+            if at < len(taken.indices) and taken.indices[at] == index:
+                return taken.reason + (f": {taken.explain(at)}" if taken.explain is not None else "")
+        return "trained on"
+
     def dropped(self) -> Iterator[dict[str, Any]]:
         """A record for each pair that a stage took with an explanation."""
         for taken in self.taken:
@@ -105,10 +113,12 @@ def keep_matching(selection: Selection, rows: np.ndarray) -> None:
 
 
 def keep_lengths(selection: Selection) -> None:
-    """`min_tokens` and `max_tokens`."""
+    """`min_tokens` and `max_tokens`, both included."""
+    low, high = selection.config.min_tokens, selection.config.max_tokens
+    if low is None and high is None:
+        return
     left, store = selection.left(), selection.store
     lengths = store.prefix_length[left] + np.maximum(store.chosen_length[left], store.rejected_length[left])
-    low, high = selection.config.min_tokens, selection.config.max_tokens
     if low is not None:
         selection.take(left[lengths < low], "fewer than min_tokens")
     if high is not None:

@@ -7,15 +7,13 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    *(
-        f"data.{name}"
-        for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "settings", "cached", "pool", "render")
-    ),
+    *(f"data.{name}" for name in ("durable", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")),
+    *(f"data.{name}" for name in ("words", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
     *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),
-    *(f"data.{name}" for name in ("chat", "tokenise", "store", "mixture", "selection", "row_facts", "gates")),
-    *(f"data.{name}" for name in ("prepare", "card", "packing", "planning", "sampler", "loader")),
+    *(f"data.{name}" for name in ("contamination", "settings", "chat", "tokenise", "store", "mixture", "selection")),
+    *(f"data.{name}" for name in ("row_facts", "gates", "prepare", "card", "packing", "planning", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
     *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
@@ -29,6 +27,8 @@ LAYERS = [
             "tokenizer",
             "inputs",
             "prepare",
+            "show",
+            "decontaminate",
             "scorer",
             "benchmark_run",
             "loop_benchmarks",
