@@ -10,7 +10,7 @@ import numpy as np
 
 from train.benchmark_table import Table as TextTable
 from train.benchmark_table import text
-from train.report_page import Cell, Drawn, Section, Table, render_page, table_html, text_block
+from train.report_page import Cell, Drawn, Section, Table, esc, render_page, table_html, text_block
 from train.sweep_benchmarks import compare_benchmarks
 from train.sweep_plan import Sweep
 from train.sweep_results import ALL, SweepResult, read_results
@@ -57,9 +57,8 @@ def sweep_page(result: SweepResult) -> str:
     sweep = result.sweep
     done = sum(run.is_finished for run in sweep.runs)
     lead = f"{len(sweep.points)} points, {done} of {len(sweep.runs)} runs done. Baseline: {sweep.baseline}."
-    told = "".join(f"{line[0].upper()}{line[1:]}. " for line in sentences(result))
     sections = [
-        _effects(result, told),
+        _effects(result),
         _scaling(result),
         Section("points", "Points", "Means over seeds; differences in points of percent.", html=_tables(result)),
         _runs(result),
@@ -68,7 +67,7 @@ def sweep_page(result: SweepResult) -> str:
     return render_page(f"Sweep {sweep.directory.resolve().name}", lead, sections, footer)
 
 
-def _effects(result: SweepResult, told: str) -> Section:
+def _effects(result: SweepResult) -> Section:
     """A figure for all held-out pairs, and one for each source."""
     from train.sweep_plots import Mark, draw_effects
 
@@ -87,13 +86,14 @@ def _effects(result: SweepResult, told: str) -> Section:
         columns = ["point", "difference", "low", "high", "low (and seeds)", "high (and seeds)", "pairs"]
         title = "All held-out pairs" if name == ALL else f"Held out of {name}"
         alt = f"{title}: " + "; ".join(f"{mark.label} {mark.value:+.1f}" for mark in marks)
-        svg = draw_effects(marks, xlabel=f"accuracy − that of {result.sweep.baseline}, points"[:60])
+        svg = draw_effects(marks, xlabel="difference in accuracy, points of percent")
         figures.append(Drawn(title, svg, alt, Table(title, columns, rows)))
-    text = told + (
-        "Thick: 95 % over draws of the held-out pairs; thin: over draws of pairs and seeds. Grey: one of them holds 0. "
-        "+- is half of the wider one."
+    text = (
+        f"Against {result.sweep.baseline}. Thick: 95 % over draws of the held-out pairs; thin: over draws of pairs and "
+        "seeds. Grey: one of them holds 0. ± is half of the wider one."
     )
-    return Section("effects", "What each point changes", text, figures)
+    lines = "".join(f"<li>{esc(line.replace('+-', '±'))}</li>" for line in sentences(result))
+    return Section("effects", "What each point changes", text, figures, f"<ul>{lines}</ul>" if lines else "")
 
 
 def _scaling(result: SweepResult) -> Section:
@@ -138,8 +138,17 @@ def _tables(result: SweepResult) -> str:
 
 
 def _as_page(table: TextTable) -> Table:
-    rows: list[list[Cell]] = [list(row) for row in table.rows[1:]]
+    rows = [[_number(cell) for cell in row] for row in table.rows[1:]]
     return Table(table.title, table.rows[0], rows)
+
+
+def _number(text: str) -> Cell:
+    if text == "-":
+        return None
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return text.replace("+-", "±")
 
 
 def _runs(result: SweepResult) -> Section:
@@ -153,8 +162,7 @@ def _runs(result: SweepResult) -> Section:
         values = [
             None if record is None else record.last(key) for key in (ACCURACY, "eval/all/loss", "train/pairs_seen")
         ]
-        seed = None if run.seed is None else str(run.seed)
-        rows.append([run.name, run.state, seed, *values, run.seconds or None, run.error])
+        rows.append([run.name, run.state, run.seed, *values, run.seconds or None, run.error])
     columns = ["run", "state", "seed", "held-out accuracy", "held-out loss", "pairs", "seconds", "error"]
     html = table_html(Table("Runs", columns, rows), wide=True)
     lines = [f"{point.name}: {note}" for point in result.points for note in point.notes] + result.notes

@@ -60,7 +60,7 @@ class Progress:
     def _left(self) -> str:
         waiting = [run for run in self.sweep.runs if run.state == "waiting"]
         if not waiting:
-            return "no more to start"
+            return "none to go"
         seconds = estimate(self.sweep, waiting, self.at_once)
         return f"{len(waiting)} to go" + (f", about {duration(seconds)}" if seconds is not None else "")
 

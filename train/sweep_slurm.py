@@ -46,7 +46,7 @@ def make_executor(directory: Path, settings: Mapping[str, Any], gpus: int, at_on
 
     Args:
         settings: keys of submitit (timeout_min, cpus_per_task, mem_gb, ...), and of Slurm as submitit spells them
-            (partition, account, time, ...); `cluster: local` runs the same jobs on this machine, to try them.
+            (partition, account, qos, ...); `cluster: local` runs the same jobs on this machine, to try them.
         gpus: of a job.
         at_once: at most so many jobs run at a time.
 
@@ -62,8 +62,8 @@ def make_executor(directory: Path, settings: Mapping[str, Any], gpus: int, at_on
     given = dict(settings)
     cluster = str(given.pop("cluster", "slurm"))
     given.pop("gpus_per_node", None)
-    if not {"timeout_min", "time"} & set(given):  # submitit's own default is five minutes
-        raise RecipeError("sweep.slurm.timeout_min: say for how many minutes a job may run, e.g. 240")
+    if not isinstance(given.get("timeout_min"), int) or "time" in given:  # submitit's own default is five minutes
+        raise RecipeError("sweep.slurm.timeout_min (and no time): say for how many minutes a job may run, e.g. 240")
     generic = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "tasks_per_node", "name", "stderr_to_stdout")
     named = {key if key in generic else f"slurm_{key}": value for key, value in given.items()}
     named.setdefault("name", directory.resolve().name)

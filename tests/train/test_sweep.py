@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import fake_slurm
 import pytest
 from support import ROOT, environment
 
 from train import sweep
+from train.preemption import read_process
 from train.recipe import load_recipe
 from train.sweep_jobs import Job, command_of, environment_of, visible_gpus
 from train.sweep_plan import Sweep, SweepRun, estimate, read_saved_sweep
@@ -281,7 +283,7 @@ def test_runs_of_a_sweep_that_is_killed_save_and_stop_and_the_same_command_goes_
 
 
 def test_the_same_sweep_as_jobs_of_submitit(data, tmp_path):
-    """Its local executor in the place of Slurm; two processes for the run."""
+    """Its local executor in the place of Slurm."""
     pytest.importorskip("submitit")
     directory = tmp_path / "sweep"
     slurm = "sweep.slurm={cluster: local, timeout_min: 10}"
@@ -292,4 +294,44 @@ def test_the_same_sweep_as_jobs_of_submitit(data, tmp_path):
     assert "done     base: held-out accuracy" in output
     assert "FAILED   bad: error: checkpoint.best" in output
     assert {run.name: run.state for run in read_saved_sweep(directory).runs} == {"base": "done", "bad": "failed"}
-    assert list((directory / "submitit").glob("*_submission.sh")) or list((directory / "submitit").iterdir())
+
+
+def test_jobs_of_slurm_outlive_the_command_and_save_before_their_time_is_up(data, tmp_path, monkeypatch, request):
+    """Slurm's commands are stand-ins that start a job at once; everything else is submitit and ours."""
+    pytest.importorskip("submitit")
+    fake_slurm.install(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    directory = tmp_path / "sweep"
+    points = "sweep.points={long: {training.max_steps: 100000, training.epochs: 100000}}"
+    slurm = "sweep.slurm={timeout_min: 60, gpus_per_node: 0, partition: cpu}"
+    command = [*data, points, slurm, f"run_dir={directory}"]
+    request.addfinalizer(lambda: [os.kill(job, signal.SIGKILL) for job in submitit_processes(directory)])
+    process = start(command, tmp_path)
+    wait_for((directory / "base" / "finished.json").is_file, process)
+    wait_for(lambda: has_stepped(directory / "long"), process)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 75, output
+    assert "job(s) go on; the same command watches them again; scancel 100_" in output
+
+    log = directory / "long" / "output.log"
+    process = start(command, tmp_path)
+    (job,) = submitit_processes(directory / "long")
+    os.kill(job, signal.SIGUSR2)  # what Slurm sends some time before the limit
+    wait_for(lambda: log.read_text().count("$ ") == 2 and "resumed from step" in log.read_text(), process)
+    (directory / "long" / "STOP").touch()
+    code, output = finish(process)
+    assert code == 75, output
+    assert "1 job(s) in the queue, 0 of them new" in output
+    assert "stopped  long" in output
+    assert "stopped by SIGTERM" in log.read_text()
+
+
+def submitit_processes(directory: Path) -> list[int]:
+    """The parents of the training processes below a directory: submitit's, of jobs that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        process = read_process(int(path.name))
+        if process is not None and any(word.startswith(f"recipe={directory}") for word in process.command):
+            found.append(process.parent)
+    return found

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import chromium, measure
 
 from train.report import main as report_main
 from train.report_sweep import results_of, sweep_page
@@ -277,7 +278,7 @@ def test_points_that_differ_in_their_amount_are_a_curve(tmp_path):
 def test_the_page_has_the_effects_and_every_run(sweep):
     page = sweep_page(results_of(sweep))
     assert "<script" not in page
-    assert "Dropping s costs 28.0 +- " in page
+    assert "<li>dropping s costs 28.0 ± " in page
     assert page.count("<figure>") == 3  # all, s, t
     assert "out of &lt;memory&gt;" in page
     assert 'id="scaling"' not in page
@@ -291,3 +292,26 @@ def test_report_draws_the_page_of_a_sweep_again(sweep, tmp_path, capsys):
     (sweep.directory / "sweep.json").write_text("{}")
     assert report_main([f"run={sweep.directory}"]) == 2
     assert "sweep.json: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine (apt install chromium)")
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_draws_every_figure_and_nothing_overflows(tmp_path, dark):
+    right = {
+        f"limit-{n}": {s: {"s": [1] * (30 + n + s) + [0] * (30 - n - s), "t": [1] * 40} for s in (0, 1)}
+        for n in (5, 10, 20)
+    }
+    amounts = {"limit-5": 50, "limit-10": 1000, "limit-20": 20_000}
+    changes = {name: {"data.sources.a_rather_long_name_of_a_source.limit": n} for name, n in amounts.items()}
+    sweep = make_sweep(tmp_path / "sweep", right, baseline="limit-20", changes=changes, pairs=amounts)
+    page = tmp_path / "page.html"
+    page.write_text(sweep_page(results_of(sweep)))
+    for found in measure(page, [1280, 390, 320], tmp_path, dark):
+        assert found["scrollWidth"] <= found["width"]
+        assert found["beyond"] == []
+        assert len(found["figures"]) == 6  # effects and scaling, of all pairs, s and t
+        for figure in found["figures"]:
+            assert figure["outside"] == [], figure["title"]
+            assert figure["texts"] > 5, figure["title"]
+            assert figure["letters"] >= 8, figure["title"]
+            assert figure["ink"] == ("rgb(163, 172, 182)" if dark else "rgb(87, 96, 106)")
