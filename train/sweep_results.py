@@ -184,6 +184,10 @@ def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]],
             found[point.name] = differences
         if differences.left_out:
             point.notes.append(f"{differences.left_out:,} held-out pairs are not those of the baseline; left out")
+    if any(np.isnan(differences.values).any() for differences in found.values()):
+        result.notes.append(
+            "the seeds do not hold out the same pairs: a limit is drawn with the seed, and before the split"
+        )
     effects = bootstrap(found, seed=seed)
     for point in result.points:
         point.effects = effects.get(point.name, {})

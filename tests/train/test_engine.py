@@ -251,10 +251,10 @@ def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(wandb, "init", lambda **options: started.update(options) or Run())
-    online = tracker(tmp_path, wandb=True, project="p")
+    online = tracker(tmp_path, wandb=True, project="p", group="g")
     online.log(1, {"train/loss": 1.0})
     online.close()
     assert started["mode"] == "offline"
-    assert started["project"] == "p"
+    assert (started["project"], started["group"]) == ("p", "g")
     assert started["logged"] == ({"train/loss": 1.0}, 1)
     assert started["finished"]

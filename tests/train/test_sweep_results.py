@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +147,17 @@ def test_a_point_is_compared_on_the_seeds_that_both_have(sweep):
     assert without_t.effects[ALL].difference == pytest.approx(-0.01)
     assert without_t.effects[ALL].both_low is None
     assert len(without_t.runs) == 1
+
+
+def test_seeds_that_hold_out_other_pairs_are_told(sweep):
+    for run in sweep.runs[:4]:
+        if run.seed == 1:
+            shutil.rmtree(run.directory)
+            write_run(run.directory, SEEDS[run.point][1], first_row=31)
+    result = read_results(sweep)
+    assert "the seeds do not hold out the same pairs" in result.notes[0]
+    assert result.points[1].effects[ALL].pairs == 90 + 70
+    assert result.points[1].effects[ALL].difference == pytest.approx(-0.28)
 
 
 def test_a_run_without_its_files_is_noted_and_the_rest_is_there(sweep):
