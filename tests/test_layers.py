@@ -15,7 +15,10 @@ LAYERS = [
     *(f"data.{name}" for name in ("contamination", "settings", "chat", "tokenise", "store", "mixture", "selection")),
     *(f"data.{name}" for name in ("row_facts", "gates", "prepare", "card", "packing", "planning", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
-    *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
+    *(
+        f"train.{name}"
+        for name in ("references", "ports", "distributed", "tracking", "preemption", "watchdog", "engine")
+    ),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
     *(f"train.{name}" for name in ("example", "metrics", "bad_steps")),
     *(

@@ -10,10 +10,8 @@ import datetime
 import io
 import os
 import pickle
-import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from train.ports import free_port as free_port
 
 # Until `set_timeouts`: one rank may convert a checkpoint or fetch a model while the others wait for it.
 START_SECONDS = 2 * 3600.0
@@ -230,15 +230,6 @@ def single_process_environment() -> dict[str, str]:
     """This environment without the launcher's variables, for a child that is one process of its own."""
     launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_", "SLURM_")
     return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("", port))
-            return port
 
 
 # --- Slurm: srun starts the ranks itself, without a launcher ----------------------------------------------------------

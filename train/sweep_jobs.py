@@ -9,13 +9,14 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from train.ports import free_port
 
 MAIN = Path(__file__).resolve().parent / "main.py"
 LOG = "output.log"
@@ -44,7 +45,7 @@ def command_of(job: Job, gpus: list[str]) -> list[str]:
     beside = Path(sys.executable).parent / "deepspeed"
     deepspeed = str(beside) if beside.is_file() else shutil.which("deepspeed") or "deepspeed"
     count = [] if gpus else ["--num_gpus", str(job.processes)]
-    return [deepspeed, "--quiet", "--master_port", str(_free_port()), *count, *arguments]
+    return [deepspeed, "--quiet", "--master_port", str(free_port()), *count, *arguments]
 
 
 def environment_of(job: Job, gpus: list[str], at_once: int) -> dict[str, str]:
@@ -75,13 +76,6 @@ def visible_gpus() -> list[str]:
 
 def _is_gpu(line: str) -> bool:
     return line.startswith("GPU ")
-
-
-def _free_port() -> int:
-    """A port for the ranks of a job to meet on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Process:
