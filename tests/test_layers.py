@@ -21,7 +21,16 @@ LAYERS = [
     *(f"train.{name}" for name in ("example", "metrics", "bad_steps")),
     *(
         f"train.{name}"
-        for name in ("recipe_yaml", "recipe", "memory", "tokenizer", "scorer", "benchmark_run", "loop_benchmarks")
+        for name in (
+            "recipe_yaml",
+            "overlays",
+            "recipe",
+            "memory",
+            "tokenizer",
+            "scorer",
+            "benchmark_run",
+            "loop_benchmarks",
+        )
     ),
     *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
     *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),

@@ -33,6 +33,7 @@ def test_code_paths_that_are_named_exist(page):
     )
     missing = {path for path in named if not (ROOT / path).exists()} - {
         "recipes/NAME.yaml",
+        "recipes/overlays/NAME.yaml",
         "recipes/skywork-bsr/rm.yaml",
     }
     assert not missing
