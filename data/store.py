@@ -150,6 +150,20 @@ def open_store(
     return store
 
 
+def is_made(
+    name: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path, key: str | None = None
+) -> bool:
+    """Whether the store of a source is in the cache, whole or damaged; unlike `open_store` this makes nothing.
+
+    Nothing is fetched either: a source of which no version was ever made is not looked at.
+    """
+    if not any(cache.glob(f"{name}-*/manifest.json")):
+        return False
+    recipe, _ = _fingerprint_parts(key or f"data.sources.{name}", config, chat, settings, cache)
+    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return (cache / f"{name}-{fingerprint}" / "manifest.json").is_file()
+
+
 def _fingerprint_parts(
     key: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path
 ) -> tuple[dict[str, Any], str | None]:

@@ -18,20 +18,9 @@ LAYERS = [
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
     *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
-    *(f"train.{name}" for name in ("example", "metrics", "bad_steps")),
-    *(
-        f"train.{name}"
-        for name in (
-            "recipe_yaml",
-            "overlays",
-            "recipe",
-            "memory",
-            "tokenizer",
-            "scorer",
-            "benchmark_run",
-            "loop_benchmarks",
-        )
-    ),
+    *(f"train.{name}" for name in ("example", "flops", "metrics", "bad_steps")),
+    *(f"train.{name}" for name in ("recipe_yaml", "overlays", "recipe", "memory", "costs", "tokenizer", "plan")),
+    *(f"train.{name}" for name in ("scorer", "benchmark_run", "loop_benchmarks")),
     *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
     *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
     *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),

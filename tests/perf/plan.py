@@ -35,7 +35,7 @@ from data.chat import Chat
 from data.loader import DataConfig, prepare_data
 from data.sampler import group_costs, group_sizes, plan_step
 from data.sources import SourceConfig
-from train.metrics import attention_cost
+from train.flops import attention_cost
 from train.tokenizer import read_tokenizer
 
 PACK_TOKENS = 16384
