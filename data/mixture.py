@@ -1,11 +1,10 @@
-"""Which pairs are trained on, in what order, and what became of every other row.
+"""In what order the pairs of all sources are trained on.
 
 All of it is a pure function of (seed, sources, settings): no state, so that position k of epoch e is the same pair on
 every rank, on every machine and after every restart.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,45 +96,6 @@ class Mixture:
 
     def _random(self, *key: Any) -> np.random.Generator:
         return np.random.default_rng(stable_hash(self.seed, *key))
-
-
-def select(store: PairStore, indices: np.ndarray, seed: int, limit: int | None) -> np.ndarray:
-    """At most `limit` of some pairs, ascending. A smaller limit selects a part of what a larger one does."""
-    if limit is None or limit >= len(indices):
-        return indices
-    drawn = mix(store.row[indices].astype(np.uint64), stable_hash(seed, "limit"))
-    return np.sort(indices[np.argsort(drawn, kind="stable")[:limit]])
-
-
-def split_by_prompt(store: PairStore, indices: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held out): all pairs of a prompt fall on the same side, in every source and whatever the seed."""
-    if fraction <= 0:
-        return indices, indices[:0]
-    drawn = mix(store.prompt_hash[indices], stable_hash("held out"))
-    held_out = drawn < np.uint64(int(fraction * (2**64 - 1)))
-    return indices[~held_out], indices[held_out]
-
-
-def drop_report(
-    stores: Mapping[str, PairStore], trained: Mapping[str, int], held_out: Mapping[str, int], limited: Mapping[str, int]
-) -> dict[str, Any]:
-    """Where every row went, per source: rows = trained + held out + beyond the limit + refused by reason."""
-    report: dict[str, Any] = {}
-    for name, store in stores.items():
-        reasons: dict[str, int] = {}
-        for record in store.dropped():
-            reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
-        entry = {
-            "rows": store.info.get("rows", 0),
-            "trained": trained.get(name, 0),  # on the training side; data.sources.NAME.weight says how many an epoch
-            "held_out": held_out.get(name, 0),
-            "beyond_limit": limited.get(name, 0),
-            "refused": dict(sorted(reasons.items())),
-        }
-        accounted = entry["trained"] + entry["held_out"] + entry["beyond_limit"] + sum(reasons.values())
-        assert entry["rows"] == accounted, f"{name}: {entry['rows']} rows, {accounted} accounted for"
-        report[name] = entry
-    return report
 
 
 def stable_hash(*key: Any) -> int:

@@ -52,6 +52,7 @@ class Pair:
     rejected: list[Message]
     target_margin: float | None = None  # the gap of rewards that the loss should reach, in reward units
     loss_weight: float = 1.0  # relative; normalised to mean 1 over the training set
+    margin: float | None = None  # what the row gives as its margin, whether or not the loss asks for it
 
     @property
     def prompt_key(self) -> str:
@@ -116,6 +117,7 @@ def parse_pair(
         rejected,
         target_margin=_read_margin(row) if target_margin else None,
         loss_weight=_read_weight(row),
+        margin=_given_margin(row),
     )
 
 
@@ -295,11 +297,23 @@ def with_row_context(row: Mapping[str, Any], messages: Any) -> Any:
 
 
 def _read_margin(row: Mapping[str, Any]) -> float:
-    name = "target_margin" if row.get("target_margin") is not None else "margin"
-    value = row.get(name)
+    name, value = _margin_field(row)
     if value is None:
         raise InvalidPair("no target margin", "the loss asks for target_margin (or margin) and the row has neither")
     return _number(value, name)
+
+
+def _given_margin(row: Mapping[str, Any]) -> float | None:
+    """The margin if it is a number: a row is not refused for what nobody has asked for."""
+    try:
+        return _number(*reversed(_margin_field(row)))
+    except InvalidPair:
+        return None
+
+
+def _margin_field(row: Mapping[str, Any]) -> tuple[str, Any]:
+    name = "target_margin" if row.get("target_margin") is not None else "margin"
+    return name, row.get(name)
 
 
 def _read_weight(row: Mapping[str, Any]) -> float:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from typing import Any
 
 from data import builtin
 from data.hub import UNREADABLE, hub_commit, hub_rows, load_hub
-from data.keys import moves
+from data.keys import free, moves
 from data.pairs import FORMATS, DataError, InvalidPair
 
 MAX_DEPTH = 64  # of lists and objects in a row; a worker process cannot be handed what is nested some hundreds deep
@@ -38,9 +39,17 @@ class SourceConfig:
     split: str = "train"  # the hub dataset's split
     builtin: str | None = None  # a generated set that needs no files: `twins-train` or `twins-heldout`
     format: str | None = None  # messages | prompt | hh | sharegpt; detected row by row when left out
-    weight: float = 1.0  # share of the source in one epoch: 0.5 is half of it, 2 is each pair twice
+    where: str | None = None  # SQL condition over the row's columns, e.g. "margin >= 0.5 and lang = 'en'"
+    min_tokens: int | None = None  # of the longer conversation of a pair
+    max_tokens: int | None = None  # of the longer conversation of a pair
+    min_margin: float | None = None  # least target_margin (or margin) of a row; a row without one is left out
+    max_margin: float | None = None  # largest
+    dedupe: bool | None = None  # drop, or keep, pairs that an earlier one repeats; null: as data.gates.duplicates says
     limit: int | None = None  # at most so many pairs, drawn with the seed; a smaller limit is a part of a larger one
+    fraction: float = 1.0  # of the pairs left to train on, drawn likewise; the held-out ones stay the same
+    weight: float = 1.0  # share of the source in one epoch: 0.5 is half of it, 2 is each pair twice, 0 held out only
     flip: bool = False  # swap chosen and rejected; a target margin then is that of the swapped pair
+    licence: str | None = free(None)  # for the data card
     same_first_turn: bool = True  # refuse pairs whose conversations open with different user turns
 
 
@@ -72,10 +81,18 @@ def check_source(key: str, config: SourceConfig) -> None:
         raise DataError(f"{key}.format={config.format!r}: expected one of {list(FORMATS)}")
     if config.builtin is not None and config.builtin not in builtin.SETS:
         raise DataError(f"{key}.builtin={config.builtin!r}: expected one of {list(builtin.SETS)}")
-    if not 0 < config.weight <= 1000:
-        raise DataError(
-            f"{key}.weight={config.weight}: expected a number above 0, at most 1000 (to leave a source out: {key}=null)"
-        )
+    if not 0 <= config.weight <= 1000:
+        raise DataError(f"{key}.weight={config.weight}: expected 0 (held out only) or more, at most 1000")
+    if not 0 < config.fraction <= 1:
+        raise DataError(f"{key}.fraction={config.fraction}: expected above 0 and at most 1")
+    for low, high, what in (
+        (config.min_tokens, config.max_tokens, "tokens"),
+        (config.min_margin, config.max_margin, "margin"),
+    ):
+        if low is not None and high is not None and low > high:
+            raise DataError(f"{key}.min_{what}={low} is more than {key}.max_{what}={high}: no pair is left")
+        if any(bound is not None and not abs(bound) < math.inf for bound in (low, high)):
+            raise DataError(f"{key}.min_{what}, {key}.max_{what}: expected finite numbers")
     if config.limit is not None and config.limit < 1:
         raise DataError(f"{key}.limit={config.limit}: expected 1 or more")
     if config.path is not None:

@@ -1,39 +1,30 @@
-"""Rows to token ids, in as many processes as pay."""
+"""Rows to token ids and what else is known of each pair: one chunk of rows -> columns of numbers."""
 
-import collections
 import hashlib
-import itertools
-import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+import unicodedata
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
 from data.pairs import InvalidPair, Message, Pair, parse_pair
-from data.sources import Row, SourceConfig, chunked
+from data.sources import Row, SourceConfig
 
-CHUNK = 256  # rows that one worker tokenises at a time
-ROWS_PER_WORKER = 4096  # below this a second process costs more than it saves
-
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),  # position in the source, 0-based
-        ("ids", pa.large_list(pa.int32())),  # prefix, chosen, rejected, one after the other
-        ("prefix_length", pa.int32()),
-        ("chosen_length", pa.int32()),
-        ("rejected_length", pa.int32()),
-        ("prompt_hash", pa.uint64()),  # of the first user turn: decides the side of a held-out split
-        ("turns", pa.int32()),  # user messages of the conversation that has more of them
-        ("target_margin", pa.float32()),
-        ("loss_weight", pa.float32()),
-    ]
-)
+COLUMNS: dict[str, Any] = {  # one number a pair, besides its ids
+    "row": np.int64,  # position in the source, 0-based
+    "prefix_length": np.int32,
+    "chosen_length": np.int32,
+    "rejected_length": np.int32,
+    "prompt_hash": np.uint64,  # of the first user turn: decides the side of a held-out split
+    "chosen_hash": np.uint64,  # of the whole conversation
+    "rejected_hash": np.uint64,
+    "same_normalised": np.bool_,  # the conversations differ in case, Unicode forms and white space alone
+    "turns": np.int32,  # user messages of the conversation that has more of them
+    "margin": np.float32,  # as the row gives it, NaN where it gives none
+    "target_margin": np.float32,  # the margin where the loss asks for it, else 0
+    "loss_weight": np.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -45,61 +36,14 @@ class TokeniseSettings:
     target_margin: bool = False
 
 
-Tokenised = tuple[pa.RecordBatch, list[dict[str, Any]], int]  # pairs in `SCHEMA`, refused rows, number of rows read
+@dataclass
+class Tokenised:
+    """A chunk of rows, tokenised."""
 
-
-def tokenise_source(
-    rows: Iterator[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings, workers: int = 0
-) -> Iterator[Tokenised]:
-    """The chunks of a source, in order.
-
-    Args:
-        workers: processes to tokenise with; 0 chooses by the machine and the size of the source.
-    """
-    chunks = chunked(rows, CHUNK)
-    first = []  # enough rows to know whether worker processes pay
-    for chunk in chunks:
-        first.append(chunk)
-        if len(first) * CHUNK > ROWS_PER_WORKER:
-            break
-    workers = workers or min(len(os.sched_getaffinity(0)), 16)
-    if workers == 1 or len(first) * CHUNK <= ROWS_PER_WORKER:
-        for chunk in itertools.chain(first, chunks):
-            yield tokenise(chunk, config, chat, settings)
-        return
-    # spawn: a forked tokenizer would inherit the locks of its parent's threads.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, chat, settings)
-    ) as pool:
-        waiting: collections.deque[Future[Any]] = collections.deque()
-        for chunk in itertools.chain(first, chunks):
-            waiting.append(pool.submit(_work, chunk))
-            if len(waiting) > 2 * workers:  # bounded, so that memory stays flat however long the source is
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-_worker_state: tuple[SourceConfig, Chat, TokeniseSettings]
-
-
-def _start_worker(*state: Any) -> None:
-    global _worker_state
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker_state = state  # type: ignore[assignment]
-
-
-def _end_with_parent() -> None:
-    """Of a parent that is killed a worker would hear nothing, and wait for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(rows: list[Row]) -> Any:
-    return tokenise(rows, *_worker_state)
+    ids: list[np.ndarray]  # int32; of each pair: prefix, chosen, rejected, one after the other
+    columns: dict[str, np.ndarray]  # `COLUMNS`, each (num_pairs,)
+    refused: list[dict[str, Any]]  # where, row, reason, detail
+    num_rows: int
 
 
 def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings) -> Tokenised:
@@ -132,26 +76,53 @@ def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: Tokeni
         texts += [str(side) for side in sides]
     ids = chat.encode(texts)
 
-    columns: dict[str, list[Any]] = {field: [] for field in SCHEMA.names}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    groups = []
     for (row, pair), chosen, rejected in zip(whole, ids[0::2], ids[1::2], strict=True):
         try:
             group = _fit(chat, pair, [chosen, rejected], settings)
         except InvalidPair as error:
             refused.append(_refusal(row, error))
             continue
-        digest = hashlib.blake2b(pair.prompt_key.encode(), digest_size=8).digest()
+        groups.append(np.concatenate([group.prefix_ids, *group.response_ids]).astype(np.int32, copy=False))
         columns["row"].append(row.number)
-        columns["ids"].append(np.concatenate([group.prefix_ids, *group.response_ids]))
         columns["prefix_length"].append(len(group.prefix_ids))
         columns["chosen_length"].append(len(group.response_ids[0]))
         columns["rejected_length"].append(len(group.response_ids[1]))
-        columns["prompt_hash"].append(int.from_bytes(digest, "little"))
+        columns["prompt_hash"].append(text_hash(pair.prompt_key))
+        columns["chosen_hash"].append(text_hash(_canonical(pair.chosen)))
+        columns["rejected_hash"].append(text_hash(_canonical(pair.rejected)))
+        columns["same_normalised"].append(_same_normalised(pair))
         columns["turns"].append(max(_turns(pair.chosen), _turns(pair.rejected)))
-        columns["target_margin"].append(np.float32(pair.target_margin or 0.0))
-        columns["loss_weight"].append(np.float32(pair.loss_weight))
-    arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
+        columns["margin"].append(np.nan if pair.margin is None else pair.margin)
+        columns["target_margin"].append(pair.target_margin or 0.0)
+        columns["loss_weight"].append(pair.loss_weight)
     refused.sort(key=lambda record: record["row"])
-    return pa.record_batch(arrays, schema=SCHEMA), refused, len(rows)
+    arrays = {name: np.array(columns[name], dtype) for name, dtype in COLUMNS.items()}
+    return Tokenised(groups, arrays, refused, len(rows))
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _canonical(messages: list[Message]) -> str:
+    """A text that no other conversation has."""
+    return "".join(f"{m['role']} {len(m['content'])}:{m['content']}" for m in messages)
+
+
+def _same_normalised(pair: Pair) -> bool:
+    if len(pair.chosen) != len(pair.rejected):
+        return False
+    return all(
+        a == b or (a["role"] == b["role"] and _normalised(a["content"]) == _normalised(b["content"]))
+        for a, b in zip(pair.chosen, pair.rejected, strict=True)
+    )
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSettings) -> Group:

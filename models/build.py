@@ -48,16 +48,20 @@ class Base:
     commit: str | None = None  # the hub commit, where there is one
 
 
-def resolve_base(config: ModelConfig) -> Base:
+def resolve_base(config: ModelConfig, *, weights: bool = True) -> Base:
     """Find (or download) the base and read its config.
+
+    Args:
+        weights: whether its weights are to be there; without them it cannot be built.
 
     Raises:
         ModelError: it is not there, is of another family, or has no safetensors weights.
     """
     if config.base is None:
         return Base(None, read_config(config.config))
-    directory, commit = fetch(config.base, config.revision, "model.base")
-    weight_files(directory)
+    directory, commit = fetch(config.base, config.revision, "model.base", weights)
+    if weights:
+        weight_files(directory)
     return Base(directory, read_config(str(directory)), commit)
 
 

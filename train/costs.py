@@ -19,8 +19,8 @@ from train.recipe import Recipe
 # conversations are counted one by one.
 PROMPT_TOKENS, TOKENS_PER_PAIR = 96, 1247
 STORE_BYTES_PER_TOKEN = 4  # int32
-STORE_BYTES_PER_PAIR = 51  # all other columns of a pair, the offset of its ids, and its part of a batch's header
-HOST_BYTES_PER_PAIR = 88  # what a rank keeps in memory of every pair; tests/recipes/test_plan.py counts the arrays
+STORE_BYTES_PER_PAIR = 69  # all other columns
+HOST_BYTES_PER_PAIR = 48  # what a rank keeps in memory beside the mapped store; tests/recipes/test_plan.py counts both
 PER_NODE = 8  # GPUs that NVLink joins
 
 

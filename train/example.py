@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from data.loader import DataConfig, PreparedData
 from data.pairs import Message, parse_pair
+from data.prepare import PreparedData
+from data.settings import DataConfig
 from data.sources import read_rows
 
 
@@ -29,7 +30,7 @@ def find_example(config: DataConfig, data: PreparedData) -> Example | None:
     Its text is read again from the source, because the store keeps ids only; do this while the source is surely there.
     """
     for pairs in data.held_out:
-        in_training = any(pairs.store is store for name, store in data.stores.items() if not name.startswith("eval."))
+        in_training = any(pairs.store is s.store for name, s in data.selections.items() if not name.startswith("eval."))
         source = (config.sources if in_training else config.eval.sources)[pairs.name]
         if not len(pairs) or source is None:
             continue

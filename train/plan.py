@@ -28,8 +28,6 @@ from train import costs, memory  # noqa: E402
 from train.costs import GPUS, PairTokens, StepCost  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe  # noqa: E402
 
-SOURCES = (("data.sources", lambda data: data.sources), ("data.eval.sources", lambda data: data.eval.sources))
-
 
 @dataclass
 class Question:
@@ -111,7 +109,7 @@ def find_pairs(recipe: Recipe, question: Question) -> Pairs:
     """The given pairs, or the recipe's own where they are tokenised here. Raises: RecipeError, DataError."""
     data = recipe.data
     if question.pairs is None:
-        return prepared_pairs(recipe, question.config)
+        return prepared_pairs(recipe)
     held_out = min(data.eval.fraction * question.pairs, data.eval.limit or float("inf"))
     tokens_per_pair = question.tokens_per_pair or float(costs.TOKENS_PER_PAIR)
     published = "published average of Skywork-Reward-Preference-80K, an assumption for other pairs"
@@ -123,25 +121,33 @@ def find_pairs(recipe: Recipe, question: Question) -> Pairs:
     return Pairs(count, held_out, None, tokens, origin)
 
 
-def prepared_pairs(recipe: Recipe, config: str | None) -> Pairs:
+def prepared_pairs(recipe: Recipe) -> Pairs:
     """Raises: RecipeError when a source is not tokenised here; DataError when it cannot be read."""
     import numpy as np
 
-    from data.loader import prepare_data
     from data.store import is_made
     from data.tokenise import TokeniseSettings
+    from models.attention import ModelError
+    from models.build import resolve_base
+    from train.inputs import prepare
+    from train.tokenizer import load_chat
 
-    data, target_margin = recipe.data, recipe.loss.target_margin
-    chat = _find_chat(recipe, config)
-    settings = TokeniseSettings(data.max_length, data.over_length, target_margin)
-    for prefix, sources_of in SOURCES:
-        for name, source in sources_of(data).items():
-            key = f"{prefix}.{name}"
-            if source is None or source.builtin is not None:  # generated and tokenised in a moment
-                continue
-            if not is_made(name, source, chat, settings, data.cache(), key):
-                raise RecipeError(f"{key}: is not tokenised here; give pairs=N, and tokens_per_pair=N if you know it")
-    prepared = prepare_data(data, chat, seed=recipe.seed, target_margin=target_margin, builder=True)
+    data = recipe.data
+    settings = TokeniseSettings(data.max_length, data.over_length, recipe.loss.target_margin)
+    try:
+        chat = load_chat(recipe.model, data, resolve_base(recipe.model, weights=False))
+        for prefix, sources in (("data.sources", data.sources), ("data.eval.sources", data.eval.sources)):
+            for name, source in sources.items():
+                key = f"{prefix}.{name}"
+                if source is None or source.builtin is not None:  # generated and tokenised in a moment
+                    continue
+                if not is_made(name, source, chat, settings, data.cache(), key):
+                    raise RecipeError(
+                        f"{key}: is not tokenised here; give pairs=N, and tokens_per_pair=N if you know it"
+                    )
+        _, _, prepared = prepare(recipe, weights=False)
+    except ModelError as error:
+        raise RecipeError(f"{error}; to plan without the data and the tokenizer give pairs=N") from None
     sets = [pairs for pairs in prepared.train if len(pairs)]
     if not sets:
         raise RecipeError("data.sources: no pairs are left to train on")
@@ -153,22 +159,6 @@ def prepared_pairs(recipe: Recipe, config: str | None) -> Pairs:
     count = sum(pairs.pairs_per_epoch() for pairs in sets)
     origin = f"{count:,} pairs of {tokens.separate:,.0f} tokens each, tokenised in {data.cache()}"
     return Pairs(count, sum(map(len, prepared.held_out)), longest, tokens, origin)
-
-
-def _find_chat(recipe: Recipe, config: str | None) -> Any:
-    """Raises: RecipeError when the tokenizer is not to be had."""
-    from models.attention import ModelError
-    from models.build import Base, fetch, read_config, resolve_base
-    from train.tokenizer import load_chat
-
-    model = recipe.model
-    try:
-        if model.base is None:
-            return load_chat(model, recipe.data, resolve_base(model))
-        directory, _ = fetch(model.base, model.revision, "model.base", weights=False)
-        return load_chat(model, recipe.data, Base(directory, read_config(config or str(directory))))
-    except ModelError as error:
-        raise RecipeError(f"{error}; to plan without the data and the tokenizer give pairs=N") from None
 
 
 # --- printing -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.keys import extends, free
-from data.loader import DataConfig, check_data
+from data.settings import DataConfig, check_data
 from data.sources import SourceConfig
 from models.build import ModelConfig
 from models.losses import LossConfig

@@ -266,19 +266,22 @@ def rows_of_the_data(runs: list[RunRecord]) -> Section:
         report = {name: entry for name, entry in run.drop_report.items() if entry.get("rows")}
         if not report:
             continue
-        reasons = list(dict.fromkeys(reason for entry in report.values() for reason in entry["refused"]))
+        taken = {name: (entry.get("left_out", {}), entry["refused"]) for name, entry in report.items()}
+        reasons = [list(dict.fromkeys(r for pair in taken.values() for r in pair[which])) for which in (0, 1)]
         bars, rows = [], []
         for name, entry in report.items():
-            counts = [entry[key] for key, _, _ in FATES]
-            refused = sum(entry["refused"].values())
-            bars.append((name, [count / entry["rows"] for count in (*counts, refused)]))
-            rows.append([name, entry["rows"], *counts, refused, *(entry["refused"].get(r, 0) for r in reasons)])
-        columns = ["source", "rows", *(label for _, label, _ in FATES), "refused", *(f"refused: {r}" for r in reasons)]
+            left_out, refused = taken[name]
+            counts = [*(entry[key] for key, _, _ in FATES), sum(left_out.values()), sum(refused.values())]
+            bars.append((name, [count / entry["rows"] for count in counts]))
+            details = [*(left_out.get(r, 0) for r in reasons[0]), *(refused.get(r, 0) for r in reasons[1])]
+            rows.append([name, entry["rows"], *counts, *details])
+        what = [f"left out: {r}" for r in reasons[0]] + [f"refused: {r}" for r in reasons[1]]
+        columns = ["source", "rows", *(label for _, label, _ in FATES), "left out", "refused", *what]
         title = "Where every row went" + (f": {run.label}" if len(runs) > 1 else "")
         alt = f"{title}: " + "; ".join(
-            f"{row[0]}: {number(row[1])} rows, {number(row[2])} trained on, {number(row[5])} refused" for row in rows
+            f"{row[0]}: {number(row[1])} rows, {number(row[2])} trained on, {number(row[6])} refused" for row in rows
         )
-        legend = [(label, colour, 0) for _, label, colour in FATES] + [("refused", 2, 0)]
-        svg = draw_shares(bars, [colour for _, _, colour in FATES] + [2], xlabel="share of a source's rows")
+        legend = [(label, colour, 0) for _, label, colour in FATES] + [("left out", 4, 0), ("refused", 2, 0)]
+        svg = draw_shares(bars, [colour for _, _, colour in FATES] + [4, 2], xlabel="share of a source's rows")
         figures.append(Drawn(title, svg, alt, Table(title, columns, rows), legend=legend))
     return Section("rows", "Rows", "dropped.jsonl in the run directory names every refused row and why.", figures)

@@ -1,6 +1,5 @@
 """What a run consists of, and how it is set up: data, ranks, model, engine, and where it stands."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 
 from data import durable
+from data.card import composition, reasons
 from data.chat import Chat
-from data.loader import PairLoader, PairPack, PreparedData, Step, prepare_data, why_nothing_is_left
+from data.loader import PairLoader, PairPack, Step
 from data.mixture import Mixture
 from data.pairs import DataError
+from data.prepare import PreparedData, why_nothing_is_left
 from models.attention import choose_backend
-from models.build import Base, apply_liger, build_model, resolve_base, use_liger
+from models.build import Base, apply_liger, build_model, use_liger
 from train import checkpoint, shards, starting_point
 from train.checkpoint import Checkpoints, TrainState
 from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts, start
@@ -24,11 +25,11 @@ from train.engine import build_engine, check_deepspeed, checkpoint_layers, deeps
 from train.evaluation import check_metric
 from train.example import Example, find_example
 from train.flops import attention_cost
+from train.inputs import prepare, write_inputs
 from train.loop_benchmarks import LoopBenchmark, load_benchmarks
 from train.preemption import Preemption
-from train.recipe import Recipe, to_yaml
+from train.recipe import Recipe
 from train.resumable import Changes, explain_extension
-from train.tokenizer import load_chat
 from train.watchdog import Watchdog
 
 FINISHED = "finished.json"  # in the run directory, once all is done
@@ -99,10 +100,10 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
     attention = choose_backend(recipe.model.attention, device, dtype)
     liger = use_liger(recipe.model.liger, device)
-    chat, base, data = prepare(recipe, ranks)
+    chat, base, data = prepare(recipe, builder=ranks.local_rank == 0)
     if not any(len(pairs) for pairs in data.train):
         if ranks.is_main:
-            _write_inputs(directory, recipe, base, data)
+            write_inputs(directory, recipe, base, data)
         raise DataError(why_nothing_is_left(data))
     benchmarks = load_benchmarks(recipe.evaluation.benchmarks, chat, recipe.data.max_length, ranks.say)
     if recipe.checkpoint.best is not None:
@@ -127,8 +128,8 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         if resume_from is not None and resume_from == Path(recipe.checkpoint.resume):
             starting_point.begin_at(directory / "checkpoints", resume_from)
         (directory / FINISHED).unlink(missing_ok=True)
-        _write_inputs(directory, recipe, base, data)
-        _announce(recipe, ranks, data, mixture, device, attention)
+        card = write_inputs(directory, recipe, base, data)
+        _announce(recipe, ranks, data, card, mixture, device, attention)
     settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
     check_deepspeed(settings)
     zero3 = settings if recipe.engine.zero_stage == 3 and base.directory is not None else None
@@ -219,77 +220,28 @@ def total_steps_of(recipe: Recipe, mixture: Mixture, state: TrainState) -> int:
     return min(total, recipe.training.max_steps or total)
 
 
-def prepare(recipe: Recipe, ranks: Ranks) -> tuple[Chat, Base, PreparedData]:
-    """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing."""
-    base = resolve_base(recipe.model)
-    positions = base.config.max_position_embeddings
-    if recipe.data.max_length > positions:
-        raise DataError(
-            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
-        )
-    chat = load_chat(recipe.model, recipe.data, base)
-    data = prepare_data(
-        recipe.data,
-        chat,
-        seed=recipe.seed,
-        target_margin=recipe.loss.target_margin,
-        builder=ranks.local_rank == 0,
-    )
-    return chat, base, data
-
-
 def _fingerprint(base: Base) -> str:
     """Of the base model's shape and hub commit; its weights are read only once, at the run's beginning."""
     config = {key: value for key, value in base.config.to_dict().items() if not key.startswith("_")}
     return hashlib.sha256(json.dumps([config, base.commit], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> None:
-    """What the run is made of, on disk before the first step."""
-    directory.mkdir(parents=True, exist_ok=True)
-    durable.write_file(directory / "recipe.yaml", to_yaml(resolved_recipe(recipe, base, data)))
-    durable.write_file(directory / "drop_report.json", json.dumps(data.report, indent=2) + "\n")
-    with open(directory / "dropped.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())
-
-
-def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
-    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
-    resolved = copy.deepcopy(recipe)
-    resolved.model.revision = base.commit or recipe.model.revision
-    for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):
-        for name, source in sources.items():
-            if source is not None:
-                source.revision = data.commits.get(f"{prefix}{name}", source.revision)
-    return resolved
-
-
 def _announce(
-    recipe: Recipe, ranks: Ranks, data: PreparedData, mixture: Mixture, device: torch.device, attention: str
+    recipe: Recipe,
+    ranks: Ranks,
+    data: PreparedData,
+    card: dict[str, Any],
+    mixture: Mixture,
+    device: torch.device,
+    attention: str,
 ) -> None:
     for line in data.warnings:
         print(f"WARNING: {line}")
     where = f"{ranks.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU process'}"
     print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
-    for name, entry in data.report.items():
-        print(f"data: {name}: {entry['rows']:,} rows: {'; '.join(_where_rows_went(entry))}")
+    for line in [*composition(card), *reasons(card)]:
+        print(f"data: {line}")
     print(
         f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "
         f"{recipe.training.pairs_per_step} pairs a step, packs of {recipe.data.pack_tokens:,} tokens"
     )
-
-
-def _where_rows_went(entry: dict[str, Any]) -> list[str]:
-    parts = []
-    if entry["trained"]:
-        share = entry["pairs_per_epoch"]
-        parts.append(
-            f"{entry['trained']:,} to train on" + (f" ({share:,} an epoch)" if share != entry["trained"] else "")
-        )
-    if entry["held_out"]:
-        parts.append(f"{entry['held_out']:,} held out")
-    if entry["beyond_limit"]:
-        parts.append(f"{entry['beyond_limit']:,} beyond the limit")
-    if entry["refused"]:
-        parts.append("refused: " + ", ".join(f"{count:,} {reason}" for reason, count in entry["refused"].items()))
-    return parts

@@ -5,7 +5,7 @@ from typing import Any
 
 from data.builtin import byte_tokenizer
 from data.chat import Chat, read_template
-from data.loader import DataConfig
+from data.settings import DataConfig
 from models.attention import ModelError
 from models.build import Base, ModelConfig, fetch
 

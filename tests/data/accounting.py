@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 
 from data.chat import Chat
-from data.loader import DataConfig, EvalDataConfig, PairLoader, PreparedData, prepare_data, why_nothing_is_left
+from data.loader import PairLoader
 from data.mixture import Mixture
 from data.pairs import FORMATS, DataError, InvalidPair, parse_pair
+from data.prepare import PreparedData, prepare_data, why_nothing_is_left
+from data.settings import DataConfig, EvalDataConfig
 from data.sources import SourceConfig
 
 OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")  # of a text file, by its first bytes
@@ -99,8 +101,8 @@ def check_refusal(message: str, path: str, expected: Expected | None, how: dict[
 
 
 def check_report(data: PreparedData, path: Path, expected: Expected | None) -> None:
-    entry, store = data.report["x"], data.stores["x"]
-    refused = list(data.dropped())
+    entry, store = data.report["x"], data.selections["x"].store
+    refused = list(store.dropped())
     count = entry["rows"] if expected is None else len(expected)
     assert entry["rows"] == count
     assert entry["trained"] + entry["held_out"] + entry["beyond_limit"] + sum(entry["refused"].values()) == count
@@ -110,7 +112,7 @@ def check_report(data: PreparedData, path: Path, expected: Expected | None) -> N
 
 
 def check_dropped(data: PreparedData, path: Path) -> None:
-    text = (data.stores["x"].directory / "dropped.jsonl").read_bytes().decode("utf-8")
+    text = (data.selections["x"].store.directory / "dropped.jsonl").read_bytes().decode("utf-8")
     for line in text.splitlines():
         record = json.loads(line)
         assert record["where"].rpartition(":")[0] == str(path)
@@ -121,7 +123,7 @@ def check_dropped(data: PreparedData, path: Path) -> None:
 
 def check_pairs(data: PreparedData, chat: Chat, values: list[Any], how: dict[str, Any]) -> None:
     """Every pair has the ids of its own row alone, and nothing was refused that is a pair."""
-    store = data.stores["x"]
+    store = data.selections["x"].store
     for i, number in enumerate(store.row.tolist()):
         group, ids = store.group(i), ids_alone(chat, values[number], how)
         for response, whole in zip(group.response_ids, ids, strict=True):

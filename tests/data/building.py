@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.utils import chat_template_utils  # noqa: F401  # before a fork: it takes a second
 
-from data import store
+from data import cached, store
 from data.builtin import byte_tokenizer
 from data.chat import Chat
 from data.sources import SourceConfig
@@ -38,7 +38,7 @@ def build_beside_another(directory: Path, barrier: Any, results: Any) -> None:
             barrier.wait()  # both of us give our store its name, and have found none there
         return rename(self, target)
 
-    class NoLock(store.filelock.FileLock):  # type: ignore[name-defined,misc]
+    class NoLock(cached.filelock.FileLock):  # type: ignore[name-defined,misc]
         def acquire(self, *_: Any, **__: Any) -> Any:
             raise OSError(errno.ENOLCK, "No locks available")
 
@@ -47,8 +47,8 @@ def build_beside_another(directory: Path, barrier: Any, results: Any) -> None:
     for locks in (True, False):
         reads[0] = 0
         if not locks:
-            store.filelock.FileLock = NoLock
+            cached.filelock.FileLock = NoLock
         barrier.wait()
         made = build_in(directory, directory / ("locks" if locks else "no-locks"))
-        file = (made.directory / "pairs.arrow").stat().st_ino
+        file = (made.directory / "ids.bin").stat().st_ino
         results.put((locks, reads[0], file, len(made), made.group(ROWS - 1).prefix_ids.tolist()))

@@ -270,12 +270,12 @@ def tokenised(
 ) -> tuple[list[int], list[int]]:
     """Ids of both sides, as they would lie in the store."""
     limits = TokeniseSettings(max_length=max_length, over_length=over_length)
-    batch, refused, count = tokenise([Row("rows.jsonl:7", 6, row)], SourceConfig(**source), chat, limits)
-    assert count == 1 == len(batch) + len(refused)
-    if refused:
-        raise InvalidPair(refused[0]["reason"], refused[0]["detail"])
-    columns = {name: values[0] for name, values in batch.to_pydict().items()}
-    ids, prefix, chosen = columns["ids"], columns["prefix_length"], columns["chosen_length"]
+    done = tokenise([Row("rows.jsonl:7", 6, row)], SourceConfig(**source), chat, limits)
+    assert done.num_rows == 1 == len(done.ids) + len(done.refused)
+    if done.refused:
+        raise InvalidPair(done.refused[0]["reason"], done.refused[0]["detail"])
+    columns = {name: int(values[0]) for name, values in done.columns.items() if name.endswith("length")}
+    ids, prefix, chosen = done.ids[0].tolist(), columns["prefix_length"], columns["chosen_length"]
     assert len(ids) == prefix + chosen + columns["rejected_length"]
     return ids[: prefix + chosen], ids[:prefix] + ids[prefix + chosen :]
 
@@ -426,13 +426,17 @@ def test_a_conversation_that_ends_with_the_pad_token_is_refused(side: str) -> No
 
 def test_columns_of_a_tokenised_row(chat: Chat) -> None:
     rows = [Row(f"x:{i}", i, pair(f"Q{i % 2}", f"yes {i}", "no", margin=i, loss_weight=0.5)) for i in range(3)]
-    batch, refused, _ = tokenise(rows, SourceConfig(), chat, TokeniseSettings(target_margin=True))
-    columns = batch.to_pydict()
-    assert not refused
+    done = tokenise(rows, SourceConfig(), chat, TokeniseSettings(target_margin=True))
+    columns = {name: values.tolist() for name, values in done.columns.items()}
+    assert not done.refused
     assert columns["row"] == [0, 1, 2]
     assert columns["target_margin"] == [0.0, 1.0, 2.0]
     assert columns["loss_weight"] == [0.5] * 3
     assert columns["prompt_hash"][0] == columns["prompt_hash"][2] != columns["prompt_hash"][1]
+    assert len({*columns["chosen_hash"], *columns["rejected_hash"]}) == 5, (
+        "row 0 and 2 share their rejected conversation"
+    )
+    assert columns["same_normalised"] == [False] * 3
 
 
 def test_prompt_length_counts_the_shared_turns_up_to_the_response(chat: Chat) -> None:

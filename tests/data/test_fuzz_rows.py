@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import durable
-from data import tokenise as tokenise_module
+from data import pool as pool_module
 from data.chat import Chat
-from data.loader import DataConfig, prepare_data
+from data.prepare import prepare_data
+from data.settings import DataConfig
 from data.sources import SourceConfig
 
 
@@ -29,7 +30,7 @@ from data.sources import SourceConfig
 def small_and_quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "sync", lambda path: None)
-        patch.setattr(tokenise_module, "CHUNK", 2)  # a few rows are several chunks
+        patch.setattr(pool_module, "CHUNK", 2)  # a few rows are several chunks
         yield
 
 
@@ -121,7 +122,7 @@ def test_any_lines_with_a_real_tokenizer(real_chats: Any, content: bytes, how: d
 
 
 def test_worker_processes_mix_nothing_up(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenise_module, "ROWS_PER_WORKER", 0)
+    monkeypatch.setattr(pool_module, "ROWS_PER_WORKER", 0)
     content = b"".join(
         json.dumps(row).encode() + b"\n" + raw + b"\n" for row, raw in zip(numbered(len(RAW)), RAW, strict=True)
     )

@@ -1,10 +1,9 @@
 """The order of pairs is a pure function of (seed, epoch); weights, limits and splits are exact."""
 
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from handmade import numbered, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.mixture import Mixture, PairSet, drop_report, mix, select, split_by_prompt, stable_hash
+from data.mixture import Mixture, PairSet, mix, stable_hash
 from data.pairs import DataError
 from data.store import PairStore
 
@@ -130,64 +129,6 @@ def test_a_share_smaller_than_one_pair_is_one_pair() -> None:
     assert Mixture([pair_set("a", 3, 0.001)], seed=0).pairs_per_epoch == 1
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
-    sizes = []
-
-    @settings(max_examples=60, deadline=None, derandomize=True)
-    @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.integers(0, 5))
-    def check(size: int, a: int, b: int, seed: int) -> None:
-        small, large = sorted((a, b))
-        store, everything = hollow_store(size), np.arange(size)
-        few, many = (select(store, everything, seed, limit) for limit in (small, large))
-        assert set(few.tolist()) <= set(many.tolist())
-        assert (len(few), len(many)) == (min(small, size), min(large, size))
-        assert few.tolist() == sorted(few.tolist())
-        sizes.append(0 < len(few) < len(many) < size)
-
-    check()
-    assert any(sizes)
-
-
-def test_a_limit_is_drawn_with_the_seed() -> None:
-    store, everything = hollow_store(100), np.arange(100)
-    drawn = {tuple(select(store, everything, seed, 10).tolist()) for seed in range(5)}
-    assert len(drawn) == 5
-    assert tuple(range(10)) not in drawn
-    assert select(store, everything, 0, None).tolist() == list(range(100))
-
-
-# --- held-out splits ------------------------------------------------------------------------------------------------
-
-
-def test_all_pairs_of_a_prompt_fall_on_one_side_in_every_source() -> None:
-    prompts = [f"prompt {i % 40}" for i in range(400)]
-    sides: dict[str, set[bool]] = {}
-    for texts in (prompts, prompts[::-3], ["other", *prompts[5:50]]):
-        store = hollow_store(len(texts), texts)
-        kept, out = split_by_prompt(store, np.arange(len(texts)), 0.3)
-        assert sorted([*kept, *out]) == list(range(len(texts)))
-        for indices, side in ((kept, False), (out, True)):
-            for i in indices:
-                sides.setdefault(texts[i], set()).add(side)
-    assert len(sides) == 41
-    assert all(len(found) == 1 for found in sides.values())
-    assert {True} in sides.values()
-    assert {False} in sides.values()
-
-
-def test_a_fraction_holds_out_about_that_share_of_the_prompts_and_more_of_it_contains_less() -> None:
-    store, everything = hollow_store(5000), np.arange(5000)
-    shares = [0.0, 0.05, 0.1, 0.5, 0.99]
-    out = [set(split_by_prompt(store, everything, share)[1].tolist()) for share in shares]
-    for small, large in itertools.pairwise(out):
-        assert small < large
-    for share, held in zip(shares, out, strict=True):
-        assert abs(len(held) / 5000 - share) < 0.02
-
-
 def test_mix_scatters_and_is_one_to_one() -> None:
     values = mix(np.arange(10_000, dtype=np.uint64), 7)
     assert len(set(values.tolist())) == 10_000
@@ -209,22 +150,3 @@ def test_flip_swaps_chosen_and_rejected(build_store: Callable[..., PairStore]) -
             lengths = [column[position] for column in pairs.lengths()]
             assert lengths == [len(group.prefix_ids), *map(len, group.response_ids)]
     assert straight.lengths()[1][0] > straight.lengths()[2][0], "a pair with sides of one length shows nothing"
-
-
-def test_the_drop_report_counts_every_row(build_store: Callable[..., PairStore]) -> None:
-    rows: list[Any] = [*numbered(6), "{", pair(chosen=""), pair(rejected=""), [1]]
-    report = drop_report({"x": build_store(rows)}, {"x": 3}, {"x": 1}, {"x": 2})
-    assert report == {
-        "x": {
-            "rows": 10,
-            "trained": 3,
-            "held_out": 1,
-            "beyond_limit": 2,
-            "refused": {"blank text": 2, "not JSON": 1, "not an object": 1},
-        }
-    }
-
-
-def test_a_drop_report_that_does_not_add_up_is_never_written(build_store: Callable[..., PairStore]) -> None:
-    with pytest.raises(AssertionError, match="x: 6 rows, 5 accounted for"):
-        drop_report({"x": build_store(numbered(6))}, {"x": 5}, {}, {})

@@ -64,7 +64,7 @@ def test_a_template_that_takes_too_much_is_refused(limits, kind):
 def test_a_template_that_waits_for_a_certain_row_is_refused_too(limits):
     chat = Chat(byte_tokenizer(), CHATML + "{% if 'now' in messages[0].content %}" + LOOP + "{% endif %}")
     rows = [Row(f"x:{i}", i, {"prompt": text, "chosen": "a", "rejected": "b"}) for i, text in enumerate(["Hi", "now"])]
-    assert len(tokenise(rows[:1], SourceConfig(), chat, TokeniseSettings())[0]) == 1
+    assert len(tokenise(rows[:1], SourceConfig(), chat, TokeniseSettings()).ids) == 1
     with pytest.raises(DataError, match=r"took more than 0\.2 s"):
         tokenise(rows, SourceConfig(), chat, TokeniseSettings())
 

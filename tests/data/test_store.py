@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from handmade import numbered, pair, talk, write_jsonl
 
+import data.pool as pool_module
 import data.store as store_module
-import data.tokenise as tokenise_module
 from data.builtin import CHATML, byte_tokenizer
 from data.chat import Chat
 from data.pairs import DataError
@@ -64,7 +64,7 @@ def test_a_store_holds_the_ids_lengths_and_numbers_of_its_pairs(build_store: Bui
     rows = [pair(f"Q{i}", f"yes {i}", "no" * i, loss_weight=i, margin=i / 2) for i in range(1, 600)]
     store = build_store(rows, settings=TokeniseSettings(target_margin=True))
     assert len(store) == 599
-    assert len(store._chunks) > 2, "the lookup over chunks is not tested"
+    assert len(store) > 2 * pool_module.CHUNK, "several chunks are not tested"
     for i in (0, 1, 254, 255, 256, 257, 511, 512, 598):
         group = store.group(i)
         for response, side in zip(group.response_ids, ("chosen", "rejected"), strict=True):
@@ -133,11 +133,11 @@ def test_a_store_without_pairs_can_be_opened(rows: list[Any], build_store: Build
 
 def test_the_second_time_a_store_is_found(build_store: Build, tmp_path: Path, never_read: Callable[[], None]) -> None:
     first = build_store(numbered(5))
-    written = os.stat(first.directory / "pairs.arrow").st_mtime_ns
+    written = os.stat(first.directory / "ids.bin").st_mtime_ns
     never_read()
     again = build_store(path=str(tmp_path / "handmade.jsonl"))
     assert again.directory == first.directory
-    assert os.stat(again.directory / "pairs.arrow").st_mtime_ns == written
+    assert os.stat(again.directory / "ids.bin").st_mtime_ns == written
 
 
 @pytest.mark.parametrize("other", [{"weight": 0.5}, {"limit": 2}, {"flip": True}], ids=str)
@@ -270,7 +270,7 @@ def test_two_builders_make_one_store(tmp_path: Path, chat: Chat, monkeypatch: py
 def test_an_interrupted_build_leaves_no_half_store(
     interruption: type[BaseException], build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tokenise_module.tokenise
+    original = store_module.tokenise
     calls = []
 
     def stop_later(*args: Any) -> Any:
@@ -279,7 +279,7 @@ def test_an_interrupted_build_leaves_no_half_store(
             raise interruption
         return original(*args)
 
-    monkeypatch.setattr(tokenise_module, "tokenise", stop_later)
+    monkeypatch.setattr(store_module, "tokenise", stop_later)
     with pytest.raises(interruption):
         build_store(numbered(1000))
     assert len(calls) == 3
@@ -288,7 +288,7 @@ def test_an_interrupted_build_leaves_no_half_store(
 
 
 def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat) -> None:
-    rows: list[Any] = numbered(tokenise_module.ROWS_PER_WORKER + 700, margin=1)
+    rows: list[Any] = numbered(pool_module.ROWS_PER_WORKER + 700, margin=1)
     rows[1000], rows[4500] = "{not json", pair(chosen="")
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
     one, two = (
@@ -297,5 +297,5 @@ def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat
     )
     assert len(one) == len(rows) - 2
     assert [record["where"].rsplit(":")[-1] for record in two.dropped()] == ["1001", "4501"]
-    for name in ("pairs.arrow", "dropped.jsonl", "store.json", "manifest.json"):
+    for name in ("ids.bin", "dropped.jsonl", "store.json", "manifest.json"):
         assert (one.directory / name).read_bytes() == (two.directory / name).read_bytes()

@@ -22,7 +22,7 @@ from killed import kill_everywhere
 from support import no_file_larger_than
 
 import data.store as store_module
-from data import durable
+from data import cached, durable
 from data.chat import Chat
 from data.pairs import DataError
 from data.sources import SourceConfig
@@ -30,7 +30,7 @@ from data.store import PairStore, open_store
 from data.tokenise import TokeniseSettings
 
 Build = Callable[..., PairStore]
-FILES = ["pairs.arrow", "dropped.jsonl", "store.json", "manifest.json"]
+FILES = ["ids.bin", "dropped.jsonl", "store.json", "manifest.json"]
 
 
 def directories(cache: Path) -> list[str]:
@@ -87,7 +87,7 @@ def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
 
     directory = opened(True).directory
     before = contents(directory)
-    flip(directory / "pairs.arrow")
+    flip(directory / "ids.bin")
     got: list[PairStore] = []
     waiting = [threading.Thread(target=lambda: got.append(opened(False)), daemon=True) for _ in range(2)]
     for thread in waiting:
@@ -137,16 +137,16 @@ def test_kill_9_at_every_change_that_a_build_makes(tmp_path: Path) -> None:
 
 def test_only_what_a_dead_builder_left_is_swept_away(build_store: Build, tmp_path: Path) -> None:
     cache = build_store(numbered(3)).directory.parent
-    own = store_module._temporary(cache / store_name(cache))
+    own = cached._temporary(cache / store_name(cache))
     boot = own.name.split(".")[1]
     elsewhere = own.name.replace(boot, "0" * 8 + boot[8:])  # another machine's, which may be alive
     abandoned = "other-0123456789abcdef." + elsewhere.split(".", 1)[1]
     kept = [elsewhere, "mine.tmp", "handmade-0123456789abcdef.tmp", own.name.replace("handmade", "another")]
     for name in [own.name, abandoned, *kept]:
         (cache / name).mkdir()
-        (cache / name / "pairs.arrow").write_bytes(b"half")
-    long_ago = time.time() - 2 * store_module.ABANDONED_SECONDS
-    for path in (cache / abandoned / "pairs.arrow", cache / abandoned, cache / "mine.tmp"):
+        (cache / name / "ids.bin").write_bytes(b"half")
+    long_ago = time.time() - 2 * cached.ABANDONED_SECONDS
+    for path in (cache / abandoned / "ids.bin", cache / abandoned, cache / "mine.tmp"):
         os.utime(path, (long_ago, long_ago))
     shutil.rmtree(cache / store_name(cache))
     store = build_store(numbered(3))
@@ -163,9 +163,9 @@ def test_workers_of_a_killed_builder_end(tmp_path: Path) -> None:
 import os, signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from data.tokenise import _start_worker
+from data.pool import _start_worker
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (None, None, None))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (None, ()))
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -250,7 +250,7 @@ def test_a_store_is_read_from_a_cache_that_cannot_be_written_to(
     def refuse(path: Any, *_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EROFS, "Read-only file system", str(path))
 
-    for module, name in ((Path, "mkdir"), (durable, "write_file"), (store_module.filelock, "FileLock")):
+    for module, name in ((Path, "mkdir"), (durable, "write_file"), (cached.filelock, "FileLock")):
         monkeypatch.setattr(module, name, refuse)
     assert build_store(path=str(tmp_path / "handmade.jsonl")).directory == first.directory
 
@@ -295,4 +295,4 @@ def test_a_builder_that_waits_says_so_and_goes_on_when_the_other_dies(
         timer.start()
         assert len(build_store(numbered(3))) == 3
         timer.join()
-    assert f"waiting for another process that tokenises handmade ({cache / name}.lock)" in capfd.readouterr().err
+    assert f"waiting for another process that makes .*handmade ({cache / name}.lock)" in capfd.readouterr().err

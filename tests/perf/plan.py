@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from data.chat import Chat
-from data.loader import DataConfig, prepare_data
+from data.prepare import prepare_data
 from data.sampler import group_costs, group_sizes, plan_step
+from data.settings import DataConfig
 from data.sources import SourceConfig
 from train.flops import attention_cost
 from train.tokenizer import read_tokenizer

@@ -82,7 +82,7 @@ def prepare(file: str, tokenizer: str, cache: str, workers: int) -> dict[str, An
         "seconds": seconds,
         "tokens": stored + int(prefix.sum()),  # of the conversations one by one, which is what a tokenizer reads
         "stored_tokens": stored,
-        "store_bytes": (store.directory / "pairs.arrow").stat().st_size,
+        "store_bytes": sum(path.stat().st_size for path in store.directory.glob("*.bin")),
     }
 
 

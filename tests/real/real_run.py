@@ -96,13 +96,12 @@ def reference_losses(recipe_path: Path, num_steps: int) -> list[float]:
     """Losses of plain, unpacked training from the same weights in the same order: one padded batch for each pair."""
     from data.mixture import Mixture
     from models.build import build_model
-    from train.distributed import Ranks
     from train.engine import learning_rate_at
+    from train.inputs import prepare
     from train.recipe import load_recipe
-    from train.run import prepare
 
     recipe = load_recipe([f"recipe={recipe_path}"])
-    chat, base, data = prepare(recipe, Ranks())
+    chat, base, data = prepare(recipe)
     mixture = Mixture(data.train, recipe.seed)
     pad = chat.tokenizer.pad_token_id
     model, _ = build_model(base, dtype=torch.float32, seed=recipe.seed, attention="sdpa", pad_token_id=pad)

@@ -10,7 +10,7 @@ import pytest
 from runs import RECIPE, finish, metrics, newest, straight
 from support import ROOT
 
-from data import durable, store
+from data import cached, durable, store
 from data.pairs import DataError
 from train.preemption import EXIT_STOPPED
 from train.recipe import RecipeError, load_recipe
@@ -110,7 +110,7 @@ def test_one_process_trains_in_a_directory(tmp_path, capsys):
 
 
 def test_whoever_waits_for_a_store_notices_that_nobody_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BUILDER_SECONDS", 0.0)
+    monkeypatch.setattr(cached, "BUILDER_SECONDS", 0.0)
     monkeypatch.setattr(store, "_fingerprint_parts", lambda *args: ({}, None))
     with pytest.raises(
         DataError, match=r"data\.sources\.x: the process of this machine that should tokenise it has ended"

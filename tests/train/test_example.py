@@ -6,7 +6,8 @@ import pytest
 
 from data.builtin import byte_tokenizer
 from data.chat import Chat
-from data.loader import DataConfig, EvalDataConfig, prepare_data
+from data.prepare import prepare_data
+from data.settings import DataConfig, EvalDataConfig
 from data.sources import SourceConfig
 from train.example import find_example
 

@@ -11,10 +11,9 @@ from torch.nn.functional import logsigmoid
 from data.builtin import SETS, byte_tokenizer
 from data.mixture import Mixture
 from models.build import build_model
-from train.distributed import Ranks
 from train.engine import learning_rate_at
+from train.inputs import prepare
 from train.recipe import load_recipe
-from train.run import prepare
 
 
 def padded_rewards(model, conversations, pad):
@@ -26,7 +25,7 @@ def padded_rewards(model, conversations, pad):
 
 def test_losses_and_gradients_equal_unpacked_training(one_rank, tmp_path):
     recipe = load_recipe(["recipe=smoke-qwen3", *SMALL, f"data.cache_dir={tmp_path}"])
-    chat, base, data = prepare(recipe, Ranks())
+    chat, base, data = prepare(recipe)
     mixture = Mixture(data.train, recipe.seed)
     model, _ = build_model(
         base, dtype=torch.float32, seed=recipe.seed, attention="sdpa", pad_token_id=chat.tokenizer.pad_token_id

@@ -51,7 +51,8 @@ def write_run(
             (directory / "evaluations" / f"step-{step}.json").write_text(json.dumps(written))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "recipe.yaml").write_text(RECIPE.format(seed=seed))
-    entry = {"rows": 10, "trained": 5, "held_out": 2, "beyond_limit": 1, "refused": {"over length": 1, HOSTILE: 1}}
+    kept = {"rows": 13, "trained": 5, "held_out": 2, "beyond_limit": 1}
+    entry = {**kept, "left_out": {"where": 3}, "refused": {"over length": 1, HOSTILE: 1}}
     (directory / "drop_report.json").write_text(json.dumps({"helpful": entry}))
     (directory / "finished.json").write_text("{}")
     if benchmarks:
@@ -171,7 +172,7 @@ def test_benchmarks_stand_beside_the_published_rows(run, page):
 
 def test_the_drop_report_and_the_recipe_are_whole(run, page):
     (row,) = Page(page).tables["Where every row went"][1:]
-    assert row == ["helpful", 10, 5, 2, 1, 2, 1, 1]
+    assert row == ["helpful", 13, 5, 2, 1, 3, 2, 3, 1, 1]
     assert "&lt;/pre&gt;&lt;script&gt;alert(2)&lt;/script&gt;" in page
 
 

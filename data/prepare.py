@@ -1,0 +1,196 @@
+"""All pairs of a recipe: tokenised, selected, divided into training and held-out sets, and an account of every row."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.gates import apply_gates, apply_leakage
+from data.mixture import PairSet
+from data.pairs import DataError
+from data.render import release
+from data.row_facts import find_hits, find_signatures, rows_where
+from data.selection import (
+    Selection,
+    hold_out,
+    keep_fraction,
+    keep_lengths,
+    keep_limit,
+    keep_margins,
+    keep_matching,
+)
+from data.settings import DataConfig
+from data.sources import SourceConfig
+from data.store import open_store
+from data.tokenise import TokeniseSettings
+
+if TYPE_CHECKING:
+    from data.chat import Chat
+    from data.contamination import BenchmarkPrompts
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The sets of a run, tokenised."""
+
+    train: list[PairSet]
+    held_out: list[PairSet]
+    report: dict[str, Any]  # per source: see `Selection.report`, and pairs_per_epoch
+    commits: dict[str, str]  # hub commits of the sources that come from the hub
+    warnings: list[str]
+    selections: dict[str, Selection]  # by name; those that are only evaluated on as eval.NAME
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """Every refused row and every pair that a gate dropped: source, where, row, reason, detail.
+
+        Read from disk: there may be very many.
+        """
+        for selection in self.selections.values():
+            yield from selection.store.dropped()
+            yield from selection.dropped()
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What all sources are prepared with."""
+
+    config: DataConfig
+    chat: "Chat"
+    settings: TokeniseSettings
+    builder: bool
+
+    def select(self, prefix: str, sources: dict[str, SourceConfig | None]) -> list[Selection]:
+        """The sources, tokenised, without the pairs that their own filters leave out."""
+        return [
+            self._select(f"{prefix}.{name}", name, source) for name, source in sources.items() if source is not None
+        ]
+
+    def _select(self, key: str, name: str, source: SourceConfig) -> Selection:
+        config = self.config
+        store = open_store(
+            name,
+            source,
+            self.chat,
+            self.settings,
+            config.cache(),
+            builder=self.builder,
+            workers=config.workers,
+            key=key,
+            stop_at_bad_row=config.on_bad_row == "error",
+        )
+        selection = Selection(name, source, store)
+        if source.where is not None:
+            keep_matching(selection, rows_where(key, source, store.content, config.cache(), builder=self.builder))
+        keep_lengths(selection)
+        keep_margins(selection)
+        return selection
+
+    def apply_gates(self, selections: list[Selection]) -> None:
+        config, gates = self.config, self.config.gates
+        how: dict[str, Any] = {"builder": self.builder, "workers": config.workers}
+
+        def each(find: Any, *more: Any) -> dict[str, Any]:
+            return {
+                s.name: find(f"data.sources.{s.name}", s.config, s.store.content, *more, config.cache(), **how)
+                for s in selections
+            }
+
+        signatures = each(find_signatures) if gates.near_duplicates != "off" else {}
+        hits = each(find_hits, benchmark_prompts(gates.benchmarks)) if gates.contamination != "off" else {}
+        apply_gates(gates, selections, signatures, hits)
+
+
+def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
+    """The prompts of benchmarks, from their files or from the hub. Raises: DataError."""
+    from data.contamination import read_prompts  # waits until it is asked for
+
+    return read_prompts(
+        {name: None if place == "hub" else os.path.expanduser(place) for name, place in benchmarks.items()}
+    )
+
+
+def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: bool, builder: bool) -> PreparedData:
+    """Tokenise (or find) every source, select from it and divide it into training and held-out sets.
+
+    The stages, in order: filters of each source, gates over all of them, limits, the held-out split, the gate of
+    leakage, fractions. So the held-out pairs do not depend on fractions and weights.
+
+    Args:
+        target_margin: whether the loss asks for target margins, which every row must then have.
+        builder: see `data.store.open_store`.
+
+    Raises:
+        DataError: a source cannot be read, or nothing is left to train on.
+    """
+    settings = TokeniseSettings(config.max_length, config.over_length, target_margin)
+    preparation = _Preparation(config, chat, settings, builder)
+    training = preparation.select("data.sources", config.sources)
+    preparation.apply_gates(training)
+    for selection in training:
+        keep_limit(selection, seed)
+        hold_out(selection, config.eval.fraction, config.eval.limit, seed)
+    evaluated = preparation.select("data.eval.sources", config.eval.sources)
+    for selection in evaluated:
+        keep_limit(selection, seed)
+        keep_fraction(selection, selection.config.fraction, seed)
+        hold_out(selection, 1, config.eval.limit, seed)
+    held_out = [s for s in map(Selection.held_out, [*training, *evaluated]) if len(s)]
+    out = [pairs.store.prompt_hash[pairs.indices] for pairs in held_out]
+    apply_leakage(config.gates.leakage, training, np.unique(np.concatenate([np.empty(0, np.uint64), *out])))
+    for selection in training:
+        keep_fraction(selection, config.fraction * selection.config.fraction, seed)
+        if selection.config.weight == 0:
+            selection.take(selection.left(), "weight 0")
+    train = [selection.pairs() for selection in training]
+    if any(map(len, train)) and not any(s.store.loss_weight[s.indices].any() for s in train):
+        raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
+    report = {s.name: s.report() for s in training} | {f"eval.{s.name}": s.report() for s in evaluated}
+    for pairs in train:
+        report[pairs.name]["pairs_per_epoch"] = pairs.pairs_per_epoch() if len(pairs) else 0
+    selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
+    release()  # the process that rendered; it holds on to memory
+    commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
+    return PreparedData(train, held_out, report, commits, _warnings(report), selections)
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    refused = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
+    found = [
+        f"{name}: {count:,} pair(s): {reason}; they are trained on (data.gates drops them)"
+        for name, entry in report.items()
+        for reason, count in entry["found"].items()
+        if count
+    ]
+    return refused + found
+
+
+def why_nothing_is_left(data: PreparedData) -> str:
+    """A sentence for a run without pairs: the commonest reason, with one row it happened to."""
+    reasons: Counter[str] = Counter()
+    for name, entry in data.report.items():
+        if not name.startswith("eval."):
+            reasons.update(entry["refused"])
+            reasons.update(entry["left_out"])
+    if not reasons:
+        return "data.sources: no pairs are left to train on; every source is empty or held out"
+    reason, count = reasons.most_common(1)[0]
+    example = next((record for record in data.dropped() if record["reason"] == reason), None)
+    if example is None:
+        return f"data.sources: no pairs are left to train on; {count:,} were left out: {reason}"
+    return (
+        f"data.sources: no pairs are left to train on; {count:,} row(s) were refused for {reason!r}, "
+        f"e.g. {example['where']}: {example['detail']} (dropped.jsonl in the run directory names all)"
+    )
+
+
+def _refused(entry: dict[str, Any]) -> int:
+    return sum(entry["refused"].values())
+
+
+def _loss_of(name: str, entry: dict[str, Any]) -> str:
+    share = _refused(entry) / entry["rows"]
+    worst = max(entry["refused"], key=entry["refused"].get)
+    return f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory"

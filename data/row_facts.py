@@ -1,0 +1,163 @@
+"""Facts about rows besides their ids: which match `where`, their MinHash signatures, what they share with benchmarks.
+
+Each is found by reading the rows once more, in as many processes as pay, and kept beside the tokenised pairs
+(data/cached.py), named by the rows and by what was asked. None depends on the tokenizer.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data.cached import ColumnWriter, fingerprint, open_cached, read_column
+from data.pairs import InvalidPair, Message, read_conversations
+from data.pool import map_chunks
+from data.sources import Row, SourceConfig, read_rows
+
+if TYPE_CHECKING:
+    from data.contamination import BenchmarkPrompts
+
+VERSION = 1  # raise it when the same rows and questions would give other answers
+NUM_PERMUTATIONS = 128
+
+
+class Signatures:
+    """MinHash signatures of the rows that are pairs."""
+
+    def __init__(self, directory: Path):
+        self._rows = read_column(directory, "row", np.int64)
+        self._signatures = read_column(directory, "signature", np.uint32, NUM_PERMUTATIONS)
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(num_rows, NUM_PERMUTATIONS) uint32, of rows that are pairs."""
+        return self._signatures[np.searchsorted(self._rows, rows)]
+
+
+class Hits:
+    """The rows that share a prompt, or words, with a benchmark."""
+
+    def __init__(self, directory: Path):
+        self._rows = read_column(directory, "row", np.int64)
+        self._path = directory / "hits.jsonl"
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The number of each row's hit, -1 where there is none, (num_rows,) int64."""
+        if not len(self._rows):
+            return np.full(len(rows), -1)
+        at = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
+        return np.where(self._rows[at] == rows, at, -1)
+
+    @functools.cached_property
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+    def describe(self, number: int) -> str:
+        hit = self._told[number]
+        return f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}"
+
+
+def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool) -> np.ndarray:
+    """The numbers of the rows for which the source's `where` holds, ascending. Raises: DataError."""
+    from data.where import matching_rows  # waits until a source has a condition
+
+    where = source.where
+    assert where is not None
+
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        for rows in matching_rows(f"{key}.where", where, lambda: read_rows(key, source)):
+            writer.write("row", rows.astype(np.int64))
+
+    directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
+    return read_column(directory, "row", np.int64)
+
+
+def find_signatures(
+    key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool, workers: int
+) -> Signatures:
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        chunks = map_chunks(_with_bar(key, source), _sign, (source,), workers)
+        for rows, signatures in chunks:
+            writer.write("row", rows)
+            writer.write("signature", signatures)
+
+    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS}
+    return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
+
+
+def find_hits(
+    key: str,
+    source: SourceConfig,
+    content: str,
+    prompts: "BenchmarkPrompts",
+    cache: Path,
+    *,
+    builder: bool,
+    workers: int,
+) -> Hits:
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
+            for found in map_chunks(_with_bar(key, source), _compare, (source, prompts), workers):
+                for row, hit in found:
+                    writer.write("row", np.array([row], np.int64))
+                    file.write(json.dumps(hit, ensure_ascii=False) + "\n")
+
+    made_of = {"content": content, "format": source.format, "prompts": prompts.fingerprint()}
+    return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))
+
+
+def _open(
+    key: str,
+    kind: str,
+    made_of: dict[str, Any],
+    make: Callable[[Path, ColumnWriter], None],
+    columns: list[str],
+    cache: Path,
+    builder: bool,
+) -> Path:
+    """A directory of facts, made where it is missing."""
+    directory = cache / f"{key.rpartition('.')[2]}-{kind}-{fingerprint([VERSION, kind, made_of])}"
+
+    def write(temporary: Path) -> None:
+        with ColumnWriter(temporary, columns) as writer:
+            make(temporary, writer)
+
+    open_cached(directory, key, write, builder=builder)
+    return directory
+
+
+def _with_bar(key: str, source: SourceConfig) -> Any:
+    return tqdm(read_rows(key, source), desc=f"comparing {key.rpartition('.')[2]}", unit=" rows", leave=False)
+
+
+def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and signatures of the rows that hold two conversations."""
+    from data.near_duplicates import pair_text, signature
+
+    signed = [(row.number, signature(pair_text(*sides), NUM_PERMUTATIONS)) for row, sides in _pairs(rows, source)]
+    numbers = np.array([number for number, _ in signed], np.int64)
+    return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
+
+
+def _compare(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> list[tuple[int, dict[str, Any]]]:
+    found = []
+    for row, sides in _pairs(rows, source):
+        hit = prompts.find(*sides)
+        if hit is not None:
+            found.append((row.number, asdict(hit)))
+    return found
+
+
+def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:
+    """The rows that hold two conversations; data/tokenise.py says why others do not."""
+    found = []
+    for row in rows:
+        if row.error is None:
+            with contextlib.suppress(InvalidPair):
+                found.append((row, read_conversations(row.value, source.format)))
+    return found

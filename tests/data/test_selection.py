@@ -1,0 +1,79 @@
+"""The stages that choose pairs of one source: filters, limits, held-out splits and fractions."""
+
+import itertools
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.mixture import stable_hash
+from data.selection import draw, of_held_out_prompts
+from data.store import PairStore
+
+
+def hollow_store(size: int, prompts: list[str] | None = None) -> PairStore:
+    """A store with nothing but what choosing pairs needs."""
+    texts = prompts or [f"prompt {i}" for i in range(size)]
+    hashes = np.array([stable_hash(text) for text in texts], dtype=np.uint64)
+    return cast(PairStore, SimpleNamespace(row=np.arange(size), prompt_hash=hashes))
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
+    sizes = []
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.integers(0, 5))
+    def check(size: int, a: int, b: int, seed: int) -> None:
+        small, large = sorted((a, b))
+        store, everything = hollow_store(size), np.arange(size)
+        few, many = (draw(store, everything, seed, limit) for limit in (small, large))
+        assert set(few.tolist()) <= set(many.tolist())
+        assert (len(few), len(many)) == (min(small, size), min(large, size))
+        assert few.tolist() == sorted(few.tolist())
+        sizes.append(0 < len(few) < len(many) < size)
+
+    check()
+    assert any(sizes)
+
+
+def test_a_limit_is_drawn_with_the_seed() -> None:
+    store, everything = hollow_store(100), np.arange(100)
+    drawn = {tuple(draw(store, everything, seed, 10).tolist()) for seed in range(5)}
+    assert len(drawn) == 5
+    assert tuple(range(10)) not in drawn
+    assert draw(store, everything, 0, 100).tolist() == list(range(100))
+
+
+# --- held-out splits ------------------------------------------------------------------------------------------------
+
+
+def test_all_pairs_of_a_prompt_fall_on_one_side_in_every_source() -> None:
+    prompts = [f"prompt {i % 40}" for i in range(400)]
+    sides: dict[str, set[bool]] = {}
+    for texts in (prompts, prompts[::-3], ["other", *prompts[5:50]]):
+        store = hollow_store(len(texts), texts)
+        out = of_held_out_prompts(store, np.arange(len(texts)), 0.3)
+        kept = np.setdiff1d(np.arange(len(texts)), out)
+        assert sorted([*kept, *out]) == list(range(len(texts)))
+        for indices, side in ((kept, False), (out, True)):
+            for i in indices:
+                sides.setdefault(texts[i], set()).add(side)
+    assert len(sides) == 41
+    assert all(len(found) == 1 for found in sides.values())
+    assert {True} in sides.values()
+    assert {False} in sides.values()
+
+
+def test_a_fraction_holds_out_about_that_share_of_the_prompts_and_more_of_it_contains_less() -> None:
+    store, everything = hollow_store(5000), np.arange(5000)
+    shares = [0.0, 0.05, 0.1, 0.5, 0.99]
+    out = [set(of_held_out_prompts(store, everything, share).tolist()) for share in shares]
+    for small, large in itertools.pairwise(out):
+        assert small < large
+    for share, held in zip(shares, out, strict=True):
+        assert abs(len(held) / 5000 - share) < 0.02
