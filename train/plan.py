@@ -195,8 +195,8 @@ def _misfits(recipe: Recipe, shape: memory.Shape, question: Question) -> list[st
     for count in question.gpus:
         parts = memory.estimate(recipe, shape, count)
         if parts["longest pair"] / memory.GIB > limit:
-            which = "no pack" if parts["total"] / memory.GIB > limit else "not the longest pair"
-            lines.append(f"{count} x {question.gpu}: {which} fits")
+            fits = "packs fit, but not the longest pair" if parts["total"] / memory.GIB <= limit else "it does not fit"
+            lines.append(f"{count} x {question.gpu}: {fits}")
     return lines
 
 

@@ -5,22 +5,27 @@
 
 Pairs are random words of the tokenizer (the built-in one of bytes when left out): short ones have about 100 tokens of
 Qwen3, long ones over 600. `directory` keeps files and stores (a temporary one when left out; 1M short pairs take 1 GB).
-A line for each kind and number of pairs:
+Two tables, a line for each kind and number of pairs. On a shared machine trust the CPU seconds: of all processes, those
+of start-up and the parent's included.
 
-    pairs/s, ktok/s   tokenising them with `workers` processes, start of the processes and hashing included; a core
-    plain             thousand tokens/s a core of a bare loop over tokenizers' encode_batch, same texts, same processes
-    ratio             ours / plain
-    anon MB           most anonymous memory of all processes together while preparing
-    B/token           of the store's file, a token in it
-    open s, ready s   to check and open the store; and until the first step can be planned
-    kept B/pair       anonymous memory that a rank keeps of it
-    plan ms           planning a step of `pairs_per_step` on 8 ranks: median, most
-    access us         reading one pair at random
-    first step s      from the start of train/main.py to the first step of a tiny model
+    pairs/s, ktok/s     pairs and thousand tokens for each CPU second of tokenising
+    plain               the same of a bare loop over tokenizers' encode_batch: on the same texts, with the same
+                        number of processes, without their start
+    ratio               ours / plain; few pairs show the start, many the work
+    by the clock        ours / plain, by wall-clock time
+    anon MB             most anonymous memory of all processes together while preparing
+    B/token             of the store, a token in it
+    open s, ready s     to check and open the store and select from it; and until the first step can be planned
+    kept, most B/pair   anonymous memory that a rank keeps of it, and has at most until the first step is planned
+    plan ms             planning a step of `pairs_per_step` on 8 ranks: median, most
+    access us           reading one pair at random
+    first step s        from the start of train/main.py to the first step of a tiny model
 """
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,10 +45,28 @@ from settings import read_settings as read_arguments
 from data.pairs import DataError
 from train.recipe import RecipeError, complain
 
-HEADER = (
-    f"{'kind':6} {'pairs':>9} {'tok/pair':>8} {'pairs/s':>8} {'ktok/s':>7} {'plain':>7} {'ratio':>6} {'anon MB':>8} "
-    f"{'B/token':>8} {'open s':>7} {'ready s':>8} {'kept B/pair':>12} {'plan ms':>13} {'access us':>10} {'first step s':>13}"
-)
+COLUMNS = {  # heading: width and format, and the figure from a line
+    "kind": ("6", lambda line: line["kind"]),
+    "pairs": ("10,", lambda line: line["pairs"]),
+    "tok/pair": ("9.0f", lambda line: line["tokens_per_pair"]),
+    "pairs/s": ("8,.0f", lambda line: line["pairs"] / line["cpu_seconds"]),
+    "ktok/s": ("7,.1f", lambda line: line["tokens"] / line["cpu_seconds"] / 1e3),
+    "plain": ("7,.1f", lambda line: line["plain_tokens"] / line["plain_cpu_seconds"] / 1e3),
+    "ratio": ("7.1%", lambda line: line["ratio"]),
+    "by the clock": ("13.1%", lambda line: line["ratio_clock"]),
+    "anon MB": ("8,.0f", lambda line: line["anonymous_bytes"] / 1e6),
+    "B/token": ("8.2f", lambda line: line["store_bytes"] / line["stored_tokens"]),
+    "open s": ("7.2f", lambda line: line["open_seconds"]),
+    "ready s": ("8.2f", lambda line: line["ready_seconds"]),
+    "kept B/pair": ("12.0f", lambda line: line["kept_bytes"] / line["pairs"]),
+    "most B/pair": ("12.0f", lambda line: line["most_bytes"] / line["pairs"]),
+    "plan ms": ("8.1f", lambda line: line["plan_ms"]),
+    "most": ("6.1f", lambda line: line["plan_ms_most"]),
+    "access us": ("10.1f", lambda line: line["access_us"]),
+    "first step s": ("13.1f", lambda line: line["first_step_seconds"]),
+}
+PREPARING = ("pairs/s", "ktok/s", "plain", "ratio", "by the clock", "anon MB", "B/token")
+USING = ("open s", "ready s", "kept B/pair", "most B/pair", "plan ms", "most", "access us", "first step s")
 
 
 @dataclass
@@ -77,14 +100,16 @@ def read_settings(arguments: list[str]) -> Settings:
 
 
 def run_part(part: str, **arguments: Any) -> dict[str, Any]:
-    """What a part found, and the most anonymous memory that it and its children had together."""
+    """What a part found; the most anonymous memory that it and its children had together, and CPU seconds of all."""
     command = [sys.executable, str(Path(__file__).with_name("scale_parts.py")), part, json.dumps(arguments)]
     process = subprocess.Popen(command, env=startup.environment(), stdout=subprocess.PIPE, text=True)
-    most, ended = [0], threading.Event()
+    most, spent, ended = [0], {}, threading.Event()
 
     def sample() -> None:
-        while not ended.wait(0.1):
-            most[0] = max(most[0], sum(map(anonymous_bytes, _family(process.pid))))
+        while not ended.wait(0.05):
+            family = _family(process.pid)
+            most[0] = max(most[0], sum(anonymous_bytes(one.pid) for one in family))
+            spent.update({one.pid: seconds for one in family if (seconds := _cpu_seconds(one)) is not None})
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -94,56 +119,61 @@ def run_part(part: str, **arguments: Any) -> dict[str, Any]:
     if process.returncode:
         raise RuntimeError(f"{part}: exit code {process.returncode}")
     found: dict[str, Any] = json.loads(output)
-    return found | {"anonymous_bytes": most[0]}
+    return {"cpu_seconds": sum(spent.values()), "anonymous_bytes": most[0]} | found
 
 
-def _family(pid: int) -> list[int]:
+def _family(pid: int) -> list[psutil.Process]:
     try:
-        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _cpu_seconds(process: psutil.Process) -> float | None:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return None
+    return times.user + times.system
 
 
 def measure(settings: Settings, kind: str, count: int, directory: Path) -> dict[str, Any]:
     """One line."""
     file, place = str(directory / f"{kind}-{count}.jsonl"), directory / f"{kind}-{count}"
-    (place / "cache").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    (place / "cache").mkdir(parents=True)
     about = {"file": file, "tokenizer": settings.tokenizer}
     if not Path(file).is_file():
         run_part("generate", **about, kind=kind, pairs=count)
     cache = str(place / "cache")
-    for old in (place / "cache").glob("*"):
-        subprocess.run(["rm", "-r", str(old)], check=True)
     prepared = run_part("prepare", **about, cache=cache, workers=settings.workers)
     plain = run_part("plain", **about, pairs=min(count, settings.plain_pairs), workers=settings.workers)
     used = run_part("use", **about, cache=cache, pairs_per_step=min(count, settings.pairs_per_step))
     arguments = startup.prepared_arguments(place, startup.Settings(input=file, tokenizer=settings.tokenizer))
-    tokens_per_second = prepared["tokens"] / prepared["seconds"] / settings.workers
-    plain_per_second = plain["tokens"] / plain["seconds"] / settings.workers
+    wall, plain_wall = (part["tokens"] / part["seconds"] for part in (prepared, plain))
+    plain_rate = plain["tokens"] / plain["cpu_seconds"]
     return {
         "kind": kind,
-        "pairs": prepared["pairs"],
         "tokens_per_pair": prepared["tokens"] / prepared["pairs"],
-        "seconds": prepared["seconds"],
-        "pairs_per_second": prepared["pairs"] / prepared["seconds"] / settings.workers,
-        "tokens_per_second": tokens_per_second,
-        "plain_tokens_per_second": plain_per_second,
-        "ratio": tokens_per_second / plain_per_second,
-        "anonymous_bytes": prepared["anonymous_bytes"],
-        "bytes_per_token": prepared["store_bytes"] / prepared["stored_tokens"],
-        **{key: value for key, value in used.items() if key != "anonymous_bytes"},
+        **prepared,
+        "plain_tokens": plain["tokens"],
+        "plain_cpu_seconds": plain["cpu_seconds"],
+        "ratio": prepared["tokens"] / prepared["cpu_seconds"] / plain_rate,
+        "ratio_clock": wall / plain_wall,
+        **{key: value for key, value in used.items() if key not in prepared},
+        "most_bytes": used["anonymous_bytes"] - used["before_bytes"],
         "first_step_seconds": startup.first_step(place / "run", arguments),
     }
 
 
-def row(line: dict[str, Any]) -> str:
-    return (
-        f"{line['kind']:6} {line['pairs']:>9,} {line['tokens_per_pair']:>8.0f} {line['pairs_per_second']:>8,.0f} "
-        f"{line['tokens_per_second'] / 1e3:>7,.0f} {line['plain_tokens_per_second'] / 1e3:>7,.0f} {line['ratio']:>6.1%} "
-        f"{line['anonymous_bytes'] / 1e6:>8,.0f} {line['bytes_per_token']:>8.2f} {line['open_seconds']:>7.2f} "
-        f"{line['ready_seconds']:>8.2f} {line['kept_bytes'] / line['pairs']:>12.0f} "
-        f"{line['plan_ms']:>6.1f} {line['plan_ms_most']:>6.1f} {line['access_us']:>10.1f} {line['first_step_seconds']:>13.1f}"
-    )
+def table(lines: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    columns = ("kind", "pairs", "tok/pair", *columns)
+    widths = {name: int(re.match(r"\d+", COLUMNS[name][0])[0]) for name in columns}  # type: ignore[index]
+    rows = [" ".join(f"{name:>{width}}" for name, width in widths.items())]
+    for line in lines:
+        rows.append(" ".join(f"{COLUMNS[name][1](line):>{COLUMNS[name][0]}}" for name in columns))
+    return "\n".join(rows)
 
 
 def main(arguments: list[str]) -> int:
@@ -156,11 +186,11 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(settings.directory or temporary).resolve()
             directory.mkdir(parents=True, exist_ok=True)
-            print(HEADER, flush=True)
             for kind in settings.kinds.split(","):
                 for count in settings.counts():
                     lines.append(measure(settings, kind, count, directory))
-                    print(row(lines[-1]), flush=True)
+                    print(table(lines[-1:], PREPARING), table(lines[-1:], USING), sep="\n", file=sys.stderr, flush=True)
+        print(table(lines, PREPARING), table(lines, USING), sep="\n\n")
     except (DataError, RecipeError, OSError, RuntimeError) as error:
         return complain(error)
     if settings.json is not None:

@@ -96,8 +96,12 @@ def plain(file: str, tokenizer: str, pairs: int, workers: int) -> dict[str, Any]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         shares = [pool.submit(_encode, definition, texts[i::workers], time.time() + 2) for i in range(workers)]
         found = [share.result() for share in shares]
-    seconds = max(stop for _, stop, _ in found) - min(start for start, _, _ in found)
-    return {"pairs": len(texts) // 2, "tokens": sum(tokens for _, _, tokens in found), "seconds": seconds}
+    return {
+        "pairs": len(texts) // 2,
+        "tokens": sum(share["tokens"] for share in found),
+        "seconds": max(share["stop"] for share in found) - min(share["start"] for share in found),
+        "cpu_seconds": sum(share["cpu_seconds"] for share in found),
+    }
 
 
 def _conversations(file: str, pairs: int) -> Any:
@@ -109,16 +113,17 @@ def _conversations(file: str, pairs: int) -> Any:
         yield [side for pair in map(parse_pair, (row.value for row in chunk)) for side in (pair.chosen, pair.rejected)]
 
 
-def _encode(definition: str, texts: list[str], start_at: float) -> tuple[float, float, int]:
-    """Start and end on the machine's clock, and tokens; all processes begin together."""
+def _encode(definition: str, texts: list[str], start_at: float) -> dict[str, float]:
+    """One process's share; all processes begin together. Start and stop are of one clock for all."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(definition)
     time.sleep(max(0.0, start_at - time.time()))
-    started, tokens = time.monotonic(), 0
+    start, cpu, tokens = time.monotonic(), time.process_time(), 0
     for at in range(0, len(texts), BATCH):
         tokens += sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts[at : at + BATCH]))
-    return started, time.monotonic(), tokens
+    seconds = time.process_time() - cpu
+    return {"start": start, "stop": time.monotonic(), "cpu_seconds": seconds, "tokens": tokens}
 
 
 def use(file: str, tokenizer: str, cache: str, pairs_per_step: int) -> dict[str, Any]:
@@ -126,20 +131,19 @@ def use(file: str, tokenizer: str, cache: str, pairs_per_step: int) -> dict[str,
     from plan import QWEN3_0_6B
 
     from data.loader import PairLoader
-    from data.mixture import Mixture, PairSet
-    from data.store import open_store
-    from data.tokenise import TokeniseSettings
+    from data.mixture import Mixture
+    from data.prepare import prepare_data
+    from data.settings import DataConfig
     from train.flops import attention_cost
 
-    chat = chat_of(tokenizer)
+    chat, config = chat_of(tokenizer), DataConfig(sources={KEY: source_of(file)}, cache_dir=cache)
     started, before = time.perf_counter(), anonymous_bytes(os.getpid())
-    store = open_store(KEY, source_of(file), chat, TokeniseSettings(), Path(cache), builder=True)
+    data = prepare_data(config, chat, seed=0, target_margin=False, builder=True)
     opened = time.perf_counter() - started
-    pairs = PairSet(KEY, store, np.arange(len(store)))
     loader = PairLoader(
-        [pairs], pack_tokens=16384, share_prefix=True, attention_cost=attention_cost(QWEN3_0_6B), world_size=8
+        data.train, pack_tokens=16384, share_prefix=True, attention_cost=attention_cost(QWEN3_0_6B), world_size=8
     )
-    mixture = Mixture([pairs], 0)
+    mixture = Mixture(data.train, 0)
     mixture.take(0, 1)
     ready = time.perf_counter() - started
     kept = anonymous_bytes(os.getpid()) - before
@@ -149,6 +153,7 @@ def use(file: str, tokenizer: str, cache: str, pairs_per_step: int) -> dict[str,
         begun = time.perf_counter()
         loader.plan(taken)
         milliseconds.append(1e3 * (time.perf_counter() - begun))
+    (store,) = (pairs.store for pairs in data.train)
     at = np.random.default_rng(0).integers(0, len(store), 20_000).tolist()
     begun, tokens = time.perf_counter(), 0
     for index in at:
@@ -158,6 +163,7 @@ def use(file: str, tokenizer: str, cache: str, pairs_per_step: int) -> dict[str,
         "open_seconds": opened,
         "ready_seconds": ready,
         "kept_bytes": kept,
+        "before_bytes": before,
         "plan_ms": sorted(milliseconds)[len(milliseconds) // 2],
         "plan_ms_most": max(milliseconds),
         "access_us": microseconds,
