@@ -8,12 +8,14 @@ pack computes once less.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from data.mixture import PairSet
 from data.prepare import PreparedData
+from data.settings import GATES
 from data.sources import SourceConfig
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
@@ -42,6 +44,7 @@ def describe(data: PreparedData) -> dict[str, Any]:
         "held_out": {pairs.name: _facts(pairs) for pairs in data.held_out},
         "pairs_per_epoch": sum(facts["pairs_per_epoch"] for facts in train.values()),
         "tokens_per_epoch": round(sum(f["tokens"] / f["pairs"] * f["pairs_per_epoch"] for f in train.values())),
+        "gates": asdict(data.gates),
         "fingerprint": hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()[:16],
     }
 
@@ -117,6 +120,7 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         [source, reason, f"{count:,}", "no, only counted"]
         for source, entry in card["sources"].items()
         for reason, count in entry["found"].items()
+        if count
     ]
     taken = [
         [source, reason, f"{count:,}", "yes"]
@@ -139,7 +143,8 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         _markdown([["source", "rows from", "licence"], *origins]),
         "## Left out, and found",
         _markdown([["source", "reason", "rows", "left out"], *taken, *found]),
-        "`dropped.jsonl` names the refused rows and the pairs that a quality gate dropped.",
+        f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}. "
+        "`dropped.jsonl` names the refused rows and the pairs that a gate dropped.",
         "## Lengths and margins of the pairs that are trained on",
         _markdown(_length_rows(trained)),
     ]

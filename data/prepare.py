@@ -22,7 +22,7 @@ from data.selection import (
     keep_margins,
     keep_matching,
 )
-from data.settings import DataConfig
+from data.settings import DataConfig, GateConfig
 from data.sources import SourceConfig
 from data.store import open_store
 from data.tokenise import TokeniseSettings
@@ -41,6 +41,7 @@ class PreparedData:
     report: dict[str, Any]  # per source: see `Selection.report`, and pairs_per_epoch
     commits: dict[str, str]  # hub commits of the sources that come from the hub
     warnings: list[str]
+    gates: GateConfig
     selections: dict[str, Selection]  # by name; those that are only evaluated on as eval.NAME
 
     def dropped(self) -> Iterator[dict[str, Any]]:
@@ -107,9 +108,8 @@ def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
     """The prompts of benchmarks, from their files or from the hub. Raises: DataError."""
     from data.contamination import read_prompts  # waits until it is asked for
 
-    return read_prompts(
-        {name: None if place == "hub" else os.path.expanduser(place) for name, place in benchmarks.items()}
-    )
+    paths = {name: os.path.expanduser(place) for name, place in benchmarks.items() if place != "hub"}
+    return read_prompts(list(benchmarks), paths)
 
 
 def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: bool, builder: bool) -> PreparedData:
@@ -153,7 +153,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
     release()  # the process that rendered; it holds on to memory
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
-    return PreparedData(train, held_out, report, commits, _warnings(report), selections)
+    return PreparedData(train, held_out, report, commits, _warnings(report), config.gates, selections)
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from data.pool import map_chunks
 from data.sources import Row, SourceConfig, read_rows
 
 if TYPE_CHECKING:
-    from data.contamination import BenchmarkPrompts
+    from data.contamination import BenchmarkPrompts, Hit
 
 VERSION = 1  # raise it when the same rows and questions would give other answers
 NUM_PERMUTATIONS = 128
@@ -70,7 +70,7 @@ def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, bui
     assert where is not None
 
     def make(directory: Path, writer: ColumnWriter) -> None:
-        for rows in matching_rows(f"{key}.where", where, lambda: read_rows(key, source)):
+        for rows in matching_rows(key, where, lambda: read_rows(key, source)):
             writer.write("row", rows.astype(np.int64))
 
     directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
@@ -86,7 +86,7 @@ def find_signatures(
             writer.write("row", rows)
             writer.write("signature", signatures)
 
-    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS}
+    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS, "flip": source.flip}
     return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
 
 
@@ -102,10 +102,10 @@ def find_hits(
 ) -> Hits:
     def make(directory: Path, writer: ColumnWriter) -> None:
         with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
-            for found in map_chunks(_with_bar(key, source), _compare, (source, prompts), workers):
+            for _, found in map_chunks(_with_bar(key, source), find_in_chunk, (source, prompts), workers):
                 for row, hit in found:
-                    writer.write("row", np.array([row], np.int64))
-                    file.write(json.dumps(hit, ensure_ascii=False) + "\n")
+                    writer.write("row", np.array([row.number], np.int64))
+                    file.write(json.dumps(asdict(hit), ensure_ascii=False) + "\n")
 
     made_of = {"content": content, "format": source.format, "prompts": prompts.fingerprint()}
     return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))
@@ -137,20 +137,24 @@ def _with_bar(key: str, source: SourceConfig) -> Any:
 
 def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers and signatures of the rows that hold two conversations."""
-    from data.near_duplicates import pair_text, signature
+    from data.near_duplicates import signature, texts_of
 
-    signed = [(row.number, signature(pair_text(*sides), NUM_PERMUTATIONS)) for row, sides in _pairs(rows, source)]
+    signed = [
+        (row.number, signature(texts_of(*(reversed(sides) if source.flip else sides)), NUM_PERMUTATIONS))
+        for row, sides in _pairs(rows, source)
+    ]
     numbers = np.array([number for number, _ in signed], np.int64)
     return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
 
 
-def _compare(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> list[tuple[int, dict[str, Any]]]:
-    found = []
-    for row, sides in _pairs(rows, source):
-        hit = prompts.find(*sides)
-        if hit is not None:
-            found.append((row.number, asdict(hit)))
-    return found
+def find_in_chunk(
+    rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts"
+) -> tuple[int, list[tuple[Row, "Hit"]]]:
+    """The number of rows, and those that share something with a benchmark."""
+    from data.contamination import texts_of
+
+    hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in _pairs(rows, source)]
+    return len(rows), [(row, hit) for row, hit in hits if hit is not None]
 
 
 def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:

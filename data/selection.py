@@ -69,6 +69,14 @@ class Selection:
         chosen = indices[0] if indices else np.empty(0, np.int64)
         return PairSet(self.name, self.store, chosen, 1.0, self.config.flip)
 
+    def fate(self, index: int) -> str:
+        """What became of the pair at a position of the store."""
+        for taken in self.taken:
+            at = int(np.searchsorted(taken.indices, index))
+            if at < len(taken.indices) and taken.indices[at] == index:
+                return taken.reason + (f": {taken.explain(at)}" if taken.explain is not None else "")
+        return "trained on"
+
     def dropped(self) -> Iterator[dict[str, Any]]:
         """A record for each pair that a stage took with an explanation."""
         for taken in self.taken:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.benchmarks.catalogue import BENCHMARKS
 from data.keys import free, moves
 from data.pairs import DataError
 from data.sources import SourceConfig, check_source
@@ -27,7 +28,7 @@ class GateConfig:
     contradictions: str = "report"  # one pair of responses in both orders: report | drop (all) | majority | off
     duplicates: str = "report"  # the same history, chosen and rejected as an earlier pair, in any source
     near_duplicates: str = "off"  # much the same words as an earlier pair (MinHash)
-    near_duplicate_threshold: float = 0.8  # estimated Jaccard similarity of the word 5-grams
+    near_duplicate_threshold: float = 0.8  # least similarity, 0.7 or more (data/near_duplicates.py)
     leakage: str = "report"  # training pairs with the first user turn of a held-out pair
     contamination: str = "off"  # a benchmark's prompt, or 13 words in a row of one
     benchmarks: dict[str, str] = field(default_factory=dict, metadata={"resume": "moves"})  # NAME: its files, or `hub`
@@ -56,16 +57,19 @@ class DataConfig:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bradley"
 
 
+GATES = ("identical", "contradictions", "duplicates", "near_duplicates", "contamination", "leakage")  # in their order
+
+
 def check_gates(gates: GateConfig) -> None:
     """Raises: DataError."""
     choices = ("off", "report", "drop")
-    for gate in ("identical", "contradictions", "duplicates", "near_duplicates", "leakage", "contamination"):
+    for gate in GATES:
         allowed = (*choices, "majority") if gate == "contradictions" else choices
         if vars(gates)[gate] not in allowed:
             raise DataError(f"data.gates.{gate}={vars(gates)[gate]!r}: expected one of {list(allowed)}")
-    if not 0.3 <= gates.near_duplicate_threshold <= 1:
+    if not 0.7 <= gates.near_duplicate_threshold <= 1:  # pairs that differ in one whole answer have 2/3
         raise DataError(
-            f"data.gates.near_duplicate_threshold={gates.near_duplicate_threshold}: expected 0.3 or more and at most 1"
+            f"data.gates.near_duplicate_threshold={gates.near_duplicate_threshold}: expected 0.7 or more and at most 1"
         )
     if gates.contamination != "off" and not gates.benchmarks:
         raise DataError(
@@ -73,6 +77,8 @@ def check_gates(gates: GateConfig) -> None:
             "data.gates.benchmarks.NAME=PATH (or =hub, to fetch it), e.g. data.gates.benchmarks.rm_bench=RM-Bench"
         )
     for name, place in gates.benchmarks.items():
+        if name not in BENCHMARKS:
+            raise DataError(f"data.gates.benchmarks.{name}: no such benchmark; there are {', '.join(BENCHMARKS)}")
         if place != "hub" and not os.path.exists(os.path.expanduser(place)):
             raise DataError(f"data.gates.benchmarks.{name}={place}: no such file or directory (`hub` fetches it)")
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data import builtin
+from data.condition import check_where
 from data.hub import UNREADABLE, hub_commit, hub_rows, load_hub
 from data.keys import free, moves
 from data.pairs import FORMATS, DataError, InvalidPair
@@ -93,6 +94,7 @@ def check_source(key: str, config: SourceConfig) -> None:
             raise DataError(f"{key}.min_{what}={low} is more than {key}.max_{what}={high}: no pair is left")
         if any(bound is not None and not abs(bound) < math.inf for bound in (low, high)):
             raise DataError(f"{key}.min_{what}, {key}.max_{what}: expected finite numbers")
+    check_where(key, config.where)
     if config.limit is not None and config.limit < 1:
         raise DataError(f"{key}.limit={config.limit}: expected 1 or more")
     if config.path is not None:

@@ -7,21 +7,20 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    *(
-        f"data.{name}"
-        for name in ("durable", "keys", "pairs", "builtin", "hub", "sources", "settings", "cached", "pool", "render")
-    ),
+    *(f"data.{name}" for name in ("durable", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")),
+    *(f"data.{name}" for name in ("words", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
     *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),
-    *(f"data.{name}" for name in ("chat", "tokenise", "store", "mixture", "selection", "row_facts", "gates")),
-    *(f"data.{name}" for name in ("prepare", "card", "packing", "planning", "sampler", "loader")),
+    *(f"data.{name}" for name in ("contamination", "settings", "chat", "tokenise", "store", "mixture", "selection")),
+    *(f"data.{name}" for name in ("row_facts", "gates", "prepare", "card", "packing", "planning", "sampler", "loader")),
     *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "weights", "build", "export")),
     *(f"train.{name}" for name in ("references", "distributed", "tracking", "preemption", "watchdog", "engine")),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
     *(f"train.{name}" for name in ("example", "flops", "metrics", "bad_steps")),
     *(f"train.{name}" for name in ("recipe_yaml", "overlays", "recipe", "memory", "costs", "tokenizer", "inputs")),
-    *(f"train.{name}" for name in ("prepare", "plan", "scorer", "benchmark_run", "loop_benchmarks")),
+    *(f"train.{name}" for name in ("prepare", "show", "decontaminate", "plan")),
+    *(f"train.{name}" for name in ("scorer", "benchmark_run", "loop_benchmarks")),
     *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
     *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
     *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),

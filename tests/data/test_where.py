@@ -1,0 +1,333 @@
+"""Conditions on rows: what matches, that types do not depend on chunks, and a condition sees one row only."""
+
+import gzip
+import json
+import os
+from datetime import datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from data.condition import check_where, connect
+from data.pairs import DataError, InvalidPair
+from data.sources import Row, SourceConfig, read_rows
+from data.where import CHUNK, matching_rows
+
+KEY = "data.sources.mine"
+
+
+def rows_of(values):
+    return lambda: (Row(f"mine.jsonl:{i + 1}", i, value) for i, value in enumerate(values))
+
+
+def match(where, values):
+    chunks = list(matching_rows(KEY, where, rows_of(values)))
+    return np.concatenate(chunks).tolist() if chunks else []
+
+
+def refusal(where, values=({"a": 1},)):
+    with pytest.raises(DataError) as caught:
+        match(where, values)
+    text = str(caught.value)
+    assert text.startswith(f"{KEY}.where=")
+    assert "rows_of_this_source" not in text
+    assert "\n" not in text
+    return text
+
+
+TALK = [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi."}]
+ROWS = [
+    {"margin": 1, "source": "x", "day": "2024-01-02", "good": True, "chosen": TALK, "tags": [1, 2, 3], "mix": 1},
+    {"margin": 0.25, "source": "y", "day": None, "good": False, "chosen": TALK[:1], "tags": [], "mix": "1"},
+    {"source": None, "chosen": None, 'odd "name" é': 5},
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("margin >= 0.5", [0]),
+        ("MARGIN < 1 or source = 'x'", [0, 1]),
+        ("source = 'x'", [0]),
+        ("source IN ('x', 'y') AND NOT good", [1]),
+        ("source is null", [2]),
+        ("margin IS DISTINCT FROM 1", [1, 2]),
+        ("coalesce(margin, 0) = 0", [2]),
+        ("good", [0]),
+        ("null", []),
+        ("true -- all of them", [0, 1, 2]),
+        ("true\n/* of these */", [0, 1, 2]),
+        ("day >= '2024-01-01' and year(day::date) = 2024 and strftime(day::date, '%m') = '01'", [0]),
+        ("chosen->>'$[0].content' = 'Say hi.'", [0, 1]),
+        ("chosen->1->>'role' = 'assistant'", [0]),
+        ("json_array_length(chosen) = 2", [0]),
+        ("json_extract_string(chosen, '$[#-1].content') LIKE 'H%'", [0]),
+        ("list_sum(tags::int[]) = 6", [0]),
+        ("len(list_filter(tags::int[], lambda tag: tag > 1)) = 2", [0]),
+        ("len(list_filter(tags::int[], lambda margin: margin > 1)) = 2 and margin = 1", [0]),
+        (
+            "list_transform(tags::int[], lambda x, i: x * i) = [1, 4, 9] and [x for x in tags::int[] if x > 2] = [3]",
+            [0],
+        ),
+        ("mix = '1'", [0]),
+        ("mix = '\"1\"'", [1]),
+        ("mix->>'$' = '1'", [0, 1]),
+        ('"odd ""name"" é" = 5', [2]),
+        ("source ~ '[xz]' or regexp_matches(source, '^y$')", [0, 1]),
+        ("case when source = 'x' then margin > 0 else false end", [0]),
+        ("TRY_CAST(source AS INT) IS NULL", [0, 1, 2]),
+        ("source = '/etc/passwd'", []),
+    ],
+)
+def test_conditions(where, expected):
+    check_where(KEY, where)
+    assert match(where, ROWS) == expected
+
+
+def test_no_condition_costs_nothing():
+    check_where(KEY, None)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("", "expected a SQL condition"),
+        (" \n", "expected a SQL condition"),
+        (1, "expected a SQL condition"),
+        ("a = ", "at its end"),
+        ("(a = 1", "syntax error"),
+        ("a = 1)", "syntax error"),
+        ("a = '", "unterminated"),
+        ("a = 1;", "syntax error"),
+        ("1=1) union select (1", "nothing after it"),
+        ("1=1] union select [1", "syntax error"),
+        ("1=1) from rows_of_this_source; select (1", "nothing after it"),
+        ("1=1] from other where [a", "syntax error"),
+        ("1=1] from rows_of_this_source -- ", "syntax error"),
+        ("a /* ", "unterminated"),
+        ("1=1), (2=2", "nothing after it"),
+        ("1=1,", "nothing after it"),
+        ("1=1) = (1=1", "syntax error"),
+        ("1=1, 2=2", "nothing after it"),
+        ("1] = [1", "syntax error"),
+        ("true from rows_of_this_source", "syntax error"),
+        ("true order by 1", "syntax error"),
+        ("a in (select 1)", "a subquery"),
+        ("a = any([1, 2])", "column IN ('a', 'b')"),
+        ("exists(from 'file.csv')", "a subquery"),
+        ("(select count(*) from read_csv('/etc/passwd')) > 0", "a subquery"),
+        ("sum(a) > 1", "an aggregate"),
+        ("count(*) > 1", "aggregate"),
+        ("row_number() over () = 1", "a window function"),
+        ("unnest([a]) = 1", "unnest()"),
+        ("a = ?", "a parameter"),
+        ("a = $1", "a parameter"),
+        ("*", "name the columns"),
+        ("columns('a') = 1", "name the columns"),
+        ("#1 = 1", "name the column"),
+        ("random() < 0.5", "random()"),
+        ("system.main.random() < 0.5", "random()"),
+        ("now() > '2024-01-01'", "now()"),
+        ("age(a::date) > interval 1 day", "age()"),
+        ("uuid() = ''", "uuid()"),
+        ("getvariable('x') = 1", "getvariable()"),
+        ("current_setting('threads') = '1'", "current_setting()"),
+        ("nextval('x') = 1", "nextval()"),
+        ("getenv('HOME') = 'x'", "getenv()"),
+        ("read_csv('/etc/passwd')", "read_csv()"),
+        ("read_text('/etc/passwd') = 'x'", "read_text()"),
+        ("glob('*') = 'x'", "glob()"),
+        ("query('select 1')", "query()"),
+        ("json_serialize_plan('select 1') = '{}'", "json_serialize_plan()"),
+        ("sleep_ms(1000)", "sleep_ms()"),
+        ("error('x')", "error()"),
+        ("repeat('x', 1000000000) = 'x'", "repeat()"),
+        ("regexp_match(a, 'x')", "did you mean regexp_matches?"),
+        ("copy rows_of_this_source to 'out.csv'", "syntax error"),
+        ("install httpfs", "syntax error"),
+        ("pragma version", "syntax error"),
+        ("set threads = 2", "syntax error"),
+        ("a.b = 1", "column->>'$.field'"),
+        ("a = '\0'", "control characters"),
+        ("\ud800 = 1", "surrogates"),
+        ("a = '" + "x" * 20_000 + "'", "20,006 characters"),
+        ("(" * 4000 + "a" + ")" * 4000, "depth"),
+        ("not " * 2000 + "true", "depth"),
+        ("case when a then " * 450 + "true" + " end" * 450, "nested too deep"),
+    ],
+)
+def test_what_is_no_condition_on_one_row(where, message):
+    with pytest.raises(DataError) as caught:
+        check_where(KEY, where)
+    text = str(caught.value)
+    assert text.startswith(f"{KEY}.where=")
+    assert len(text) < 500
+    assert message in text
+
+
+_HIDDEN = "len(list_filter([a], lambda current_date: current_date = 1)) = 1 and current_date > '2020-01-01'"
+
+
+@pytest.mark.parametrize(
+    "where", ["attach 'x.db'", "'/etc/passwd'", "current_date > '2020-01-01'", "rowid = 0", "now", _HIDDEN]
+)
+def test_what_only_the_columns_tell(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refusal(where)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_connection_is_locked():
+    import duckdb
+
+    secret = [1]  # a Python variable is a table of that name in an open connection
+    for statement in (
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM glob('/*')",
+        "ATTACH '/tmp/other.db'",
+        "COPY (SELECT 1) TO '/tmp/out.csv'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET lock_configuration = false",
+        "SELECT * FROM secret",
+        "SELECT getenv('HOME')",
+    ):
+        with pytest.raises(duckdb.Error):
+            connect().execute(statement)
+    assert secret == [1]
+
+
+def test_time_zone_is_not_the_machines(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert match("hour(a::timestamptz) = 5", [{"a": "2024-01-01 05:00:00+00"}]) == [0]
+
+
+# --- columns and their types ----------------------------------------------------------------------------------------
+
+
+def test_an_unknown_column_names_those_there_are():
+    text = refusal("margn > 1", [{"margin": 1, "source": "x"}])
+    assert "no row has a column margn" in text
+    assert "margin, source; did you mean margin?" in text
+    assert "'single quotes'" in refusal('source = "x"', [{"source": "x"}])
+    many = refusal("none = 1", [{f"c{i}": i} for i in range(5000)])
+    assert many.endswith("...")
+    assert len(many) < 1000
+
+
+def test_columns_that_differ_in_case_only():
+    rows = [{"Margin": 1}, {"margin": 2}]
+    assert "'Margin' and 'margin' differ in case only (at mine.jsonl:2)" in refusal("margin = 1", rows)
+    assert match("other = 1", [{**row, "other": 1} for row in rows]) == [0, 1]
+    assert match("É = 1", [{"É": 1, "é": 2}]) == [0]  # only A to Z are the same to DuckDB
+    assert match("é = 2", [{"É": 1, "é": 2}]) == [0]
+
+
+def test_a_condition_on_another_type():
+    assert "it is BIGINT, expected a condition" in refusal("a")
+    assert "it is VARCHAR, expected a condition" in refusal("'a'")
+    assert "Binder Error" in refusal("a + 'x'::date = 1")
+
+
+@pytest.mark.parametrize("first", [0, 1, CHUNK - 1, CHUNK, CHUNK + 5])
+def test_types_do_not_depend_on_chunks(first):
+    """One value of another kind, wherever it lies, decides the type of all rows."""
+    values = [{"a": 1} for _ in range(CHUNK + 10)]
+    everything = list(range(len(values)))
+    assert match("typeof(a) = 'BIGINT'", values) == everything
+    values[first] = {"a": 0.5}
+    assert match("typeof(a) = 'DOUBLE'", values) == everything
+    assert match("a < 1", values) == [first]
+    values[first] = {"a": "text"}
+    assert match("typeof(a) = 'VARCHAR'", values) == everything
+    assert match("a = '\"text\"'", values) == [first]
+    values[first] = {}
+    assert match("typeof(a) = 'BIGINT'", values) == everything
+    assert match("a is null", values) == [first]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([True, None], "BOOLEAN"),
+        ([True, 1], "VARCHAR"),
+        ([2**63 - 1, -(2**63)], "BIGINT"),
+        ([2**63, 1], "DOUBLE"),
+        ([10**400, -(10**400)], "DOUBLE"),
+        ([Decimal("1.5"), 1], "DOUBLE"),
+        (["x", None], "VARCHAR"),
+        ([[1], {"b": 2}], "VARCHAR"),
+        ([datetime(2024, 1, 2), None], "VARCHAR"),
+        ([None, None], '"NULL"'),
+    ],
+)
+def test_types(values, kind):
+    rows = [{"a": value} for value in values]
+    assert match(f"typeof(a) = '{kind}'", rows) == list(range(len(rows)))
+
+
+def test_values_that_are_hard_to_hand_over():
+    assert match("a > 1e300", [{"a": 10**400}, {"a": 1}]) == [0]
+    assert match("a = 'x?'", [{"a": "x\ud800"}, {"a": "x"}]) == [0]
+    assert match("a->>'b' = '?'", [{"a": {"b": "\ud800"}}]) == [0]
+    assert match("a = 'x' || chr(0)", [{"a": "x\0"}]) == [0]
+    assert match("isnan(a)", [{"a": float("nan")}, {"a": 1.0}]) == [0]
+    assert match("a = '2024-01-02 00:00:00'", [{"a": datetime(2024, 1, 2)}]) == [0]
+    assert match("length(a) = 1000000", [{"a": "é" * 1_000_000}]) == [0]
+
+
+def test_rows_that_are_no_rows_never_match():
+    def rows():
+        yield Row("f:1", 0, error=InvalidPair("not JSON", "no"))
+        yield Row("f:2", 1, ["a"])
+        yield Row("f:3", 2, {"a": 1})
+
+    assert np.concatenate(list(matching_rows(KEY, "a = 1 or a is null", rows))).tolist() == [2]
+    assert match("a = 1", []) == []
+    assert match("true", [{}, {}]) == [0, 1]
+
+
+@pytest.mark.parametrize("bad", [0, 7, CHUNK - 1, CHUNK, 2 * CHUNK + 1])
+def test_a_condition_that_fails_names_the_first_row(bad):
+    values = [{"a": "1"} for _ in range(2 * CHUNK + 9)]
+    values[bad] = {"a": "one"}
+    values[-1] = {"a": "two"}
+    text = refusal("a::int = 1", values)
+    assert f"at mine.jsonl:{bad + 1}: " in text
+    assert "'one'" in text
+    assert "TRY_CAST" in text
+    # The other side of AND does not hide it: which side DuckDB takes first is nothing to rely on.
+    assert f"at mine.jsonl:{bad + 1}: " in refusal("a <> 'one' and a::int = 1", values)
+    assert len(match("try_cast(a as int) = 1", values)) == len(values) - 2
+    assert len(match("case when a in ('one', 'two') then false else a::int = 1 end", values)) == len(values) - 2
+
+
+def test_chunks_ascend_and_keep_row_numbers():
+    values = [{"a": i % 7} for i in range(3 * CHUNK + 5)]
+    chunks = list(matching_rows(KEY, "a = 3", rows_of(values)))
+    assert len(chunks) == 4
+    assert all(chunk.dtype == np.int64 for chunk in chunks)
+    assert np.concatenate(chunks).tolist() == list(range(3, len(values), 7))
+
+
+def test_real_rows(shared_file):
+    path = shared_file("data/prefs/noncommercial/alpaca_eval_gpt4turbo.test.jsonl.gz")
+    config = SourceConfig(path=str(path))
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line) for line in file]
+
+    def matches(where):
+        return np.concatenate(list(matching_rows(KEY, where, lambda: read_rows(KEY, config)))).tolist()
+
+    expected = [i for i, row in enumerate(rows) if row["margin"] >= 0.5]
+    assert 0 < len(expected) < len(rows)
+    assert matches("margin >= 0.5") == expected
+    assert matches(f"source = '{rows[0]['source']}'") == [
+        i for i, row in enumerate(rows) if row["source"] == rows[0]["source"]
+    ]
+    longer = [i for i, row in enumerate(rows) if len(row["chosen"][1]["content"]) > 2000]
+    assert 0 < len(longer) < len(rows)
+    assert matches("length(chosen->>'$[1].content') > 2000") == longer
