@@ -113,10 +113,12 @@ def keep_matching(selection: Selection, rows: np.ndarray) -> None:
 
 
 def keep_lengths(selection: Selection) -> None:
-    """`min_tokens` and `max_tokens`."""
+    """`min_tokens` and `max_tokens`, both included."""
+    low, high = selection.config.min_tokens, selection.config.max_tokens
+    if low is None and high is None:
+        return
     left, store = selection.left(), selection.store
     lengths = store.prefix_length[left] + np.maximum(store.chosen_length[left], store.rejected_length[left])
-    low, high = selection.config.min_tokens, selection.config.max_tokens
     if low is not None:
         selection.take(left[lengths < low], "fewer than min_tokens")
     if high is not None:

@@ -22,9 +22,12 @@ LAYERS = [
     *(f"train.{name}" for name in ("prepare", "show", "decontaminate", "plan")),
     *(f"train.{name}" for name in ("scorer", "benchmark_run", "loop_benchmarks")),
     *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
-    *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections")),
+    *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections", "benchmark_table")),
+    *(f"train.{name}" for name in ("sweep_points", "sweep_config", "sweep_prepare", "sweep_plan", "sweep_jobs")),
+    *(f"train.{name}" for name in ("sweep_slurm", "sweep_progress", "sweep_results", "sweep_benchmarks")),
+    *(f"train.{name}" for name in ("sweep_scaling", "sweep_tables", "sweep_plots", "report_sweep")),
     *(f"train.{name}" for name in ("report_benchmarks", "report", "check_export", "finish", "score", "main")),
-    *(f"train.{name}" for name in ("benchmark_table", "benchmark")),
+    *(f"train.{name}" for name in ("benchmark", "sweep")),
 ]
 
 

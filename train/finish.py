@@ -161,6 +161,9 @@ def summary(
             f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
             f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."
         )
+    headline = re.compile(r"benchmark/([^/]+)/score/accuracy")
+    scores = [(found[1], value) for key, value in metrics.items() if (found := headline.fullmatch(key))]
+    lines += [f"Benchmark {name}: {value:.1%}." for name, value in scores]
     if report is not None:
         lines.append(f"Report: {report}")
     if export is None:

@@ -2,6 +2,7 @@
 
     python train/report.py run=runs/tiny                                        (runs/tiny/report.html)
     python train/report.py run=runs/a run=runs/b [output=compared.html]         (default: report.html here)
+    python train/report.py run=runs/sweep                                       (a sweep's, of train/sweep.py)
 
 The page is one file without scripts that opens from disk. Every figure has its numbers below it. A run writes its
 own at its end; docs/evaluation.md says what is on it.
@@ -170,6 +171,23 @@ def report_run(directory: Path) -> Path | None:
     return output
 
 
+def _report_sweep(directory: Path, output: Path | None) -> int:
+    """The page of a sweep (train/sweep.py). Raises: ReportError, OSError."""
+    from data.durable import write_file
+    from train.recipe_yaml import RecipeError
+    from train.report_sweep import results_of, sweep_page
+    from train.sweep_plan import read_saved_sweep
+
+    try:
+        page = sweep_page(results_of(read_saved_sweep(directory)))
+    except RecipeError as error:
+        raise ReportError(str(error)) from None
+    output = output or directory / "report.html"
+    write_file(output, page)
+    print(f"wrote {output}")
+    return 0
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +207,8 @@ def main(arguments: list[str]) -> int:
                 output = Path(os.path.expanduser(value))
         if not directories:
             raise ReportError("which run? give run=DIRECTORY, e.g. run=runs/tiny")
+        if len(directories) == 1 and (directories[0] / "sweep.json").is_file():
+            return _report_sweep(directories[0], output)
         if output is None:
             output = directories[0] / "report.html" if len(directories) == 1 else Path("report.html")
         runs = read_runs(directories)

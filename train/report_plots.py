@@ -100,7 +100,7 @@ def draw_lines(
 
     def draw(axes: Any) -> None:
         for line in lines:
-            colour = _colour(line.colour)
+            colour = colour_of(line.colour)
             alpha, width = (0.3, 0.8) if line.faint else (1.0, 1.6)
             marks = {"marker": "o", "markersize": 4} if line.points or len(line.x) == 1 else {}
             axes.plot(
@@ -115,7 +115,7 @@ def draw_lines(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
 
-    return _svg(draw, 3.0)
+    return svg_of(draw, 3.0)
 
 
 def draw_bars(
@@ -132,7 +132,7 @@ def draw_bars(
 
     def draw(axes: Any) -> None:
         positions = range(len(bars) - 1, -1, -1)
-        axes.barh(positions, [bar.value for bar in bars], color=[_colour(bar.colour) for bar in bars], height=0.62)
+        axes.barh(positions, [bar.value for bar in bars], color=[colour_of(bar.colour) for bar in bars], height=0.62)
         for position, bar in zip(positions, bars, strict=True):
             end = bar.value
             if bar.low is not None and bar.high is not None:
@@ -144,7 +144,7 @@ def draw_bars(
         if at is not None:
             axes.axvline(at, color=STANDINS["muted"], linestyle=(0, (4, 3)), linewidth=1)
         labels = [bar.label if len(bar.label) <= longest else f"{bar.label[: longest - 1]}…" for bar in bars]
-        axes.set_yticks(list(positions), [_clean(label) for label in labels])
+        axes.set_yticks(list(positions), [clean(label) for label in labels])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         top = max(max(bar.value, bar.high or bar.value) for bar in bars)
@@ -154,7 +154,7 @@ def draw_bars(
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(xlabel)
 
-    return _svg(draw, 0.9 + 0.3 * max(2, len(bars)))
+    return svg_of(draw, 0.9 + 0.3 * max(2, len(bars)))
 
 
 def draw_histogram(edges: list[float], counts: list[tuple[list[int], int]], *, xlabel: str) -> str:
@@ -162,15 +162,15 @@ def draw_histogram(edges: list[float], counts: list[tuple[list[int], int]], *, x
 
     def draw(axes: Any) -> None:
         for values, colour in counts:
-            axes.stairs(values, edges, fill=True, color=_colour(colour), alpha=0.35)
-            axes.stairs(values, edges, color=_colour(colour), linewidth=1.5)
+            axes.stairs(values, edges, fill=True, color=colour_of(colour), alpha=0.35)
+            axes.stairs(values, edges, color=colour_of(colour), linewidth=1.5)
         axes.xaxis.set_major_formatter(FuncFormatter(short))
         axes.yaxis.set_major_formatter(FuncFormatter(short))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel(xlabel)
         axes.set_ylabel("responses")
 
-    return _svg(draw, 3.0)
+    return svg_of(draw, 3.0)
 
 
 def draw_reliability(lines: list[Line]) -> str:
@@ -179,7 +179,7 @@ def draw_reliability(lines: list[Line]) -> str:
     def draw(axes: Any) -> None:
         axes.plot([0.5, 1], [0.5, 1], color=STANDINS["muted"], linestyle=(0, (4, 3)), linewidth=1)
         for line in lines:
-            colour = _colour(line.colour)
+            colour = colour_of(line.colour)
             axes.plot(line.x, line.y, color=colour, linestyle=DASHES[line.dash % 4], marker="o", markersize=4.5)
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(min(0.45, *(y - 0.05 for line in lines for y in line.y), 0.45), 1.02)
@@ -188,7 +188,7 @@ def draw_reliability(lines: list[Line]) -> str:
         axes.set_xlabel("confidence, max(p, 1 − p)")
         axes.set_ylabel("preferred the chosen one")
 
-    return _svg(draw, 3.4)
+    return svg_of(draw, 3.4)
 
 
 def draw_shares(rows: list[tuple[str, list[float]]], colours: list[int], *, xlabel: str) -> str:
@@ -199,17 +199,17 @@ def draw_shares(rows: list[tuple[str, list[float]]], colours: list[int], *, xlab
         starts = [0.0] * len(rows)
         for part, colour in enumerate(colours):
             widths = [shares[part] for _, shares in rows]
-            axes.barh(positions, widths, left=starts, color=_colour(colour), height=0.62)
+            axes.barh(positions, widths, left=starts, color=colour_of(colour), height=0.62)
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
         labels = [label if len(label) <= 26 else f"{label[:25]}…" for label, _ in rows]
-        axes.set_yticks(positions, [_clean(label) for label in labels])
+        axes.set_yticks(positions, [clean(label) for label in labels])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(whole_percent))
         axes.set_xlabel(xlabel)
 
-    return _svg(draw, 0.9 + 0.3 * max(2, len(rows)))
+    return svg_of(draw, 0.9 + 0.3 * max(2, len(rows)))
 
 
 # --- matplotlib -----------------------------------------------------------------------------------------------------
@@ -217,16 +217,16 @@ def draw_shares(rows: list[tuple[str, list[float]]], colours: list[int], *, xlab
 _numbers = itertools.count()
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
     return STANDINS["s0"] if number == 0 else STANDINS[f"s{(number - 1) % SERIES + 1}"]
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Without characters that XML cannot hold."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _svg(draw: Callable[[Any], None], height: float) -> str:
+def svg_of(draw: Callable[[Any], None], height: float) -> str:
     """An <svg> element without size, fonts, metadata and ids of its own, for any page."""
     import io
 

@@ -51,11 +51,7 @@ def check_same_run(recipe: Recipe) -> Changes:
     _check_end(recipe, found)
     if not (directory / "recipe.yaml").is_file() or not (found or _has_metrics(directory)):
         return Changes()  # nothing was trained here
-    before, now = _read_last(directory / "recipe.yaml"), copy.deepcopy(recipe)
-    commits = _take_commits(before, now)
-    changed: dict[str, dict[str, Change]] = {"identity": {}, "extends": {}, "free": {}, "moves": {}}
-    for key, kind, change in _compare(before, now):
-        changed[kind][key] = change
+    changed, commits = compare(_read_last(directory / "recipe.yaml"), recipe)
     if changed["identity"]:
         differs = ", ".join(shown(key, *change) for key, change in changed["identity"].items())
         raise RecipeError(
@@ -68,6 +64,16 @@ def check_same_run(recipe: Recipe) -> Changes:
             "give another run_dir=PATH, or checkpoint.resume=never to replace it"
         )
     return Changes(changed["extends"], changed["free"] | changed["moves"], commits, starts_again=not found)
+
+
+def compare(before: Recipe, now: Recipe) -> tuple[dict[str, dict[str, Change]], dict[str, str]]:
+    """The changed keys by kind, and the hub's commits that `before` names where `now` names none: no change."""
+    before, now = copy.deepcopy(before), copy.deepcopy(now)
+    commits = _take_commits(before, now)
+    changed: dict[str, dict[str, Change]] = {"identity": {}, "extends": {}, "free": {}, "moves": {}}
+    for key, kind, change in _compare(before, now):
+        changed[kind][key] = change
+    return changed, commits
 
 
 def at_commits(recipe: Recipe, changes: Changes) -> Recipe:

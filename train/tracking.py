@@ -22,6 +22,7 @@ BAD_STEPS = "bad_steps.jsonl"
 class TrackingConfig:
     wandb: bool = free(False)  # log to Weights & Biases too; without a login it is kept offline in the run directory
     project: str = free("bradley")  # wandb project
+    group: str | None = free(None)  # wandb group; a sweep gives its name to all its runs
     log_every: int = free(1)  # steps between lines of metrics.jsonl
     report: bool = free(True)  # draw report.html at the end
 
@@ -44,7 +45,7 @@ class Tracker:
             _keep_until(path, step)
         self._file = open(self.path, "a")  # noqa: SIM115
         if config.wandb:
-            self._wandb = _start_wandb(directory, config.project, name, recipe)
+            self._wandb = _start_wandb(directory, config, name, recipe)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.main:
@@ -82,7 +83,7 @@ def _keep_until(path: Path, step: int) -> None:
     write_file(path, "".join(line + "\n" for line in kept))
 
 
-def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any]) -> Any:
+def _start_wandb(directory: Path, config: TrackingConfig, name: str, recipe: dict[str, Any]) -> Any:
     import wandb
 
     mode: Any = os.environ.get("WANDB_MODE")
@@ -91,7 +92,8 @@ def _start_wandb(directory: Path, project: str, name: str, recipe: dict[str, Any
         print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
     # Metrics and the recipe, no more: a remote's address may hold a token, and code, a diff or a screen anything.
     settings = wandb.Settings(disable_git=True, disable_code=True, save_code=False, console="off")
-    options: Any = {"project": project, "name": name, "dir": directory, "config": recipe, "settings": settings}
+    options: Any = {"project": config.project, "group": config.group, "name": name, "dir": directory, "config": recipe}
+    options["settings"] = settings
     if mode == "offline":
         return wandb.init(mode=mode, **options)
     try:  # a run that goes on draws on in the same curves

@@ -6,7 +6,7 @@ and the paired bootstrap (the same weights for two models). Items are drawn with
 a benchmark's parts stay what they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -105,7 +105,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals of all scores (seeded)."""
     samples = resampled(benchmark, subsets, [measures], seed=seed)[0]
-    return {name: _middle(values) for name, values in samples.items()}
+    return {name: middle(values) for name, values in samples.items()}
 
 
 def differences(
@@ -124,7 +124,7 @@ def differences(
         drawn = b[name] - a[name]
         less = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
         p = min(1.0, 2 * (less + 1) / (len(drawn) + 1))
-        found[name] = {"difference": scores_b[name] - scores_a[name], "interval": _middle(drawn), "p": p}
+        found[name] = {"difference": scores_b[name] - scores_a[name], "interval": middle(drawn), "p": p}
     return found
 
 
@@ -132,22 +132,29 @@ def resampled(
     benchmark: Benchmark, subsets: Sequence[str], models: Sequence[Sequence[dict[str, float]]], *, seed: int
 ) -> list[dict[str, Array]]:
     """For each model, all scores of `SAMPLES` draws of the items; every model gets the same draws."""
-    rng = np.random.default_rng(seed)
-    names = np.array(subsets, dtype=object)
-    places = [np.flatnonzero(names == subset) for subset in dict.fromkeys(subsets)]
-    step = max(1, _BLOCK // max(1, len(names)))
     blocks: list[list[dict[str, Array]]] = [[] for _ in models]
-    for start in range(0, SAMPLES, step):
-        weights = np.zeros((min(step, SAMPLES - start), len(names)))
-        for place in places:
-            share = np.full(len(place), 1 / len(place))
-            weights[:, place] = rng.multinomial(len(place), share, size=len(weights))
+    for weights in draws(subsets, seed=seed):
         for done, measures in zip(blocks, models, strict=True):
             done.append(benchmark.combine(Means(subsets, measures, weights)))
     return [{name: np.concatenate([block[name] for block in done]) for name in done[0]} for done in blocks]
 
 
-def _middle(values: Array) -> tuple[float, float]:
+def draws(subsets: Sequence[str], *, seed: int) -> Iterator[Array]:
+    """`SAMPLES` draws of the items with replacement, each within its subset: blocks of (draws, items), how often."""
+    rng = np.random.default_rng(seed)
+    names = np.array(subsets, dtype=object)
+    places = [np.flatnonzero(names == subset) for subset in dict.fromkeys(subsets)]
+    step = max(1, _BLOCK // max(1, len(names)))
+    for start in range(0, SAMPLES, step):
+        weights = np.zeros((min(step, SAMPLES - start), len(names)))
+        for place in places:
+            share = np.full(len(place), 1 / len(place))
+            weights[:, place] = rng.multinomial(len(place), share, size=len(weights))
+        yield weights
+
+
+def middle(values: Array) -> tuple[float, float]:
+    """The middle 95 % of some draws."""
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanpercentile(values, [2.5, 97.5])

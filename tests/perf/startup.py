@@ -32,6 +32,9 @@ ANSWERS = {
     "train/score.py --help": 0,
     "train/score.py modell=x": 2,
     "train/score.py model=none input=none.jsonl output=none.out.jsonl": 2,
+    "train/sweep.py --help": 0,
+    "train/sweep.py recipe=tiny sweep.optimzer.eps=[1e-8]": 2,
+    "train/sweep.py recipe=tiny sweep.seeds=[0,1] dry_run=true": 0,
     "train/memory.py --help": 0,
     "train/memory.py recipe=tiny": 0,
     "train/check_export.py --help": 0,
@@ -130,6 +133,7 @@ def measure(settings: Settings, directory: Path) -> dict[str, list[float]]:
     tiny = ["recipe=tiny", f"data.cache_dir={directory / 'cache'}"]
     prepared = prepared_arguments(directory, settings)
     first_step(directory / "tiny", tiny)  # DeepSpeed compiles an op once on a machine
+    # Its pairs are tokenised by then: what one more run of a sweep costs.
     seconds["tiny: first step"] = [first_step(directory / "tiny", tiny) for _ in range(settings.runs)]
     seconds["set to prepare: first step"] = [first_step(directory / "set", prepared)]
     seconds["prepared set: first step"] = [first_step(directory / "set", prepared) for _ in range(settings.runs)]

@@ -107,6 +107,7 @@ def test_a_run_scores_as_the_command_scores_its_export(file, warm, tmp_path):
     command = ["benchmark=comparisons", f"path={file}", f"model={directory / 'export'}", "max_length=512"]
     assert benchmark_main(command) == 0
     result = json.loads((directory / "benchmarks" / "comparisons.json").read_text())["scores"]
+    assert f"Benchmark comparisons: {result['score']['value']:.1%}." in ended.output
     found = {key: value for key, value in scored[-1].items() if key != "step"}
     assert found == {
         "benchmark/comparisons/score/accuracy": result["score"]["value"],

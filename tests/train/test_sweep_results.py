@@ -1,0 +1,317 @@
+"""The numbers of a sweep: paired differences and their intervals, fits, tables; on runs made by hand."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from browser import chromium, measure
+
+from train.report import main as report_main
+from train.report_sweep import results_of, sweep_page
+from train.sweep_plan import Sweep, SweepRun
+from train.sweep_results import ALL, Differences, Effect, bootstrap, paired, read_results, read_rows
+from train.sweep_scaling import curves_of, fit
+from train.sweep_tables import rows_of, sentence, sentences, tables_of, write_tables
+
+
+def write_run(directory, right: dict[str, list[int]], *, first_row: int = 1, pairs: int = 100, extra=None) -> None:
+    """A finished run whose held-out pairs are right (1) or wrong (0), by source."""
+    (directory / "evaluations").mkdir(parents=True)
+    rows = [(name, first_row + i, float(ok), 0.5) for name, oks in right.items() for i, ok in enumerate(oks)]
+    columns = dict(
+        zip(("source", "row", "chosen_reward", "rejected_reward"), map(list, zip(*rows, strict=True)), strict=True)
+    )
+    pq.write_table(pa.table(columns), directory / "evaluations" / "rewards-step-9.parquet")
+    metrics = {"step": 9, "train/pairs_seen": pairs}
+    for name, oks in (right | {ALL: [ok for values in right.values() for ok in values]}).items():
+        metrics |= {
+            f"eval/{name}/accuracy": float(np.mean(oks)),
+            f"eval/{name}/loss": 0.5,
+            f"eval/{name}/pairs": len(oks),
+        }
+    (directory / "metrics.jsonl").write_text(json.dumps(metrics | (extra or {})) + "\n")
+    (directory / "finished.json").write_text("{}\n")
+
+
+def make_sweep(
+    directory, points: dict[str, dict[int | None, dict[str, list[int]]]], baseline="base", changes=None, **options
+) -> Sweep:
+    runs = []
+    for point, seeds in points.items():
+        for seed, right in seeds.items():
+            name = point if seed is None else f"{point}_seed-{seed}"
+            amount = options.get("pairs", {}).get(point, 100)
+            if right is not None:
+                write_run(directory / name, right, pairs=amount, extra=options.get("extra"))
+            runs.append(SweepRun(name, point, seed, directory / name, pairs=amount, distinct=amount, seconds=3.0))
+    return Sweep(directory, baseline, {point: (changes or {}).get(point, {}) for point in points}, runs)
+
+
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+def rows(right: list[int], first: int = 1) -> dict:
+    return {"s": (np.arange(first, first + len(right)), np.array(right, dtype=float))}
+
+
+def test_pairs_are_matched_by_source_and_row_and_those_of_one_run_are_counted():
+    mine = {"s": (np.array([2, 3, 5]), np.array([1.0, 0.0, 1.0])), "t": (np.array([1]), np.array([1.0]))}
+    base = {"s": (np.array([1, 2, 3]), np.array([0.0, 0.0, 0.0]))}
+    found = paired([(mine, base)])
+    assert list(found.sources) == ["s", "s"]
+    assert found.values.tolist() == [[1.0, 0.0]]
+    assert found.left_out == 3  # row 1, row 5, and the source t
+
+
+def test_seeds_with_other_held_out_pairs_are_put_together():
+    found = paired([(rows([1, 1]), rows([0, 0])), (rows([0, 0], 2), rows([0, 0], 2))])
+    assert np.array_equal(found.values, [[1, 1, np.nan], [np.nan, 0, 0]], equal_nan=True)
+    effect = bootstrap({"p": found})["p"][ALL]
+    assert effect.difference == 0.5  # the mean over seeds of 1 and 0
+    assert effect.pairs == 3
+
+
+def test_the_interval_over_pairs_is_that_of_the_paired_differences():
+    generator = np.random.default_rng(1)
+    values = generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0], size=(1, 4000))
+    effect = bootstrap({"p": Differences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
+    error = values.std() / math.sqrt(4000)
+    assert effect.difference == pytest.approx(values.mean())
+    assert effect.plus_minus == pytest.approx(1.96 * error, rel=0.1)
+    assert effect.both_low is None
+    again = bootstrap({"p": Differences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
+    assert again == effect  # seeded
+
+
+def test_the_interval_over_seeds_has_their_spread_in_it():
+    """Three seeds that differ by far more than pairs do: the standard error of their mean, unbiased."""
+    means = np.array([0.1, 0.2, 0.4])
+    values = np.tile(means[:, None], (1, 500))
+    effect = bootstrap({"p": Differences(np.array(["s"] * 500, dtype=object), b"", values, 0)})["p"]["s"]
+    assert (effect.low, effect.high) == pytest.approx((means.mean(), means.mean()))
+    picked = np.random.default_rng(0).choice(means, size=(100_000, 3)).mean(axis=1) - means.mean()
+    assert np.std(picked) * math.sqrt(3 / 2) == pytest.approx(means.std(ddof=1) / math.sqrt(3), rel=0.02)
+    low, high = np.percentile(means.mean() + math.sqrt(3 / 2) * picked, [2.5, 97.5])
+    assert (effect.both_low, effect.both_high) == pytest.approx((low, high), abs=0.02)
+
+
+def test_each_source_has_its_own_effect_and_its_number_of_pairs_stays_in_every_draw():
+    values = np.array([[1.0] * 10 + [-1.0] * 30])
+    names = np.array(["s"] * 10 + ["t"] * 30, dtype=object)
+    effects = bootstrap({"p": Differences(names, b"", values, 0)})["p"]
+    assert effects["s"] == Effect(1, 1, 1, pairs=10)
+    assert effects["t"] == Effect(-1, -1, -1, pairs=30)
+    assert effects[ALL] == Effect(-0.5, -0.5, -0.5, pairs=40)
+
+
+def test_read_rows_takes_the_last_evaluation_and_a_tie_is_not_right(tmp_path):
+    write_run(tmp_path / "run", {"s": [0, 1]})
+    folder = tmp_path / "run" / "evaluations"
+    table = pa.table({"source": ["s", "s"], "row": [7, 3], "chosen_reward": [1.0, 2.0], "rejected_reward": [1.0, 0.0]})
+    pq.write_table(table, folder / "rewards-step-10.parquet")
+    (found,) = read_rows(tmp_path / "run").values()
+    assert [column.tolist() for column in found] == [[3, 7], [1.0, 0.0]]
+    assert read_rows(tmp_path) == {}
+
+
+# --- of a sweep -----------------------------------------------------------------------------------------------------
+
+SEEDS = {
+    "base": {0: {"s": [1] * 60, "t": [1] * 40}, 1: {"s": [1] * 60, "t": [1] * 38 + [0] * 2}},
+    "without-s": {0: {"s": [1] * 30 + [0] * 30, "t": [1] * 40}, 1: {"s": [1] * 34 + [0] * 26, "t": [1] * 38 + [0] * 2}},
+    "without-t": {0: {"s": [1] * 60, "t": [1] * 39 + [0]}, 1: None},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    sweep = make_sweep(tmp_path / "sweep", SEEDS)
+    sweep.runs[-1].code, sweep.runs[-1].error = 1, "error: out of <memory>"
+    sweep.save()
+    return sweep
+
+
+def test_a_point_is_compared_on_the_seeds_that_both_have(sweep):
+    base, without_s, without_t = read_results(sweep).points
+    assert base.effects == {}
+    assert base.mean("eval/all/accuracy") == pytest.approx(0.99)
+    assert base.spread("eval/all/accuracy") == pytest.approx(0.02 / math.sqrt(2))
+    assert without_s.effects[ALL].difference == pytest.approx(-0.28)
+    assert without_s.effects["s"].difference == pytest.approx(-28 / 60)
+    assert without_s.effects["t"] == Effect(0, 0, 0, 0, 0, pairs=40)
+    assert without_t.effects[ALL].difference == pytest.approx(-0.01)
+    assert without_t.effects[ALL].both_low is None
+    assert len(without_t.runs) == 1
+
+
+def test_a_run_without_its_files_is_noted_and_the_rest_is_there(sweep):
+    (sweep.directory / "without-s_seed-0" / "metrics.jsonl").unlink()
+    (sweep.directory / "base_seed-1" / "finished.json").unlink()
+    result = read_results(sweep)
+    assert any("without-s_seed-0" in note for note in result.notes)
+    assert "no finished run of the baseline" in result.points[1].notes[0]
+    assert result.points[1].effects == {}
+    assert result.points[2].effects[ALL].pairs == 100
+
+
+def test_sentences_say_what_a_source_is_worth_and_what_is_not_clear(sweep):
+    told = sentences(read_results(sweep))
+    assert told[0].startswith("dropping s costs 28.0 +- ")
+    assert told[0].endswith(" points of held-out accuracy")
+    assert told[1].startswith("dropping t costs 1.0 +- ")
+    assert told[1].endswith("no clear difference")
+    clear = Effect(0.008, 0.005, 0.011)
+    assert sentence("with-x", clear, "base") == "adding x gives 0.8 +- 0.3 points of held-out accuracy"
+    assert sentence("lr-2", clear, "lr-1") == "lr-2 against lr-1 gains 0.8 +- 0.3 points of held-out accuracy"
+    assert "no clear" in sentence("with-x", Effect(0.008, 0.005, 0.011, -0.01, 0.03), "base")
+
+
+def test_tables_for_people_and_programs(sweep):
+    result = results_of(sweep)
+    whole, by_source = tables_of(result)
+    assert [row[0] for row in whole.rows] == ["point", "base *", "without-s", "without-t"]
+    assert whole.rows[1][1:6] == ["2", "100", "99.0", "1.4", "-"]
+    assert whole.rows[2][5] == "-28.0"
+    assert whole.rows[3][1] == "1 of 2"
+    assert any("without-t_seed-1 failed: error: out of <memory>" in remark for remark in whole.remarks)
+    assert by_source.rows[0] == ["point", "s", "t"]
+    assert by_source.rows[1] == ["base *", "100.0", "97.5"]
+    write_tables(result)
+    with open(sweep.directory / "results.csv") as file:
+        lines = list(csv.DictReader(file))
+    table = pq.read_table(sweep.directory / "results.parquet").to_pylist()
+    assert len(lines) == len(table) == len(rows_of(result))
+    row = next(r for r in table if r["point"] == "without-s" and r["metric"] == "eval/all/accuracy")
+    assert row["difference"] == pytest.approx(-0.28)
+    assert row["low"] < row["difference"] < row["high"] < 0
+    assert row["runs"] == 2
+    assert "| without-s |" in (sweep.directory / "results.md").read_text()
+
+
+def test_benchmark_metrics_have_a_table(tmp_path):
+    points = {"base": {0: {"s": [1, 0]}, 1: {"s": [1, 0]}}, "p": {0: {"s": [1, 1]}}}
+    extra = {"benchmark/rm_bench/score/accuracy": 0.625, "benchmark/rm_bench/easy/accuracy": 0.5}
+    table = tables_of(results_of(make_sweep(tmp_path, points, extra=extra)))[-1]
+    assert table.rows == [["point", "rm_bench"], ["base *", "62.5 (sd 0.0)"], ["p", "62.5"]]
+
+
+def test_benchmark_results_are_compared_item_by_item(tmp_path):
+    sweep = make_sweep(tmp_path, {"base": {None: {"s": [1, 0]}}, "p": {None: {"s": [1, 1]}}})
+    for name, right in (("base", 0.0), ("p", 1.0)):
+        folder = tmp_path / name / "benchmarks"
+        folder.mkdir()
+        items = [
+            {"id": str(i), "subset": "x", "rewards": [[1.0, 0.0]], "measures": {"accuracy": 1.0 if i else right}}
+            for i in range(4)
+        ]
+        (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+        result = {
+            "benchmark": "ppe_preference",
+            "items": "items.jsonl",
+            "version": "1",
+            "scores": {},
+            "counts": {},
+            "model": {},
+        }
+        (folder / "ppe_preference.json").write_text(json.dumps(result))
+    found = results_of(sweep).points[1].benchmarks["ppe_preference"]
+    assert found.difference == pytest.approx(0.25)
+    assert found.pairs == 4
+    (tmp_path / "p" / "benchmarks" / "ppe_preference.json").write_text("{")
+    result = results_of(sweep)
+    assert result.points[1].benchmarks == {}
+    assert any("ppe_preference" in note for note in result.notes)
+
+
+# --- scaling --------------------------------------------------------------------------------------------------------
+
+
+def test_a_power_law_is_found_again():
+    pairs = [100, 400, 1600, 6400, 25600]
+    found = fit(pairs, [0.9 - 2.0 * n**-0.5 for n in pairs])
+    assert found.kind == "power"
+    assert found.parameters == pytest.approx((0.9, 2.0, 0.5), rel=0.02)
+    assert found.rms < 1e-4
+    assert found(1600) == pytest.approx(0.85, abs=1e-3)
+
+
+def test_three_amounts_give_a_line_in_log_n_and_two_nothing():
+    found = fit([10, 100, 1000], [0.5, 0.6, 0.7])
+    assert found.kind == "line"
+    assert found(10_000) == pytest.approx(0.8)
+    assert found.formula == "0.400 + 0.0434 log n"
+    assert fit([10, 100], [0.5, 0.6]) is None
+
+
+@pytest.mark.parametrize(
+    "accuracy", [[0.5] * 5, [0.9, 0.5, 0.8, 0.4, 0.7], [0.9, 0.8, 0.7, 0.6, 0.5], [0.0] * 5, [1.0] * 5, [math.nan] * 5]
+)
+def test_a_bad_fit_is_no_failure(accuracy):
+    found = fit([10, 20, 40, 80, 160], accuracy)
+    assert found is None or all(math.isfinite(found(n)) for n in (10, 160))
+
+
+def test_points_that_differ_in_their_amount_are_a_curve(tmp_path):
+    amounts = {"half": 50, "whole": 100, "half-hot": 50, "whole-hot": 100}
+    points = {name: {None: {"s": [1, 1, 0, 0]}} for name in amounts}
+    changes = {
+        "half": {"data.fraction": 0.5},
+        "whole": {"data.fraction": 1.0},
+        "half-hot": {"data.fraction": 0.5, "optimizer.learning_rate": 1.0},
+        "whole-hot": {"data.fraction": 1.0, "optimizer.learning_rate": 1.0},
+    }
+    result = results_of(make_sweep(tmp_path, points, baseline="whole", changes=changes, pairs=amounts))
+    curves = curves_of(result, "eval/all/accuracy")
+    assert [(c.label, c.pairs) for c in curves] == [("held-out accuracy", [50, 100]), ("learning_rate 1", [50, 100])]
+    assert 'id="scaling"' in sweep_page(result)
+    other = make_sweep(tmp_path / "x", points, baseline="whole", pairs=amounts)
+    assert curves_of(results_of(other), "eval/all/accuracy") == []
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_effects_and_every_run(sweep):
+    page = sweep_page(results_of(sweep))
+    assert "<script" not in page
+    assert "<li>dropping s costs 28.0 ± " in page
+    assert page.count("<figure>") == 3  # all, s, t
+    assert "out of &lt;memory&gt;" in page
+    assert 'id="scaling"' not in page
+
+
+def test_report_draws_the_page_of_a_sweep_again(sweep, tmp_path, capsys):
+    assert report_main([f"run={sweep.directory}"]) == 0
+    assert (sweep.directory / "report.html").is_file()
+    assert report_main([f"run={sweep.directory}", f"output={tmp_path / 'other.html'}"]) == 0
+    assert (tmp_path / "other.html").read_text().count("<svg") == 3
+    (sweep.directory / "sweep.json").write_text("{}")
+    assert report_main([f"run={sweep.directory}"]) == 2
+    assert "sweep.json: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine (apt install chromium)")
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_draws_every_figure_and_nothing_overflows(tmp_path, dark):
+    right = {
+        f"limit-{n}": {s: {"s": [1] * (30 + n + s) + [0] * (30 - n - s), "t": [1] * 40} for s in (0, 1)}
+        for n in (5, 10, 20)
+    }
+    amounts = {"limit-5": 50, "limit-10": 1000, "limit-20": 20_000}
+    changes = {name: {"data.sources.a_rather_long_name_of_a_source.limit": n} for name, n in amounts.items()}
+    sweep = make_sweep(tmp_path / "sweep", right, baseline="limit-20", changes=changes, pairs=amounts)
+    page = tmp_path / "page.html"
+    page.write_text(sweep_page(results_of(sweep)))
+    for found in measure(page, [1280, 390, 320], tmp_path, dark):
+        assert found["scrollWidth"] <= found["width"]
+        assert found["beyond"] == []
+        assert len(found["figures"]) == 6  # effects and scaling, of all pairs, s and t
+        for figure in found["figures"]:
+            assert figure["outside"] == [], figure["title"]
+            assert figure["texts"] > 5, figure["title"]
+            assert figure["letters"] >= 8, figure["title"]
+            assert figure["ink"] == ("rgb(163, 172, 182)" if dark else "rgb(87, 96, 106)")
