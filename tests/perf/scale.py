@@ -16,7 +16,7 @@ of start-up and the parent's included.
     anon MB             most anonymous memory of all processes together while preparing
     B/token             of the store, a token in it
     open s, ready s     to check and open the store and select from it; and until the first step can be planned
-    kept, most B/pair   anonymous memory that a rank keeps of it, and has at most until the first step is planned
+    kept B/pair         anonymous memory that a rank keeps of it
     plan ms             planning a step of `pairs_per_step` on 8 ranks: median, most
     access us           reading one pair at random
     first step s        from the start of train/main.py to the first step of a tiny model
@@ -59,14 +59,13 @@ COLUMNS = {  # heading: width and format, and the figure from a line
     "open s": ("7.2f", lambda line: line["open_seconds"]),
     "ready s": ("8.2f", lambda line: line["ready_seconds"]),
     "kept B/pair": ("12.0f", lambda line: line["kept_bytes"] / line["pairs"]),
-    "most B/pair": ("12.0f", lambda line: line["most_bytes"] / line["pairs"]),
     "plan ms": ("8.1f", lambda line: line["plan_ms"]),
     "most": ("6.1f", lambda line: line["plan_ms_most"]),
     "access us": ("10.1f", lambda line: line["access_us"]),
     "first step s": ("13.1f", lambda line: line["first_step_seconds"]),
 }
 PREPARING = ("pairs/s", "ktok/s", "plain", "ratio", "by the clock", "anon MB", "B/token")
-USING = ("open s", "ready s", "kept B/pair", "most B/pair", "plan ms", "most", "access us", "first step s")
+USING = ("open s", "ready s", "kept B/pair", "plan ms", "most", "access us", "first step s")
 
 
 @dataclass
@@ -162,7 +161,6 @@ def measure(settings: Settings, kind: str, count: int, directory: Path) -> dict[
         "ratio": prepared["tokens"] / prepared["cpu_seconds"] / plain_rate,
         "ratio_clock": wall / plain_wall,
         **{key: value for key, value in used.items() if key not in prepared},
-        "most_bytes": used["anonymous_bytes"] - used["before_bytes"],
         "first_step_seconds": startup.first_step(place / "run", arguments),
     }
 

@@ -1,6 +1,6 @@
 """docs/scale.md: its computed tables are those of train/plan.py. After a change to what they are computed from:
 
-python tests/recipes/test_scale_docs.py
+PYTHONPATH=tests python tests/recipes/test_scale_docs.py
 """
 
 from functools import cache
