@@ -124,6 +124,19 @@ def open_store(
     return store
 
 
+def is_made(
+    name: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path, key: str | None = None
+) -> bool:
+    """Whether the store of a source is in the cache, whole or damaged; unlike `open_store` this makes nothing.
+
+    Nothing is fetched either: a source of which no version was ever made is not looked at.
+    """
+    if not any(cache.glob(f"{name}-*/manifest.json")):
+        return False
+    made_of, _ = _fingerprint_parts(key or f"data.sources.{name}", config, chat, settings, cache)
+    return (cache / f"{name}-{fingerprint(made_of)}" / "manifest.json").is_file()
+
+
 def _write(writer: ColumnWriter, chunk: Tokenised, written: int) -> None:
     """Args: written: ids of the chunks before."""
     for ids in chunk.ids:

@@ -20,23 +20,10 @@ LAYERS = [
         for name in ("references", "ports", "distributed", "tracking", "preemption", "watchdog", "engine")
     ),
     *(f"train.{name}" for name in ("pair_metrics", "checkpoint", "shards", "evaluation_files", "evaluation")),
-    *(f"train.{name}" for name in ("example", "metrics", "bad_steps")),
-    *(
-        f"train.{name}"
-        for name in (
-            "recipe_yaml",
-            "recipe",
-            "memory",
-            "tokenizer",
-            "inputs",
-            "prepare",
-            "show",
-            "decontaminate",
-            "scorer",
-            "benchmark_run",
-            "loop_benchmarks",
-        )
-    ),
+    *(f"train.{name}" for name in ("example", "flops", "metrics", "bad_steps")),
+    *(f"train.{name}" for name in ("recipe_yaml", "overlays", "recipe", "memory", "costs", "tokenizer", "inputs")),
+    *(f"train.{name}" for name in ("prepare", "show", "decontaminate", "plan")),
+    *(f"train.{name}" for name in ("scorer", "benchmark_run", "loop_benchmarks")),
     *(f"train.{name}" for name in ("starting_point", "resumable", "run", "early_stop", "loop", "card")),
     *(f"train.{name}" for name in ("report_plots", "report_page", "report_data", "report_sections", "benchmark_table")),
     *(f"train.{name}" for name in ("sweep_points", "sweep_config", "sweep_prepare", "sweep_plan", "sweep_jobs")),

@@ -15,8 +15,9 @@ from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeou
 from train.early_stop import out_of_patience, return_to_best
 from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
+from train.flops import attention_cost, flops_utilisation
 from train.loop_benchmarks import score_benchmarks
-from train.metrics import SPIKE_WINDOW, StepTotals, attention_cost, flops_utilisation, spike_score, step_metrics
+from train.metrics import SPIKE_WINDOW, StepTotals, spike_score, step_metrics
 from train.preemption import DEADLINE, REASONS, Stopped
 from train.recipe import RecipeError
 from train.run import Run, StopRequested

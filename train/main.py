@@ -4,9 +4,10 @@
     torchrun --nproc-per-node 8 train/main.py recipe=qwen3-0.6b
     python train/main.py recipe=tiny                 (one process)
 
-`recipe` is a name from recipes/ or a YAML file; every other key of it can be given as key=value. Exit codes: 0 done,
-1 the run failed, 2 something in the recipe, the data or the model is for you to mend (one line says what), 75 stopped
-because somebody asked, and saved: the same command goes on (docs/running.md).
+`recipe` is a name from recipes/ or a YAML file; every other key of it can be given as key=value, and many at once as
+overlay=NAME, a name from recipes/overlays/ or a YAML file. Exit codes: 0 done, 1 the run failed, 2 something in the
+recipe, the data or the model is for you to mend (one line says what), 75 stopped because somebody asked, and saved: the
+same command goes on (docs/running.md).
 """
 
 import json

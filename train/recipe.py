@@ -1,15 +1,14 @@
-"""A run as a file: defaults <- recipe YAML <- command line, checked before anything is downloaded or started.
+"""A run as a file: defaults <- recipe <- overlays <- command line, checked before anything is downloaded or started.
 
 Each part's dataclass stands beside the code that reads it; here they are only composed. What comes out is typed, plain
 dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a wrong key is answered at once.
 """
 
-import difflib
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,11 @@ from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
 from train.evaluation import BenchmarkEvaluation, EvaluationConfig, check_evaluation
+from train.overlays import check_given, find_overlays, read_overlay
 from train.preemption import RunConfig, check_run
+from train.recipe_yaml import RECIPES, check_resolved, parse_override, read_yaml
 from train.recipe_yaml import RecipeError as RecipeError
-from train.recipe_yaml import check_resolved, parse_override, read_yaml
+from train.recipe_yaml import closest as closest
 from train.tracking import TrackingConfig
 
 NAMED: dict[str, tuple[Any]] = {  # keys that hold groups of keys under names
@@ -35,7 +36,6 @@ NAMED: dict[str, tuple[Any]] = {  # keys that hold groups of keys under names
     "data.eval.sources": (SourceConfig,),
     "evaluation.benchmarks": (BenchmarkEvaluation,),
 }
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Recipe:
     safe default: with another value it is another run.
     """
 
-    name: str = free("run")  # of the run: wandb, model card; default: the recipe's file name
+    name: str = free("run")  # of the run: wandb, model card; default: the recipe's file name, then the overlays'
     run_dir: str | None = free(None)  # default: runs/<name>
     seed: int = 0  # of the order of pairs, the score head and random weights
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -78,16 +78,17 @@ class Recipe:
         return Path(os.path.expanduser(self.run_dir or f"runs/{self.name}"))
 
 
-def load_recipe(arguments: list[str]) -> Recipe:
+def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
     """The recipe that a command line asks for.
 
     Args:
-        arguments: `recipe=NAME_OR_FILE` and `key=value` overrides.
+        arguments: `recipe=NAME_OR_FILE`, `overlay=NAME_OR_FILE[,NAME_OR_FILE...]` and `key=value` overrides.
+        with_data: False for a command that reads no pairs: a generated set then stands for all sources.
 
     Raises:
         RecipeError: one line that names the key and what to write instead.
     """
-    overrides, path = [], None
+    overrides, path, overlays = [], None, []
     for argument in arguments:
         if argument.startswith(("--local_rank=", "--local-rank=")):  # the deepspeed launcher appends it
             continue
@@ -96,14 +97,25 @@ def load_recipe(arguments: list[str]) -> Recipe:
             raise RecipeError(f"{argument!r}: expected key=value, e.g. recipe=tiny or data.pack_tokens=8192")
         if key == "recipe":
             path = find_recipe(value)
+        elif key == "overlay":
+            overlays += find_overlays(value)
         else:
             overrides.append((key, value))
     if path is None:
         raise RecipeError(f"which recipe? give recipe=NAME, one of {', '.join(recipe_names())}, or recipe=FILE.yaml")
-    merged = _read_recipe(path)
+    merged = _read_recipe(path, overlays)
+    mandatory: dict[str, Path] = {}
+    for overlay in overlays:
+        extra, keys = read_overlay(overlay)
+        merged = _merge(merged, extra, str(overlay))
+        mandatory |= dict.fromkeys(keys, overlay)
     for key, value in overrides:
         merged = _override(merged, key, value)
+    if with_data:
+        check_given(merged, mandatory)
     recipe = _to_object(merged)
+    if not with_data:
+        recipe.data.sources, recipe.data.eval.sources = {"any": SourceConfig(builtin="twins-train")}, {}
     check_recipe(recipe)
     return recipe
 
@@ -204,8 +216,9 @@ def check_recipe(recipe: Recipe) -> None:
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def _read_recipe(path: Path) -> DictConfig:
-    defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": path.stem})
+def _read_recipe(path: Path, overlays: Sequence[Path] = ()) -> DictConfig:
+    name = "-".join([path.stem, *(overlay.stem for overlay in overlays)])
+    defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": name})
     return _merge(defaults, read_yaml(path), str(path))
 
 
@@ -285,14 +298,6 @@ def _all_keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
         inner = _default(f)
         keys += _all_keys(type(inner), f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
     return keys
-
-
-def closest(word: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not matches:  # the right name under the wrong group: learning_rate for optimizer.learning_rate
-        last = word.rsplit(".", 1)[-1]
-        matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
-    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def _explain(error: OmegaConfBaseException) -> str:

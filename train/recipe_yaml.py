@@ -4,6 +4,7 @@ Tags, resolvers and duplicate keys are refused, and aliases that multiply. A res
 environment, and what is secret in it, into recipe.yaml, the model card and wandb: so none is on the list.
 """
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 MAX_BYTES = 2**20
 MAX_DEPTH = 40
 MAX_DIGITS = 100  # of a whole number; Python takes some 300 for a float, and 4,300 at all
@@ -78,6 +80,14 @@ def check_resolved(value: Any, key: str = "") -> None:
         raise RecipeError(f"{key}={value}: no value can hold '${{'")
     elif isinstance(value, str) and "\0" in value:
         raise RecipeError(f"{key}={value!r}: no value can hold a NUL, which ends a file's name")
+
+
+def closest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not matches:  # the right name under the wrong group: learning_rate for optimizer.learning_rate
+        last = word.rsplit(".", 1)[-1]
+        matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def _check_yaml(text: str, key: str, path: Path | None = None) -> None:

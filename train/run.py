@@ -24,9 +24,9 @@ from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts,
 from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
 from train.evaluation import check_metric
 from train.example import Example, find_example
+from train.flops import attention_cost
 from train.inputs import prepare, write_inputs
 from train.loop_benchmarks import LoopBenchmark, load_benchmarks
-from train.metrics import attention_cost
 from train.preemption import Preemption
 from train.recipe import Recipe
 from train.resumable import Changes, explain_extension

@@ -27,7 +27,7 @@ from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import check_checkpoint, fetch, read_config
 from models.export import load_classifier, packed_view
-from train.metrics import attention_cost
+from train.flops import attention_cost
 from train.tokenizer import read_tokenizer
 
 CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it

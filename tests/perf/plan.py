@@ -36,7 +36,7 @@ from data.prepare import prepare_data
 from data.sampler import group_costs, group_sizes, plan_step
 from data.settings import DataConfig
 from data.sources import SourceConfig
-from train.metrics import attention_cost
+from train.flops import attention_cost
 from train.tokenizer import read_tokenizer
 
 PACK_TOKENS = 16384

@@ -13,7 +13,8 @@ from fuzzing import damage, fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.recipe import RECIPES, Recipe, RecipeError, _all_keys, check_recipe, load_recipe, to_yaml
+from train.recipe import Recipe, RecipeError, _all_keys, check_recipe, load_recipe, to_yaml
+from train.recipe_yaml import RECIPES
 
 TINY = (RECIPES / "tiny.yaml").read_text()
 KEYS = _all_keys() + [f"data.sources.twins.{name}" for name in ("path", "builtin", "limit", "weight", "flip", "format")]

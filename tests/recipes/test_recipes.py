@@ -66,13 +66,6 @@ def test_a_header_says_what_was_not_run_and_gives_its_own_command(name: str):
     assert "docs/recipes.md" in header
 
 
-def test_the_papers_final_setting_is_an_override():
-    final = "training.pairs_per_step=10240 optimizer.learning_rate=3e-6 optimizer.schedule=constant"
-    assert final in (ROOT / "docs" / "recipes.md").read_text()
-    recipe = load_recipe(["recipe=qwen3-8b", *final.split()])
-    assert (recipe.training.pairs_per_step, recipe.optimizer.learning_rate) == (10240, 3e-6)
-
-
 # --- merging --------------------------------------------------------------------------------------------------------
 
 

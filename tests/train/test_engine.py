@@ -27,14 +27,8 @@ from train.engine import (
     num_checkpointed,
     param_groups,
 )
-from train.metrics import (
-    attention_cost,
-    attention_flops,
-    flops_utilisation,
-    forward_flops,
-    matmul_parameters,
-    step_metrics,
-)
+from train.flops import attention_cost, attention_flops, flops_utilisation, forward_flops, matmul_parameters
+from train.metrics import step_metrics
 from train.tracking import Tracker, TrackingConfig
 
 
