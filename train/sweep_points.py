@@ -211,7 +211,7 @@ def value_text(value: Any) -> str:
     elif isinstance(value, str):
         text = value.rstrip("/").rpartition("/")[2]
     else:
-        text = json.dumps(value, default=str)
+        text = json.dumps(value, default=str).strip("[]{}")
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".")[:40].rstrip("-") or "empty"
 
 
