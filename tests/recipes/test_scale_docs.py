@@ -6,7 +6,7 @@ PYTHONPATH=tests python tests/recipes/test_scale_docs.py
 from functools import cache
 from pathlib import Path
 
-from test_plan import SHAPES, config_of
+from test_plan_command import SHAPES, config_of
 
 from train import costs, memory
 from train.plan import Question, find_pairs, read_question
