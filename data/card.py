@@ -142,8 +142,9 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         "## Sources",
         _markdown([["source", "rows from", "licence"], *origins]),
         "## Left out, and found",
-        _markdown([["source", "reason", "rows", "left out"], *taken, *found]),
-        f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}. "
+        _markdown([["source", "reason", "rows", "left out"], *taken, *found]) if taken or found else "Nothing.",
+        f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}"
+        f"{'; benchmarks: ' + ', '.join(card['gates']['benchmarks']) if card['gates']['benchmarks'] else ''}. "
         "`dropped.jsonl` names the refused rows and the pairs that a gate dropped.",
         "## Lengths and margins of the pairs that are trained on",
         _markdown(_length_rows(trained)),

@@ -49,6 +49,7 @@ class BenchmarkPrompts:
         if n < 1:
             raise DataError(f"contamination: {n} words in a row; expected 1 or more")
         self.n = n
+        self.missing: list[str] = []  # what the benchmarks' files lack, of which nothing can be found
         self._vocabulary: dict[str, int] = {}  # 0 is any word that no prompt has
         self._names: list[tuple[str, str]] = []  # (benchmark, item) of each prompt
         ids: list[np.ndarray] = []
@@ -153,15 +154,20 @@ def read_prompts(names: Sequence[str], paths: Mapping[str, str], n: int = N) -> 
     for name in (*names, *paths):
         if name not in BENCHMARKS:
             raise DataError(f"unknown benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    return BenchmarkPrompts(
+    readings = {name: BENCHMARKS[name].read(paths.get(name)) for name in names}
+    prompts = BenchmarkPrompts(
         (
             (name, item.id, _first_turn(group))
-            for name in names
-            for item in BENCHMARKS[name].read(paths.get(name)).items
+            for name, reading in readings.items()
+            for item in reading.items
             for group in item.groups
         ),
         n,
     )
+    prompts.missing = [
+        f"{name} is incomplete: {line}" for name, reading in readings.items() for line in reading.missing
+    ]
+    return prompts
 
 
 def _first_turn(group: Candidates) -> str:

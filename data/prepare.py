@@ -89,7 +89,8 @@ class _Preparation:
         keep_margins(selection)
         return selection
 
-    def apply_gates(self, selections: list[Selection]) -> None:
+    def apply_gates(self, selections: list[Selection]) -> list[str]:
+        """Returns what a reader must know: prompts that were not there to compare with."""
         config, gates = self.config, self.config.gates
         how: dict[str, Any] = {"builder": self.builder, "workers": config.workers}
 
@@ -100,8 +101,12 @@ class _Preparation:
             }
 
         signatures = each(find_signatures) if gates.near_duplicates != "off" else {}
-        hits = each(find_hits, benchmark_prompts(gates.benchmarks)) if gates.contamination != "off" else {}
+        hits, missing = {}, []
+        if gates.contamination != "off":
+            prompts = benchmark_prompts(gates.benchmarks)
+            hits, missing = each(find_hits, prompts), prompts.missing
         apply_gates(gates, selections, signatures, hits)
+        return [f"data.gates.contamination: {line}, so those prompts are not looked for" for line in missing]
 
 
 def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
@@ -128,7 +133,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     settings = TokeniseSettings(config.max_length, config.over_length, target_margin)
     preparation = _Preparation(config, chat, settings, builder)
     training = preparation.select("data.sources", config.sources)
-    preparation.apply_gates(training)
+    warnings = preparation.apply_gates(training)
     for selection in training:
         keep_limit(selection, seed)
         hold_out(selection, config.eval.fraction, config.eval.limit, seed)
@@ -153,18 +158,28 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
     release()  # the process that rendered; it holds on to memory
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
-    return PreparedData(train, held_out, report, commits, _warnings(report), config.gates, selections)
+    return PreparedData(train, held_out, report, commits, warnings + _warnings(report), config.gates, selections)
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     refused = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
+    emptied = [
+        f"{name}: no pair is left of its {entry['rows']:,} rows: {_reasons(entry)}"
+        for name, entry in report.items()
+        if entry["rows"] and not entry["trained"] and not entry["held_out"] and "weight 0" not in entry["left_out"]
+    ]
     found = [
         f"{name}: {count:,} pair(s): {reason}; they are trained on (data.gates drops them)"
         for name, entry in report.items()
         for reason, count in entry["found"].items()
         if count
     ]
-    return refused + found
+    return refused + emptied + found
+
+
+def _reasons(entry: dict[str, Any]) -> str:
+    counts = {**entry["refused"], **entry["left_out"]}
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
 def why_nothing_is_left(data: PreparedData) -> str:

@@ -88,7 +88,9 @@ class _Condition:
         try:
             kind = self.connection.execute(f"DESCRIBE {self.query}").fetchall()[0][1]
         except duckdb.Error as error:
-            refuse(self.key, self.where, first_line(error))
+            as_list = "list" in str(error) or "array_extract" in str(error)  # of what is JSON text here
+            hint = "; lists and objects are JSON text: chosen->>'$[-1].content', json_contains(tags, '\"a\"')"
+            refuse(self.key, self.where, first_line(error) + (hint if as_list else ""))
         if kind not in ("BOOLEAN", '"NULL"'):
             refuse(self.key, self.where, f"it is {kind}, expected a condition, e.g. column > 0 or column = 'x'")
 

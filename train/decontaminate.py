@@ -64,6 +64,8 @@ def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output:
 
     prompts = benchmark_prompts(benchmarks)
     print(f"{len(prompts):,} different prompts of {', '.join(benchmarks)}")
+    for line in prompts.missing:
+        print(f"WARNING: {line}", file=sys.stderr)
     records: list[dict[str, Any]] = []
     for name, source in sources.items():
         found = list(find(name, source, prompts))

@@ -15,6 +15,7 @@ from data.card import describe, to_markdown
 from data.chat import Chat
 from data.pairs import DataError
 from data.prepare import PreparedData, prepare_data
+from models.attention import ModelError
 from models.build import Base, resolve_base
 from train.recipe import Recipe, to_yaml
 from train.tokenizer import load_chat
@@ -27,7 +28,13 @@ def prepare(recipe: Recipe, *, builder: bool = True, weights: bool = True) -> tu
         builder: whether this process tokenises what is not tokenised yet; the others of its machine wait for it.
         weights: whether the base's weights are to be there, too.
     """
-    base = resolve_base(recipe.model, weights=weights)
+    try:
+        base = resolve_base(recipe.model, weights=weights)
+    except ModelError as error:
+        if weights or recipe.model.base is None:
+            raise
+        ways = "model.base=null model.config=DIRECTORY model.tokenizer=DIRECTORY name a config and a tokenizer of yours"
+        raise ModelError(f"{error}; {ways}") from None
     positions = base.config.max_position_embeddings
     if recipe.data.max_length > positions:
         raise DataError(
@@ -50,7 +57,8 @@ def write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData
     durable.write_file(directory / "recipe.yaml", to_yaml(resolved_recipe(recipe, base, data)))
     durable.write_file(directory / "drop_report.json", json.dumps(data.report, indent=2) + "\n")
     with open(directory / "dropped.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in data.dropped())
+        for record in data.dropped():  # rows from 1, as everywhere that people read
+            file.write(json.dumps({**record, "row": record["row"] + 1}, ensure_ascii=False) + "\n")
     card = describe(data)
     durable.write_file(directory / "data_card.json", json.dumps(card, indent=2) + "\n")
     durable.write_file(directory / "data_card.md", to_markdown(card, recipe.name))

@@ -86,7 +86,7 @@ def _read_value(key: str, value: str) -> Any:
         return [int(_number(count, 1)) for count in value.split(",")]
     if key == "mfu":
         low, _, high = value.partition("-")
-        shares = _number(low, 0.1, 100) / 100, _number(high or low, 0.1, 100) / 100
+        shares = _number(low, 1, 100) / 100, _number(high or low, 1, 100) / 100
         return min(shares), max(shares)
     if key in ("pairs", "tokens_per_pair", "network"):
         return _number(value, {"pairs": 1, "tokens_per_pair": 4, "network": 1e-3}[key])

@@ -5,6 +5,7 @@ environment, and what is secret in it, into recipe.yaml, the model card and wand
 """
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MAX_BYTES = 2**20
 MAX_DEPTH = 40
 MAX_DIGITS = 100  # of a whole number; Python takes some 300 for a float, and 4,300 at all
 MAX_MESSAGE = 1000
+_CONDITION = re.compile(r"data\.(eval\.)?sources\.[^.]+\.where")
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 _YAML = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
@@ -53,11 +55,28 @@ def parse_override(key: str, value: str) -> DictConfig:
     """`key=value` of a command line. Raises: RecipeError naming both."""
     if not _KEY.fullmatch(key) or key.count(".") >= MAX_DEPTH:
         raise RecipeError(f"{key!r}: is no key; expected names joined by dots, e.g. data.pack_tokens")
+    if _CONDITION.fullmatch(key):
+        return _condition(key, value)
     try:
         _check_yaml(value, key)
         return OmegaConf.from_dotlist([f"{key}={value}"])
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeError) as error:
         raise RecipeError(f"{key}={value}: {' '.join(str(error).split())}") from None
+
+
+def _condition(key: str, value: str) -> DictConfig:
+    """SQL as it was typed: as YAML, 'a' = b would be no text. A JSON string and null are taken for what they say."""
+    try:
+        given = json.loads(value) if value.strip() == "null" or value.startswith('"') else value
+    except ValueError:
+        given = value
+    check_text(value, key)
+    tree: Any = given
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    made = OmegaConf.create(tree)
+    assert isinstance(made, DictConfig)
+    return made
 
 
 def check_text(text: str, where: str) -> None:

@@ -134,7 +134,7 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     lengths = [len(group.prefix_ids), *map(len, responses)]
     print(_ruler(f"{selection.name} row {store.row[index] + 1}"))
     print(
-        f"{selection.fate(index)}; tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
+        f"{_fate(selection, index)}; tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
         f"weight {store.loss_weight[index]:.4g}"
         + ("" if store.margin[index] != store.margin[index] else f"; margin {store.margin[index]:.4g}")
         + ("; flipped" if flip else "")
@@ -145,6 +145,11 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
         text = chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         print("\n".join(f"│ {printable(line)}" for line in text.split("\n")))
     print()
+
+
+def _fate(selection: "Selection", index: int) -> str:
+    fate = selection.fate(index)
+    return fate if fate in ("trained on", "held out") else f"left out: {fate}"
 
 
 def printable(text: str) -> str:

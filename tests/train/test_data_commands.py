@@ -57,7 +57,7 @@ def test_prepare_prints_the_card_and_keeps_it(recipe, tmp_path, capsys):
     card = json.loads((tmp_path / "out" / "data_card.json").read_text())
     assert card["sources"]["mine"]["left_out"] == {"duplicate": 1}
     records = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
-    assert [(r["reason"], r["row"]) for r in records] == [("missing field", 14), ("duplicate", 12)]
+    assert [(r["reason"], r["row"]) for r in records] == [("missing field", 15), ("duplicate", 13)]
     assert (tmp_path / "out" / "drop_report.json").is_file()
     assert (tmp_path / "out" / "recipe.yaml").is_file()
 
@@ -89,6 +89,8 @@ def test_prepare_needs_no_weights_and_starts_no_process_group(recipe, tmp_path):
         (["data.sources.mine.where=margn > 1"], "margn"),
         (["data.sources.mine.where=count(*) > 1"], "data.sources.mine.where"),
         (["data.sources.mine.where=margin > 100"], "no pairs are left to train on"),
+        (["data.sources.mine.where=chosen[-1].content = 'x'"], "lists and objects are JSON text: chosen->>"),
+        (["data.sources.mine.where='a' in tags"], "no row has a column tags"),
         (["data.sources.mine.fraction=0"], "data.sources.mine.fraction=0.0: expected above 0"),
         (["data.gate.duplicates=drop"], "data.gates"),
     ],
@@ -98,6 +100,28 @@ def test_mistakes_are_one_line(more, said, recipe, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+def test_conditions_are_taken_as_typed(recipe, capsys):
+    conditions = ["'yes yes yes ' = chosen->>'$[-1].content'", "chosen->>'$[-1].content' = 'yes yes yes ' -- the third"]
+    for condition in [*conditions, json.dumps(conditions[0])]:
+        assert prepare.main([*recipe, f"data.sources.mine.where={condition}"]) == 0
+        assert "| mine | 15 | 1 | 13 | 0 | 1 | 1 |" in capsys.readouterr().out
+
+
+def test_a_source_that_loses_all_is_told(recipe, tmp_path, capsys):
+    more = ["data.sources.twins.builtin=twins-train", "data.sources.mine.min_margin=100"]
+    assert prepare.main([*[a for a in recipe if "twins=null" not in a], *more]) == 0
+    told = capsys.readouterr().err
+    assert "WARNING: mine: no pair is left of its 15 rows: 1 missing field, 1 no margin, 13 outside the margins" in told
+
+
+def test_benchmarks_that_are_incomplete_are_told(recipe, tmp_path, capsys):
+    gate = [f"data.gates.benchmarks.judgebench={benchmark(tmp_path)}", "data.gates.contamination=drop"]
+    assert prepare.main([*recipe, *gate]) == 0
+    assert "data.gates.contamination: judgebench is incomplete: " in capsys.readouterr().err
+    assert decontaminate.main([*recipe, f"benchmarks.judgebench={tmp_path}"]) == 0
+    assert "WARNING: judgebench is incomplete: " in capsys.readouterr().err
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
@@ -119,7 +143,7 @@ def test_show_draws_pairs_with_the_end_of_the_shared_prefix(recipe, capsys):
 def test_show_says_why_a_row_was_dropped(recipe, capsys):
     assert show.main([*recipe, "source=mine", "rows=13,15"]) == 0
     shown = capsys.readouterr().out
-    assert "duplicate: the same pair as mine row 4; tokens" in shown
+    assert "left out: duplicate: the same pair as mine row 4; tokens" in shown
     assert "mine.jsonl:15\nrefused, missing field: " in shown
     assert show.main([*recipe, "reason=duplicate"]) == 0
     assert capsys.readouterr().out.count("── mine row") == 1
