@@ -295,4 +295,4 @@ def test_a_builder_that_waits_says_so_and_goes_on_when_the_other_dies(
         timer.start()
         assert len(build_store(numbered(3))) == 3
         timer.join()
-    assert f"waiting for another process that makes .*handmade ({cache / name}.lock)" in capfd.readouterr().err
+    assert f"waiting for another process that makes {cache / name} ({cache / name}.lock)" in capfd.readouterr().err
