@@ -59,6 +59,7 @@ class Settings:
     )
     responses: int = 2  # of a random row
     share: bool = True  # false: every conversation by itself, no prefix shared
+    search: int = 64  # conversations, about, on which the others' batch sizes are searched
     rounds: int = 3
     dtype: str = "float32"  # float32 | bfloat16 (rewards are compared, and may differ)
     pack_tokens: int | None = None  # ours; the scorer's default when left out
@@ -68,7 +69,7 @@ class Settings:
 def read_settings(arguments: list[str]) -> Settings:
     """Raises: DataError, RecipeError, in one line."""
     settings: Settings = read_arguments(Settings, arguments)
-    for key in ("rows", "responses", "rounds", "pack_tokens"):
+    for key in ("rows", "responses", "rounds", "search", "pack_tokens"):
         if getattr(settings, key) is not None and getattr(settings, key) < 1:
             raise DataError(f"{key}={getattr(settings, key)}: expected 1 or more")
     if settings.dtype not in ("float32", "bfloat16"):
@@ -168,7 +169,7 @@ def compare(settings: Settings, directory: Path) -> dict[str, Any]:
         started = time.perf_counter()
         sides.append(make(directory, **common, **extra))
         starts.append(time.perf_counter() - started)
-    part = groups[:: max(1, sum(map(len, groups)) // 64)]  # some 64 conversations
+    part = groups[:: max(1, sum(map(len, groups)) // settings.search)]
     for side in sides:
         side.tune(part)
     seconds: list[list[float]] = [[] for _ in sides]
