@@ -20,7 +20,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from train.recipe import RecipeError, complain, recipe_names  # noqa: E402
 from train.sweep_config import read_sweep  # noqa: E402
-from train.sweep_plan import POINT, Sweep, SweepRun, make_sweep, plan_lines, take_prepared  # noqa: E402
+from train.sweep_lines import plan_lines  # noqa: E402
+from train.sweep_plan import POINT, Sweep, SweepRun, make_sweep, take_prepared  # noqa: E402
 from train.sweep_points import SweepConfig  # noqa: E402
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from train import sweep
 from train.preemption import read_process
 from train.recipe import load_recipe
 from train.sweep_jobs import Job, command_of, environment_of, visible_gpus
-from train.sweep_plan import Sweep, SweepRun, estimate, read_saved_sweep
+from train.sweep_lines import estimate
+from train.sweep_plan import Sweep, SweepRun, read_saved_sweep
 from train.sweep_progress import last_error
 
 TINY = [
