@@ -94,6 +94,8 @@ def make_sweep(config: SweepConfig, arguments: Sequence[str], directory: Path) -
     points = {point.name: point.changes for point in found.points if point.name in kept}
     sweep = Sweep(directory, found.baseline, points, runs, remarks)
     _take_up(sweep)
+    for run in sweep.to_run():  # those that are done may have been given benchmarks since
+        _check_measured(run)
     return sweep
 
 
@@ -128,6 +130,17 @@ def _recipe(arguments: Sequence[str], changes: Changes, name: str, directory: Pa
         return load_recipe([*arguments, *overrides])
     except RecipeError as error:
         raise RecipeError(f"sweep: point {name}: {str(error).removeprefix('command line: ')}") from None
+
+
+def _check_measured(run: SweepRun) -> None:
+    assert run.recipe is not None
+    held_out, evaluation = run.recipe.data.eval, run.recipe.evaluation
+    sets = [*held_out.sources.values(), *evaluation.benchmarks.values()]
+    if held_out.fraction == 0 and all(entry is None for entry in sets):
+        raise RecipeError(
+            f"sweep: point {run.name}: nothing is held out, so there is nothing to compare it by: give "
+            "data.eval.fraction=0.05, data.eval.sources.NAME.path=FILE, or evaluation.benchmarks.NAME.path=PATH"
+        )
 
 
 def _spelled(value: Any) -> str:

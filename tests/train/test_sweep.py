@@ -143,6 +143,22 @@ def test_the_directory_of_a_single_run_is_refused(tmp_path, capsys):
     assert "holds a single run" in told
 
 
+def test_a_sweep_that_would_have_nothing_to_compare_is_refused(tmp_path, capsys):
+    directory, none = tmp_path / "sweep", "data.eval.sources.twins_heldout=null"
+    code, told = planned(directory, none, "sweep.training.epochs=[1,2]", capsys=capsys)
+    assert code == 2
+    assert "error: sweep: point epochs-1: nothing is held out" in told
+    assert "data.eval.fraction=0.05" in told
+    code, told = planned(directory, "sweep.points={bare: {data.eval.sources: {twins_heldout: null}}}", capsys=capsys)
+    assert "point bare: nothing is held out" in told
+    for given in ("data.eval.fraction=0.05", "evaluation.benchmarks.rm_bench.limit=9"):
+        assert planned(directory, none, given, "sweep.training.epochs=[1,2]", capsys=capsys)[0] == 0
+    for name in ("epochs-1", "epochs-2"):  # done: the command writes the results, with benchmarks made since
+        (directory / name).mkdir(parents=True)
+        (directory / name / "finished.json").write_text("{}\n")
+    assert planned(directory, none, "sweep.training.epochs=[1,2]", capsys=capsys)[0] == 0
+
+
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
