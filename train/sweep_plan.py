@@ -190,6 +190,11 @@ def _take_up(sweep: Sweep) -> None:
     before = {run["name"]: run for run in saved.get("runs", [])}
     now = {run.name: run for run in sweep.runs}
     gone = [name for name in before if name not in now and (sweep.directory / name / POINT).is_file()]
+    if gone and any(run.seed is not None for run in sweep.runs) and all(before[name]["seed"] is None for name in gone):
+        raise RecipeError(
+            f"sweep.seeds: the sweep in {sweep.directory} began without seeds, so none can be added: give another "
+            "run_dir=PATH for the one with seeds, or leave sweep.seeds out"
+        )
     if gone:
         raise RecipeError(
             f"{sweep.directory} holds a sweep with other runs ({', '.join(gone[:5])}{', ...' if gone[5:] else ''}): "

@@ -127,6 +127,9 @@ def test_another_sweep_in_the_same_directory_is_refused_and_more_points_are_not(
     code, told = planned(directory, "sweep.training.epochs=[1]", capsys=capsys)
     assert code == 2
     assert "holds a sweep with other runs (epochs-2)" in told
+    code, told = planned(directory, "sweep.training.epochs=[1,2]", "sweep.seeds=[0,1]", capsys=capsys)
+    assert code == 2
+    assert "began without seeds" in told
     code, told = planned(directory, "sweep.training.epochs=[1,2]", "optimizer.eps=1e-5", capsys=capsys)
     assert code == 2
     assert "differs in optimizer.eps" in told
