@@ -162,6 +162,19 @@ def test_a_sweep_that_would_have_nothing_to_compare_is_refused(tmp_path, capsys)
     assert planned(directory, none, "sweep.training.epochs=[1,2]", capsys=capsys)[0] == 0
 
 
+def test_the_directory_is_called_after_recipe_overlays_and_sweep(tmp_path):
+    for name in ("small", "short"):
+        (tmp_path / f"{name}.yaml").write_text("training: {epochs: 1}\n")
+    (tmp_path / "rates.yaml").write_text("optimizer.learning_rate: [1e-4, 1e-3]\n")
+    given, file = f"overlay={tmp_path / 'small.yaml'},{tmp_path / 'short.yaml'}", f"sweep={tmp_path / 'rates.yaml'}"
+    for arguments, expected in (
+        (["recipe=tiny", "sweep.seeds=[0]"], "runs/tiny-sweep"),
+        (["recipe=tiny", given, file], "runs/tiny-small-short-rates"),
+        (["recipe=tiny", file, "run_dir=there"], "there"),
+    ):
+        assert sweep.read_command(arguments)[1].directory == Path(expected)
+
+
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
