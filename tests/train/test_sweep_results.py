@@ -182,6 +182,19 @@ def test_sentences_say_what_a_source_is_worth_and_what_is_not_clear(sweep):
     assert "no clear" in sentence("with-x", Effect(0.008, 0.005, 0.011, -0.01, 0.03), "base")
 
 
+def test_a_point_with_many_ties_has_a_note(tmp_path):
+    points = {name: {0: {"s": [0, 0, 0, 0]}, 1: {"s": [0, 0, 0, 0]}} for name in ("base", "dead")}
+    sweep = make_sweep(tmp_path, points, extra={"eval/all/ties": 0.01})
+    for seed, ties in enumerate((1.0, 0.5)):
+        path = tmp_path / f"dead_seed-{seed}" / "metrics.jsonl"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eval/all/ties": ties}) + "\n")
+    notes = [remark for remark in tables_of(read_results(sweep))[0].remarks if "ties" in remark]
+    assert notes == [
+        "dead: 3 of 4 held-out pairs (75.0 %, the mean over its runs) are ties: both responses have the same reward, "
+        "and a tie is no win"
+    ]
+
+
 def test_tables_for_people_and_programs(sweep):
     result = results_of(sweep)
     whole, by_source = tables_of(result)
