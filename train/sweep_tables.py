@@ -33,7 +33,6 @@ def sentences(result: SweepResult) -> list[str]:
 
 
 def sentence(name: str, effect: Effect, baseline: str) -> str:
-    size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
     verbs = ("costs", "gains")
     if name.startswith(LEFT_OUT):
         what = f"dropping {name.removeprefix(LEFT_OUT)}"
@@ -41,8 +40,10 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
         what, verbs = f"adding {name.removeprefix(ADDED)}", ("costs", "gives")
     else:
         what, verbs = f"{name} against {baseline}", ("loses", "gains")
-    clear = "" if effect.is_clear else ": no clear difference"
-    return f"{what} {verbs[effect.difference >= 0]} {size}{clear}"
+    if not effect.is_clear:
+        return f"{what}: no clear difference ({shown(effect)} points)"
+    size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
+    return f"{what} {verbs[effect.difference >= 0]} {size}"
 
 
 def _points(result: SweepResult) -> Table:
