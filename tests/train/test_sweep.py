@@ -16,7 +16,7 @@ from train import sweep
 from train.preemption import read_process
 from train.recipe import load_recipe
 from train.sweep_jobs import Job, command_of, environment_of, visible_gpus
-from train.sweep_lines import estimate
+from train.sweep_lines import estimate, plan_lines
 from train.sweep_plan import Sweep, SweepRun, read_saved_sweep
 from train.sweep_progress import last_error
 
@@ -69,7 +69,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path, capsys):
     assert "4 points x 2 seeds, 8 runs" in told
     assert "data.sources.law.weight=0" in told
     assert "(baseline)" in told
-    assert "unknown until the first run ends" in told
+    assert (
+        "plan: 8 to run, 1 at a time; time: unknown until the first run ends\npairs: counted once the data is" in told
+    )
     assert not directory.exists()
 
 
@@ -228,6 +230,23 @@ def test_the_time_that_is_left_comes_from_runs_that_are_done(tmp_path):
     runs.append(run("b", 2000, 30.0))  # 10 s a start and 10 s for each thousand
     assert estimate(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(60)
     assert estimate(Sweep(tmp_path, "a", {}, runs), todo, 2) == pytest.approx(40)  # not before the longest has ended
+
+
+def test_a_plan_uses_runs_that_are_done_for_those_that_are_not_prepared(tmp_path):
+    runs = [SweepRun(f"{p}_{s}", p, s, tmp_path / f"{p}_{s}") for p in ("base", "rate", "less") for s in (0, 1)]
+    runs[0].pairs, runs[0].seconds = 1000, 20.0
+    runs[0].directory.mkdir()
+    (runs[0].directory / "finished.json").write_text("{}")
+    points = {"base": {}, "rate": {"optimizer.learning_rate": 1e-3}, "less": {"data.fraction": 0.1}}
+    made = Sweep(tmp_path, "base", points, runs)
+    assert estimate(made, runs[1:4], 1) == pytest.approx(60)  # another seed and another rate: as many pairs
+    assert estimate(made, runs[4:], 1) is None
+    assert "5 to run, 1 at a time; time: unknown until the data is prepared" in plan_lines(made, 1)[-2]
+    for run in runs[1:5]:
+        run.pairs = 1000
+    assert plan_lines(made, 1)[-1].startswith("pairs: counted once the data is prepared")
+    runs[5].code = 2
+    assert plan_lines(made, 1)[-1] == "pairs: 5,000 in all runs, without the 1 that failed before they were counted"
 
 
 def test_the_last_error_of_a_log_is_that_of_this_start(tmp_path):
