@@ -92,8 +92,8 @@ def _ties(point: PointResult) -> list[str]:
         return []
     each = ", the mean over its runs" if len(point.records) > 1 else ""
     return [
-        f"{share * pairs:,.0f} of {pairs:,.0f} held-out pairs ({100 * share:.1f} %{each}) are ties: both responses have "
-        "the same reward, and a tie is no win"
+        f"{share * pairs:,.0f} of {pairs:,.0f} held-out pairs ({100 * share:.1f} %{each}) are ties: both responses "
+        "have the same reward, and a tie is no win"
     ]
 
 
