@@ -4,9 +4,9 @@
     python train/sweep.py recipe=tiny sweep.optimizer.learning_rate=[3e-4,1e-3] sweep.seeds=[0,1]
     python train/sweep.py recipe=NAME sweep.leave_one_out=true dry_run=true          (only prints the plan)
 
-Each run is an ordinary run directory below run_dir (default: runs/<recipe>-<sweep's file, or sweep>). The same command
-again runs what is missing or failed. docs/sweeps.md explains every key and number. Exit codes: 0 all runs are done,
-1 some failed, 2 something for you to mend, 75 stopped: the same command goes on.
+Each run is an ordinary run directory below run_dir (default: runs/<recipe>[-<overlays>]-<sweep's file, or
+sweep>). The same command again runs what is missing or failed. docs/sweeps.md explains every key and number. Exit
+codes: 0 all runs are done, 1 some failed, 2 something for you to mend, 75 stopped: the same command goes on.
 """
 
 import os
@@ -20,7 +20,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from train.recipe import RecipeError, complain, recipe_names  # noqa: E402
 from train.sweep_config import read_sweep  # noqa: E402
-from train.sweep_plan import POINT, Sweep, SweepRun, make_sweep, plan_lines, take_prepared  # noqa: E402
+from train.sweep_lines import plan_lines  # noqa: E402
+from train.sweep_plan import POINT, Sweep, SweepRun, make_sweep, take_prepared  # noqa: E402
 from train.sweep_points import SweepConfig  # noqa: E402
 
 if TYPE_CHECKING:
@@ -63,12 +64,11 @@ def read_command(arguments: list[str]) -> tuple[SweepConfig, Sweep, bool]:
 
 
 def _default(arguments: list[str]) -> str:
-    stems = {
-        key: Path(value).stem
-        for key, equals, value in (argument.partition("=") for argument in arguments)
-        if key in ("recipe", "sweep") and equals
-    }
-    return f"runs/{stems.get('recipe', 'run')}-{stems.get('sweep', 'sweep')}"
+    """runs/<recipe>[-<overlays>]-<sweep's file, or sweep>"""
+    given = [(key, value) for key, equals, value in (argument.partition("=") for argument in arguments) if equals]
+    stems = {key: Path(value).stem for key, value in given}
+    overlays = [Path(name).stem for key, value in given if key == "overlay" for name in value.split(",")]
+    return f"runs/{'-'.join([stems.get('recipe', 'run'), *overlays, stems.get('sweep', 'sweep')])}"
 
 
 def at_once(config: SweepConfig, sweep: Sweep) -> int:

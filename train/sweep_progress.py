@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from train.report_data import ReportError, read_run
 from train.sweep_jobs import LOG, Job
-from train.sweep_plan import Sweep, SweepRun, duration, estimate
+from train.sweep_lines import duration, estimate
+from train.sweep_plan import Sweep, SweepRun
 
 
 class Progress:

@@ -11,6 +11,7 @@ from train.sweep_results import ALL, Effect, PointResult, SweepResult
 
 ACCURACY = "eval/all/accuracy"
 LABELS = 24  # letters of a source in a column's head
+MANY_TIES = 0.01  # of a point's held-out pairs
 LEFT_OUT, ADDED = "without-", "with-"
 
 
@@ -32,7 +33,6 @@ def sentences(result: SweepResult) -> list[str]:
 
 
 def sentence(name: str, effect: Effect, baseline: str) -> str:
-    size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
     verbs = ("costs", "gains")
     if name.startswith(LEFT_OUT):
         what = f"dropping {name.removeprefix(LEFT_OUT)}"
@@ -40,8 +40,10 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
         what, verbs = f"adding {name.removeprefix(ADDED)}", ("costs", "gives")
     else:
         what, verbs = f"{name} against {baseline}", ("loses", "gains")
-    clear = "" if effect.is_clear else ": no clear difference"
-    return f"{what} {verbs[effect.difference >= 0]} {size}{clear}"
+    if not effect.is_clear:
+        return f"{what}: no clear difference ({shown(effect)} points)"
+    size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
+    return f"{what} {verbs[effect.difference >= 0]} {size}"
 
 
 def _points(result: SweepResult) -> Table:
@@ -74,13 +76,25 @@ def _points(result: SweepResult) -> Table:
         "pairs and seeds" if any(p.effects[ALL].both_low is not None for p in result.points if p.effects) else "pairs"
     )
     remarks += [*told, f"(+- is half of the 95 % interval over {over})"] if told else []
-    remarks += [f"{point.name}: {note}" for point in result.points for note in point.notes]
+    remarks += [f"{point.name}: {note}" for point in result.points for note in [*point.notes, *_ties(point)]]
     remarks += [
         f"{run.name} {run.state}{': ' if run.error else ''}{run.error}"
         for run in result.sweep.runs
         if run.state != "done"
     ]
     return Table(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, [*remarks, *result.notes])
+
+
+def _ties(point: PointResult) -> list[str]:
+    """A note where so many pairs are ties that the accuracy cannot be read without knowing it."""
+    share, pairs = point.mean("eval/all/ties"), point.mean("eval/all/pairs")
+    if share is None or pairs is None or not share > MANY_TIES:
+        return []
+    each = ", the mean over its runs" if len(point.records) > 1 else ""
+    return [
+        f"{share * pairs:,.0f} of {pairs:,.0f} held-out pairs ({100 * share:.1f} %{each}) are ties: both responses "
+        "have the same reward, and a tie is no win"
+    ]
 
 
 def _by_source(result: SweepResult) -> Table:

@@ -16,7 +16,8 @@ from train import sweep
 from train.preemption import read_process
 from train.recipe import load_recipe
 from train.sweep_jobs import Job, command_of, environment_of, visible_gpus
-from train.sweep_plan import Sweep, SweepRun, estimate, read_saved_sweep
+from train.sweep_lines import estimate, plan_lines
+from train.sweep_plan import Sweep, SweepRun, read_saved_sweep
 from train.sweep_progress import last_error
 
 TINY = [
@@ -68,7 +69,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path, capsys):
     assert "4 points x 2 seeds, 8 runs" in told
     assert "data.sources.law.weight=0" in told
     assert "(baseline)" in told
-    assert "unknown until the first run ends" in told
+    assert (
+        "plan: 8 to run, 1 at a time; time: unknown until the first run ends\npairs: counted once the data is" in told
+    )
     assert not directory.exists()
 
 
@@ -126,6 +129,9 @@ def test_another_sweep_in_the_same_directory_is_refused_and_more_points_are_not(
     code, told = planned(directory, "sweep.training.epochs=[1]", capsys=capsys)
     assert code == 2
     assert "holds a sweep with other runs (epochs-2)" in told
+    code, told = planned(directory, "sweep.training.epochs=[1,2]", "sweep.seeds=[0,1]", capsys=capsys)
+    assert code == 2
+    assert "began without seeds" in told
     code, told = planned(directory, "sweep.training.epochs=[1,2]", "optimizer.eps=1e-5", capsys=capsys)
     assert code == 2
     assert "differs in optimizer.eps" in told
@@ -140,6 +146,35 @@ def test_the_directory_of_a_single_run_is_refused(tmp_path, capsys):
     code, told = planned(tmp_path, "sweep.seeds=[0]", capsys=capsys)
     assert code == 2
     assert "holds a single run" in told
+
+
+def test_a_sweep_that_would_have_nothing_to_compare_is_refused(tmp_path, capsys):
+    directory, none = tmp_path / "sweep", "data.eval.sources.twins_heldout=null"
+    code, told = planned(directory, none, "sweep.training.epochs=[1,2]", capsys=capsys)
+    assert code == 2
+    assert "error: sweep: point epochs-1: nothing is held out" in told
+    assert "data.eval.fraction=0.05" in told
+    code, told = planned(directory, "sweep.points={bare: {data.eval.sources: {twins_heldout: null}}}", capsys=capsys)
+    assert "point bare: nothing is held out" in told
+    for given in ("data.eval.fraction=0.05", "evaluation.benchmarks.rm_bench.limit=9"):
+        assert planned(directory, none, given, "sweep.training.epochs=[1,2]", capsys=capsys)[0] == 0
+    for name in ("epochs-1", "epochs-2"):  # done: the command writes the results, with benchmarks made since
+        (directory / name).mkdir(parents=True)
+        (directory / name / "finished.json").write_text("{}\n")
+    assert planned(directory, none, "sweep.training.epochs=[1,2]", capsys=capsys)[0] == 0
+
+
+def test_the_directory_is_called_after_recipe_overlays_and_sweep(tmp_path):
+    for name in ("small", "short"):
+        (tmp_path / f"{name}.yaml").write_text("training: {epochs: 1}\n")
+    (tmp_path / "rates.yaml").write_text("optimizer.learning_rate: [1e-4, 1e-3]\n")
+    given, file = f"overlay={tmp_path / 'small.yaml'},{tmp_path / 'short.yaml'}", f"sweep={tmp_path / 'rates.yaml'}"
+    for arguments, expected in (
+        (["recipe=tiny", "sweep.seeds=[0]"], "runs/tiny-sweep"),
+        (["recipe=tiny", given, file], "runs/tiny-small-short-rates"),
+        (["recipe=tiny", file, "run_dir=there"], "there"),
+    ):
+        assert sweep.read_command(arguments)[1].directory == Path(expected)
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -195,6 +230,23 @@ def test_the_time_that_is_left_comes_from_runs_that_are_done(tmp_path):
     runs.append(run("b", 2000, 30.0))  # 10 s a start and 10 s for each thousand
     assert estimate(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(60)
     assert estimate(Sweep(tmp_path, "a", {}, runs), todo, 2) == pytest.approx(40)  # not before the longest has ended
+
+
+def test_a_plan_uses_runs_that_are_done_for_those_that_are_not_prepared(tmp_path):
+    runs = [SweepRun(f"{p}_{s}", p, s, tmp_path / f"{p}_{s}") for p in ("base", "rate", "less") for s in (0, 1)]
+    runs[0].pairs, runs[0].seconds = 1000, 20.0
+    runs[0].directory.mkdir()
+    (runs[0].directory / "finished.json").write_text("{}")
+    points = {"base": {}, "rate": {"optimizer.learning_rate": 1e-3}, "less": {"data.fraction": 0.1}}
+    made = Sweep(tmp_path, "base", points, runs)
+    assert estimate(made, runs[1:4], 1) == pytest.approx(60)  # another seed and another rate: as many pairs
+    assert estimate(made, runs[4:], 1) is None
+    assert "5 to run, 1 at a time; time: unknown until the data is prepared" in plan_lines(made, 1)[-2]
+    for run in runs[1:5]:
+        run.pairs = 1000
+    assert plan_lines(made, 1)[-1].startswith("pairs: counted once the data is prepared")
+    runs[5].code = 2
+    assert plan_lines(made, 1)[-1] == "pairs: 5,000 in all runs, without the 1 that failed before they were counted"
 
 
 def test_the_last_error_of_a_log_is_that_of_this_start(tmp_path):

@@ -174,12 +174,27 @@ def test_sentences_say_what_a_source_is_worth_and_what_is_not_clear(sweep):
     told = sentences(read_results(sweep))
     assert told[0].startswith("dropping s costs 28.0 +- ")
     assert told[0].endswith(" points of held-out accuracy")
-    assert told[1].startswith("dropping t costs 1.0 +- ")
-    assert told[1].endswith("no clear difference")
+    assert told[1].startswith("dropping t: no clear difference (-1.0 +- ")
+    assert told[1].endswith(" points)")
     clear = Effect(0.008, 0.005, 0.011)
     assert sentence("with-x", clear, "base") == "adding x gives 0.8 +- 0.3 points of held-out accuracy"
     assert sentence("lr-2", clear, "lr-1") == "lr-2 against lr-1 gains 0.8 +- 0.3 points of held-out accuracy"
-    assert "no clear" in sentence("with-x", Effect(0.008, 0.005, 0.011, -0.01, 0.03), "base")
+    unclear = Effect(0.008, 0.005, 0.011, -0.01, 0.03)
+    assert sentence("with-x", unclear, "base") == "adding x: no clear difference (+0.8 +- 2.0 points)"
+    assert sentence("lr-2", unclear, "lr-1") == "lr-2 against lr-1: no clear difference (+0.8 +- 2.0 points)"
+
+
+def test_a_point_with_many_ties_has_a_note(tmp_path):
+    points = {name: {0: {"s": [0, 0, 0, 0]}, 1: {"s": [0, 0, 0, 0]}} for name in ("base", "dead")}
+    sweep = make_sweep(tmp_path, points, extra={"eval/all/ties": 0.01})
+    for seed, ties in enumerate((1.0, 0.5)):
+        path = tmp_path / f"dead_seed-{seed}" / "metrics.jsonl"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eval/all/ties": ties}) + "\n")
+    notes = [remark for remark in tables_of(read_results(sweep))[0].remarks if "ties" in remark]
+    assert notes == [
+        "dead: 3 of 4 held-out pairs (75.0 %, the mean over its runs) are ties: both responses have the same reward, "
+        "and a tie is no win"
+    ]
 
 
 def test_tables_for_people_and_programs(sweep):
