@@ -17,6 +17,7 @@ from data.mixture import PairSet
 from data.prepare import PreparedData
 from data.settings import GATES
 from data.sources import SourceConfig
+from data.words import printable
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 Rows = Sequence[Sequence[Any]]
@@ -173,9 +174,14 @@ def _percent(share: float | None) -> str:
 
 
 def _markdown(rows: Rows) -> str:
-    head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = [[_cell(cell) for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A stranger's text cannot end its cell, begin a heading or be HTML."""
+    return printable(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _aligned(rows: Rows) -> list[str]:

@@ -27,7 +27,7 @@ _ALLOWED = frozenset(
 _REFUSED = frozenset(
     """
     json_serialize_sql json_deserialize_sql json_serialize_plan parse_duckdb_log_message
-    repeat lpad rpad bar format printf array_resize list_resize
+    bitstring repeat lpad rpad bar format printf array_resize list_resize
     """.split()  # noqa: SIM905
 )
 _EXPRESSIONS = frozenset(

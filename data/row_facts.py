@@ -19,6 +19,7 @@ from data.cached import ColumnWriter, fingerprint, open_cached, read_column
 from data.pairs import InvalidPair, Message, read_conversations
 from data.pool import map_chunks
 from data.sources import Row, SourceConfig, read_rows
+from data.words import printable
 
 if TYPE_CHECKING:
     from data.contamination import BenchmarkPrompts, Hit
@@ -59,7 +60,7 @@ class Hits:
 
     def describe(self, number: int) -> str:
         hit = self._told[number]
-        return f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}"
+        return printable(f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}")
 
 
 def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool) -> np.ndarray:
@@ -105,7 +106,7 @@ def find_hits(
             for _, found in map_chunks(_with_bar(key, source), find_in_chunk, (source, prompts), workers):
                 for row, hit in found:
                     writer.write("row", np.array([row.number], np.int64))
-                    file.write(json.dumps(asdict(hit), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(asdict(hit)) + "\n")
 
     made_of = {"content": content, "format": source.format, "prompts": prompts.fingerprint()}
     return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))

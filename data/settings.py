@@ -33,6 +33,11 @@ class GateConfig:
     contamination: str = "off"  # a benchmark's prompt, or 13 words in a row of one
     benchmarks: dict[str, str] = field(default_factory=dict, metadata={"resume": "moves"})  # NAME: its files, or `hub`
 
+    def __post_init__(self) -> None:
+        for gate in GATES:  # YAML reads a bare `off` as false
+            if vars(self).get(gate) == "False":  # OmegaConf also makes objects without values
+                setattr(self, gate, "off")
+
 
 @dataclass
 class DataConfig:
@@ -91,7 +96,7 @@ def check_data(config: DataConfig) -> None:
         )
     for prefix, sources in (("data.sources", config.sources), ("data.eval.sources", config.eval.sources)):
         for name, source in sources.items():
-            if not re.fullmatch(r"[\w-]{1,80}", name) or name == "all":
+            if not re.fullmatch(r"[\w-]{1,80}", name) or len(name.encode()) > 80 or name == "all":
                 raise DataError(
                     f"{prefix}.{name}: a source's name is made of letters, digits, _ and -, and is not 'all'"
                 )

@@ -20,6 +20,7 @@ written "in double quotes". A condition that names a column of which there are t
 
 import difflib
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -31,6 +32,7 @@ from data.condition import TABLE, connect, first_line, lower, parse, refuse
 from data.sources import Row, chunked
 
 CHUNK = 2048  # rows that are with DuckDB at a time
+MAX_SECONDS = 60.0  # of one chunk
 MAX_NAMES = 1000  # column names that are kept for an error message
 
 
@@ -100,6 +102,8 @@ class _Condition:
 
         try:
             return self._evaluate(rows)
+        except duckdb.InterruptException:
+            refuse(self.key, self.where, f"takes more than {MAX_SECONDS:.0f} seconds for {len(rows):,} rows")
         except duckdb.Error as error:
             first, message = 0, first_line(error)
             last = len(rows)  # rows[:last] fails, rows[:first] does not
@@ -114,7 +118,12 @@ class _Condition:
 
     def _evaluate(self, rows: list[Row]) -> np.ndarray:
         self._register(rows)
-        values = self.connection.execute(self.query).fetchnumpy()["holds"]
+        limit = threading.Timer(MAX_SECONDS, self.connection.interrupt)
+        limit.start()
+        try:
+            values = self.connection.execute(self.query).fetchnumpy()["holds"]
+        finally:
+            limit.cancel()
         assert len(values) == len(rows)
         return np.ma.filled(values, False).astype(bool)
 

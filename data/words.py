@@ -18,6 +18,11 @@ _UNSPACED = (
 SEPARATOR = "\0"  # always a word of its own: between two texts it keeps any run of words from going over the end
 
 
+def printable(text: str) -> str:
+    """A stranger's text in one line, without what a terminal would obey and what cannot be written."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def words(text: str) -> list[str]:
     """The words of a text in order, without punctuation; a character of a script without spaces is a word."""
     text = _normalised(text)

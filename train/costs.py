@@ -162,9 +162,12 @@ def step_cost(
 ) -> StepCost:
     """Args: mfu: lowest and highest utilisation, as shares of the peak. network: see `communication_seconds`."""
     engine, pairs = recipe.engine, recipe.training.pairs_per_step
+    each = max(1, int(recipe.data.pack_tokens // tokens.packed))  # whole pairs in a pack, of the mean length
     packs = max(1, math.ceil(pairs * tokens.packed / (recipe.data.pack_tokens * gpus)))
+    if each <= 3:  # of longer pairs a pack cannot be filled by shorter ones
+        packs = max(packs, math.ceil(pairs / each / gpus))
     sent = communication_bytes(shape.parameters, gpus, engine.zero_stage, engine.precision, packs)
-    work = 3 * forward_work(shape, pairs, tokens) / (gpus * gpu.peak)
+    work = 3 * forward_work(shape, pairs, tokens) / (min(gpus, pairs) * gpu.peak)  # a pair is not divided
     return StepCost(
         gpus,
         packs,
@@ -187,7 +190,7 @@ def evaluation_share(recipe: Recipe, steps: int, held_out: float) -> float:
     """Forwards of all evaluations relative to forwards and backwards of training, in pairs (a third each)."""
     every, at_start = recipe.evaluation.every, recipe.evaluation.at_start
     count = 1 + at_start + ((steps - 1) // every if every else 0)
-    return count * held_out / (3 * steps * recipe.training.pairs_per_step)
+    return count * held_out / (3 * max(1, steps) * recipe.training.pairs_per_step)
 
 
 def disk_bytes(recipe: Recipe, parameters: int, pairs: float, tokens: PairTokens) -> dict[str, float]:

@@ -77,11 +77,14 @@ def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output:
     if output is not None:
         from data.durable import write_file
 
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        lines = [json.dumps(record) + "\n" for record in records]
         write_file(Path(os.path.expanduser(output)), "".join(lines))
         return
+    from data.words import printable
+
     for record in records[:SHOWN]:
-        print(f"  {record['where']}: {record['kind']} of {record['benchmark']} {record['item']}: {record['words']}")
+        told = f"{record['where']}: {record['kind']} of {record['benchmark']} {record['item']}: {record['words']}"
+        print(f"  {printable(told)}")
     if len(records) > SHOWN:
         print(f"  ... {len(records) - SHOWN:,} more; output=FILE lists all")
 

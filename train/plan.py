@@ -4,7 +4,8 @@
                          [config=DIRECTORY_OR_CONFIG_JSON] [gpu=H100] [mfu=30-45] [network=400] [key=value ...]
 
     gpus             numbers of GPUs to compute for
-    pairs            in an epoch; left out: those of the recipe's sources, where they are tokenised on this machine
+    pairs            of all sources, before data.eval.fraction is held out; left out: those of the recipe's
+                     sources, where they are tokenised on this machine
     tokens_per_pair  mean tokens of both conversations together; where left out beside `pairs`, a published average
     config           the base's shape, instead of the hub's
     gpu              H100 | H200 | H800 | A100 | A800 | L40S | B200
@@ -83,7 +84,7 @@ _EXPECTED = {
 def _read_value(key: str, value: str) -> Any:
     """Raises: ValueError."""
     if key == "gpus":
-        return [int(_number(count, 1)) for count in value.split(",")]
+        return [int(_number(str(int(count)), 1)) for count in value.split(",")]
     if key == "mfu":
         low, _, high = value.partition("-")
         shares = _number(low, 1, 100) / 100, _number(high or low, 1, 100) / 100

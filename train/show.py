@@ -8,6 +8,7 @@
 Every key of the recipe can be given, too; pairs are drawn with its seed. Exit codes: 0 shown, 2 for you to mend.
 """
 
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def read_wish(given: dict[str, str]) -> Wish:
     wish = Wish(given.get("source"), reason=given.get("reason"))
     for key in ("num", "rows"):
         numbers = given.get(key, "1").split(",")
-        if not all(number.strip().isdecimal() and int(number) >= 1 for number in numbers):
+        if not all(re.fullmatch("0*[1-9][0-9]{0,8}", number.strip()) for number in numbers):
             raise RecipeError(f"{key}={given[key]}: expected {'rows, from 1: 7,12' if key == 'rows' else '1 or more'}")
     if "num" in given:
         wish.num = int(given["num"])
@@ -123,18 +124,23 @@ def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", wish: Wish) -> No
 
 def _show_refused(selection: "Selection", record: dict[str, Any]) -> None:
     print(_ruler(f"{selection.name} row {record['row'] + 1}"))
-    print(f"{record['where']}\nrefused, {record['reason']}: {record['detail']}\n")
+    from data.words import printable
+
+    print(f"{printable(record['where'])}\nrefused, {record['reason']}: {printable(record['detail'])}\n")
 
 
 def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     """One pair: the text of its tokens, so what is shown is what is trained on."""
+    from data.words import printable
+
     store, flip = selection.store, selection.config.flip
     group = store.group(index)
     responses = group.response_ids[::-1] if flip else group.response_ids
     lengths = [len(group.prefix_ids), *map(len, responses)]
     print(_ruler(f"{selection.name} row {store.row[index] + 1}"))
     print(
-        f"{_fate(selection, index)}; tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
+        f"{printable(_fate(selection, index))}; "
+        f"tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
         f"weight {store.loss_weight[index]:.4g}"
         + ("" if store.margin[index] != store.margin[index] else f"; margin {store.margin[index]:.4g}")
         + ("; flipped" if flip else "")
@@ -143,18 +149,13 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     for name, ids in zip(names, (group.prefix_ids, *responses), strict=True):
         print(f"┌─ {name}")
         text = chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        print("\n".join(f"│ {printable(line)}" for line in text.split("\n")))
+        print("\n".join(f"│ {printable(line.expandtabs())}" for line in text.split("\n")))
     print()
 
 
 def _fate(selection: "Selection", index: int) -> str:
     fate = selection.fate(index)
     return fate if fate in ("trained on", "held out") else f"left out: {fate}"
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _ruler(title: str) -> str:

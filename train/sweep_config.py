@@ -128,6 +128,8 @@ def _check(config: SweepConfig) -> None:
         _check_random(config.random)
     changed = [*config.axes, *(k for point in _points(config) for k in point), *config.random.get("axes", {})]
     for key in changed:
+        if key in ("recipe", "overlay"):
+            raise RecipeError(f"sweep: {key} is one for all points; a point changes keys of it")
         if key in ("name", "run_dir", "seed", "tracking.group", "checkpoint.resume"):
             raise RecipeError(
                 f"sweep: {key} is what the sweep itself gives to each run" + "; see sweep.seeds" * (key == "seed")
@@ -160,7 +162,7 @@ def _check_random(settings: dict[str, Any]) -> None:
     for key, least in (("budget", 1), ("seed", 0)):
         if not (_is_whole(settings.get(key)) and settings[key] >= least):
             raise RecipeError(f"sweep.random.{key}={settings.get(key)}: expected a whole number, {least} or more")
-    if not settings.get("axes"):
+    if not isinstance(settings.get("axes"), Mapping) or not settings["axes"]:
         raise RecipeError(
             "sweep.random.axes: say what is drawn, e.g. {optimizer.learning_rate: {min: 1e-6, max: 1e-5}}"
         )

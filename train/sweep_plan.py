@@ -112,9 +112,12 @@ def _runs(
             run_dir = directory / name
             recipe = _recipe(arguments, changes, name, run_dir)
             what = {key: value for key, value in asdict(recipe).items() if key not in LABELS}
-            twin = seen.setdefault(json.dumps(what, sort_keys=True, default=str), name)
-            if twin == name:
+            twin = seen.get(key := json.dumps(what, sort_keys=True, default=str))
+            if twin is None:
+                seen[key] = name
                 runs.append(SweepRun(name, point.name, seed, run_dir, recipe))
+            elif twin == name:
+                remarks.append(f"{name} is given more than once, and run once")
             else:
                 remarks.append(f"{name} is the same recipe as {twin}, which is run once for both")
     order = {point.name: place for place, point in enumerate(found.points)}
@@ -178,7 +181,10 @@ def read_saved_sweep(directory: Path) -> Sweep:
     saved = read_saved(directory)
     if not saved:
         raise RecipeError(f"{directory}: no sweep.json in it, so it is not the directory of a sweep")
-    runs = [SweepRun(**run, directory=directory / run["name"]) for run in saved["runs"]]
+    try:
+        runs = [SweepRun(**run, directory=directory / run["name"]) for run in saved["runs"]]
+    except TypeError:
+        raise RecipeError(f"{directory / 'sweep.json'}: of another version of this program") from None
     return Sweep(directory, saved["baseline"], saved["points"], runs)
 
 

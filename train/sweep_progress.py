@@ -36,7 +36,9 @@ class Progress:
 
     def ended(self, job: Job, code: int, seconds: float) -> None:
         run = self._runs[job.name]
-        run.code, run.seconds, run.job = code, run.seconds + seconds, None
+        run.code, run.job = code, None
+        if code in (0, 75):  # what a failed start took says nothing of what is left
+            run.seconds += seconds
         if code == 0 and not run.is_finished:
             run.code = 1
         if run.is_finished:
@@ -46,7 +48,8 @@ class Progress:
         elif run.code == 75:
             self.say(f"stopped  {run.name}: it saved; the same command goes on")
         else:
-            run.error = last_error(job.directory / LOG, self._logs.get(job.name, 0))
+            told = last_error(job.directory / LOG, self._logs.get(job.name, 0))
+            run.error = told if code >= 0 else f"killed by signal {-code}"
             self.failed(run)
         self.sweep.save()
 

@@ -190,3 +190,34 @@ def test_mistakes_are_named(arguments, message):
 def test_one_source_cannot_be_left_out():
     with pytest.raises(RecipeError, match="has one source"):
         points("sweep.leave_one_out=true", sources=["a"])
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        ["sweep.optimizer.learning_rate=[1e-3,1e-3]"],
+        ["sweep.fractions=[0.5,0.5]"],
+        ["sweep.random.budget=4", "sweep.random.axes.optimizer.learning_rate=[2e-3]"],
+    ],
+)
+def test_a_point_that_is_given_twice_is_run_once(sweep, tmp_path):
+    from train.sweep import read_command
+
+    _, made, _ = read_command(["recipe=tiny", *sweep, f"run_dir={tmp_path}"])
+    names = [run.name for run in made.runs]
+    assert len(set(names)) == len(names)
+    assert any("more than once" in remark for remark in made.remarks)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (["sweep.random.budget=3", "sweep.random.axes=3"], "sweep.random.axes"),
+        (["sweep.points=[{recipe: smoke-qwen3}]"], "sweep: recipe is one for all points"),
+    ],
+)
+def test_odd_sweeps_are_refused_in_a_line(sweep, said, tmp_path, capsys):
+    from train.sweep import main
+
+    assert main(["recipe=tiny", *sweep, f"run_dir={tmp_path}", "dry_run=true"]) == 2
+    assert said in capsys.readouterr().err
