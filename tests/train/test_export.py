@@ -24,6 +24,7 @@ from train.scorer import Scorer, find_damage
 def test_layout(two_ranks):
     names = {path.name for path in two_ranks.directory.iterdir()}
     files = {"recipe.yaml", "metrics.jsonl", "drop_report.json", "dropped.jsonl", "finished.json", ".lock"}
+    files |= {"data_card.md", "data_card.json"}
     assert names == files | {"checkpoints", "evaluations", "export"}
     export = {path.name for path in (two_ranks.directory / "export").iterdir()}
     assert export >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
