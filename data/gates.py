@@ -56,7 +56,11 @@ class Pairs:
                 selection.found[reason] += int(last - first)
             else:
                 indices = left[positions[first:last] - start]
-                selection.take(indices, reason, lambda k, first=first: explain(int(first) + k))  # type: ignore[misc]
+                selection.take(indices, reason, _from(int(first), explain))
+
+
+def _from(first: int, explain: Callable[[int], str]) -> Callable[[int], str]:
+    return lambda k: explain(first + k)
 
 
 def apply_gates(

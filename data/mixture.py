@@ -13,6 +13,7 @@ import numpy as np
 from data.chat import Group
 from data.pairs import DataError
 from data.store import PairStore
+from data.tokenise import text_hash
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Mixture:
 
 def stable_hash(*key: Any) -> int:
     """A 64-bit number from a key, the same on every machine (Python's own hash is not)."""
-    return int.from_bytes(hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest(), "little")
+    return text_hash("\0".join(map(str, key)))
 
 
 def mix(values: np.ndarray, salt: int) -> np.ndarray:

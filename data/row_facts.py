@@ -7,10 +7,10 @@ Each is found by reading the rows once more, in as many processes as pay, and ke
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -103,7 +103,7 @@ def find_hits(
 ) -> Hits:
     def make(directory: Path, writer: ColumnWriter) -> None:
         with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
-            for _, found in map_chunks(_with_bar(key, source), find_in_chunk, (source, prompts), workers):
+            for _, found in hits_by_chunk(key, source, prompts, workers):
                 for row, hit in found:
                     writer.write("row", np.array([row.number], np.int64))
                     file.write(json.dumps(asdict(hit)) + "\n")
@@ -148,10 +148,17 @@ def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray
     return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
 
 
-def find_in_chunk(
-    rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts"
-) -> tuple[int, list[tuple[Row, "Hit"]]]:
-    """The number of rows, and those that share something with a benchmark."""
+Found: TypeAlias = (
+    "tuple[int, list[tuple[Row, Hit]]]"  # the number of rows, and those that share something with a benchmark
+)
+
+
+def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", workers: int = 0) -> Iterator[Found]:
+    """What the rows of a source share with benchmarks, in their order."""
+    yield from map_chunks(_with_bar(key, source), _find_in_chunk, (source, prompts), workers)
+
+
+def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> Found:
     from data.contamination import texts_of
 
     hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in _pairs(rows, source)]

@@ -122,7 +122,7 @@ def keep_lengths(selection: Selection) -> None:
     if low is not None:
         selection.take(left[lengths < low], "fewer than min_tokens")
     if high is not None:
-        selection.take(left[(lengths > high) & (lengths >= (low or 0))], "more than max_tokens")
+        selection.take(left[lengths > high], "more than max_tokens")
 
 
 def keep_margins(selection: Selection) -> None:
@@ -141,9 +141,10 @@ def keep_margins(selection: Selection) -> None:
 
 def keep_limit(selection: Selection, seed: int) -> None:
     """`limit`: at most so many pairs."""
-    left, limit = selection.left(), selection.config.limit
-    kept = left if limit is None else draw(selection.store, left, seed, limit)
-    selection.take(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
+    if selection.config.limit is not None:
+        left = selection.left()
+        kept = draw(selection.store, left, seed, selection.config.limit)
+        selection.take(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
 
 
 def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int) -> None:
@@ -151,7 +152,8 @@ def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int
     out = selection.left() if fraction == 1 else of_held_out_prompts(selection.store, selection.left(), fraction)
     kept = out if limit is None else draw(selection.store, out, seed, limit)
     selection.take(kept, HELD_OUT)
-    selection.take(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
+    if len(kept) < len(out):
+        selection.take(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
 
 
 def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.benchmarks.catalogue import BENCHMARKS
 from data.keys import free, moves
+from data.near_duplicates import LOWEST_THRESHOLD
 from data.pairs import DataError
 from data.sources import SourceConfig, check_source
 
@@ -72,9 +73,10 @@ def check_gates(gates: GateConfig) -> None:
         allowed = (*choices, "majority") if gate == "contradictions" else choices
         if vars(gates)[gate] not in allowed:
             raise DataError(f"data.gates.{gate}={vars(gates)[gate]!r}: expected one of {list(allowed)}")
-    if not 0.7 <= gates.near_duplicate_threshold <= 1:  # pairs that differ in one whole answer have 2/3
+    if not LOWEST_THRESHOLD <= gates.near_duplicate_threshold <= 1:
         raise DataError(
-            f"data.gates.near_duplicate_threshold={gates.near_duplicate_threshold}: expected 0.7 or more and at most 1"
+            f"data.gates.near_duplicate_threshold={gates.near_duplicate_threshold}: expected {LOWEST_THRESHOLD} or more "
+            "and at most 1"
         )
     if gates.contamination != "off" and not gates.benchmarks:
         raise DataError(
@@ -105,11 +107,11 @@ def check_data(config: DataConfig) -> None:
     check_gates(config.gates)
     choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
     for key, allowed in choices.items():
-        if getattr(config, key) not in allowed:
-            raise DataError(f"data.{key}={getattr(config, key)!r}: expected one of {list(allowed)}")
+        if vars(config)[key] not in allowed:
+            raise DataError(f"data.{key}={vars(config)[key]!r}: expected one of {list(allowed)}")
     for key in ("max_length", "pack_tokens"):
-        if getattr(config, key) < 2:
-            raise DataError(f"data.{key}={getattr(config, key)}: expected 2 or more")
+        if vars(config)[key] < 2:
+            raise DataError(f"data.{key}={vars(config)[key]}: expected 2 or more")
     if not 0 < config.fraction <= 1:
         raise DataError(f"data.fraction={config.fraction}: expected above 0 and at most 1")
     for name, source in config.eval.sources.items():

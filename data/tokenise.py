@@ -1,7 +1,6 @@
 """Rows to token ids and what else is known of each pair: one chunk of rows -> columns of numbers."""
 
 import hashlib
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
 from data.pairs import InvalidPair, Message, Pair, parse_pair
 from data.sources import Row, SourceConfig
+from data.words import normalised
 
 COLUMNS: dict[str, Any] = {  # one number a pair, besides its ids
     "row": np.int64,  # position in the source, 0-based
@@ -116,13 +116,9 @@ def _same_normalised(pair: Pair) -> bool:
     if len(pair.chosen) != len(pair.rejected):
         return False
     return all(
-        a == b or (a["role"] == b["role"] and _normalised(a["content"]) == _normalised(b["content"]))
+        a == b or (a["role"] == b["role"] and normalised(a["content"]) == normalised(b["content"]))
         for a, b in zip(pair.chosen, pair.rejected, strict=True)
     )
-
-
-def _normalised(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSettings) -> Group:

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from data.pairs import DataError  # noqa: E402
 from data.settings import GateConfig, check_gates  # noqa: E402
-from data.sources import SourceConfig, check_source, read_rows  # noqa: E402
+from data.sources import SourceConfig, check_source  # noqa: E402
 from train.recipe import RecipeError, complain, load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
@@ -40,18 +39,15 @@ def read_sources(path: str | None, recipe: list[str]) -> dict[str, SourceConfig]
     return {name: source for name, source in load_recipe(recipe).data.sources.items() if source is not None}
 
 
-def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> Iterator[dict[str, Any] | None]:
-    """For every row of a source, in order: why it is contaminated, None where it is not."""
-    from tqdm import tqdm
+def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[int, list[dict[str, Any]]]:
+    """The number of rows of a source, and why some are contaminated, in order."""
+    from data.row_facts import hits_by_chunk
 
-    from data.pool import map_chunks
-    from data.row_facts import find_in_chunk
-
-    rows = tqdm(read_rows(f"data.sources.{name}", source), desc=f"comparing {name}", unit=" rows", leave=False)
-    for count, found in map_chunks(rows, find_in_chunk, (source, prompts)):
-        for row, hit in found:
-            yield {"source": name, "where": row.where, "row": row.number + 1, **asdict(hit)}
-        yield from [None] * (count - len(found))
+    rows, hits = 0, []
+    for count, found in hits_by_chunk(f"data.sources.{name}", source, prompts):
+        rows += count
+        hits += [{"source": name, "where": row.where, "row": row.number + 1, **asdict(hit)} for row, hit in found]
+    return rows, hits
 
 
 def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output: str | None) -> None:
@@ -68,11 +64,10 @@ def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output:
         print(f"WARNING: {line}", file=sys.stderr)
     records: list[dict[str, Any]] = []
     for name, source in sources.items():
-        found = list(find(name, source, prompts))
-        hits = [record for record in found if record is not None]
+        rows, hits = find(name, source, prompts)
         counts = Counter((record["benchmark"], record["kind"]) for record in hits)
         told = "; ".join(f"{benchmark}: {count:,} by {kind}" for (benchmark, kind), count in sorted(counts.items()))
-        print(f"{name}: {len(hits):,} of {len(found):,} rows{' (' + told + ')' if told else ''}")
+        print(f"{name}: {len(hits):,} of {rows:,} rows{' (' + told + ')' if told else ''}")
         records += hits
     if output is not None:
         from data.durable import write_file
