@@ -74,9 +74,9 @@ def check_gates(gates: GateConfig) -> None:
         if vars(gates)[gate] not in allowed:
             raise DataError(f"data.gates.{gate}={vars(gates)[gate]!r}: expected one of {list(allowed)}")
     if not LOWEST_THRESHOLD <= gates.near_duplicate_threshold <= 1:
+        value = gates.near_duplicate_threshold
         raise DataError(
-            f"data.gates.near_duplicate_threshold={gates.near_duplicate_threshold}: expected {LOWEST_THRESHOLD} or more "
-            "and at most 1"
+            f"data.gates.near_duplicate_threshold={value}: expected {LOWEST_THRESHOLD} or more and at most 1"
         )
     if gates.contamination != "off" and not gates.benchmarks:
         raise DataError(
