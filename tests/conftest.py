@@ -1,6 +1,8 @@
 """Settings and fixtures of all tests."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,14 @@ from support import SMALL, Finished, Runs
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network is a wrong test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A handler that outlives its test changes, or ends, tests that have nothing to do with it."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
 
 
 @pytest.fixture(params=["qwen3", "llama"])

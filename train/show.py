@@ -8,8 +8,8 @@
 Every key of the recipe can be given, too; pairs are drawn with its seed. Exit codes: 0 shown, 2 for you to mend.
 """
 
+import os
 import re
-import signal
 import sys
 from dataclasses import dataclass
 from itertools import islice
@@ -215,12 +215,17 @@ def main(arguments: list[str]) -> int:
     from models.attention import ModelError
     from train.inputs import prepare
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     try:
         chat, _, data = prepare(recipe, weights=False)
-        show(wish, chat, data, recipe.seed)
     except (DataError, ModelError, RecipeError) as error:
         return complain(error)
+    try:
+        show(wish, chat, data, recipe.seed)
+        sys.stdout.flush()
+    except RecipeError as error:
+        return complain(error)
+    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

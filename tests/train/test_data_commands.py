@@ -156,6 +156,16 @@ def test_a_terminal_is_not_obeyed(recipe, capsys):
     assert "\\x1b[2J" in shown
 
 
+def test_show_ends_without_a_word_when_nobody_reads_on(recipe):
+    command = [sys.executable, "train/show.py", *recipe]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `| head` does
+        said = process.stderr.read()
+    assert "Error" not in said
+    assert "Traceback" not in said
+    assert process.returncode == 0
+
+
 def test_show_draws_histograms_and_a_sample(recipe, capsys):
     assert show.main([*recipe, "num=2"]) == 0
     shown = capsys.readouterr().out
