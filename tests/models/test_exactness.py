@@ -5,10 +5,11 @@ import pytest
 import torch
 from support import PAD, classifier_of, tiny_model
 from torch.nn.functional import pad
+from transformers import AttentionInterface
 
 from data.chat import Group, make_group
 from data.packing import build_pack, unshare
-from models.attention import BACKENDS, ModelError, choose_backend
+from models.attention import BACKENDS, ModelError, choose_backend, implementation
 from models.losses import bradley_terry
 
 
@@ -108,9 +109,9 @@ def test_contaminated_packing_would_be_noticed(family):
     pack = build_pack([unshare(group) for group in groups])
     ends = pack.cu_seqlens_q[1:]
     everything = torch.cat([torch.arange(end) for end in ends.tolist()])
-    leaky = pack.inputs() | {"kv_index": everything, "cu_seqlens_k": pad(ends.cumsum(0), (1, 0))}
+    leaky = {"kv_index": everything, "cu_seqlens_k": pad(ends.cumsum(0), (1, 0)), "max_seqlen_k": int(ends[-1])}
     with torch.no_grad():
-        assert not torch.allclose(model(**pack.inputs()), model(**leaky), atol=1e-3)
+        assert not torch.allclose(model(**pack.inputs()), model(**pack.inputs() | leaky), atol=1e-3)
 
 
 def test_empty_pack_adds_exactly_nothing(family):
@@ -149,6 +150,34 @@ def test_sdpa_equals_eager_gradient_in_float32(family):
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
     for name, gradient in results[1][1].items():
         torch.testing.assert_close(results[0][1][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_sdpa_in_blocks_equals_the_reference():
+    """Segments of one query, of whole and broken blocks, behind a prefix or not, short and long for the CPU."""
+    segments = [
+        (1, 1),
+        (1, 300),
+        (128, 128),
+        (129, 129),
+        (130, 400),
+        (300, 1300),
+        (1024, 1024),
+        (1025, 1025),
+        (2, 1026),
+    ]
+    num_queries, num_keys = (torch.tensor(column) for column in zip(*segments, strict=True))
+    torch.manual_seed(0)
+    shapes = ((int(num_queries.sum()), 4, 8), (int(num_keys.sum()), 2, 8), (int(num_keys.sum()), 2, 8))
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in tensors)
+    ends = {"cu_seqlens_q": pad(num_queries.cumsum(0), (1, 0)), "cu_seqlens_k": pad(num_keys.cumsum(0), (1, 0))}
+    results = []
+    for backend in ("sdpa", "eager"):
+        attend = AttentionInterface()[implementation(backend)]
+        out, _ = attend(None, q, k, v, None, scaling=0.3, **ends, max_seqlen_q=1025, max_seqlen_k=1300, kv_index=None)
+        results.append((out, *torch.autograd.grad(out.square().sum(), tensors)))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)  # the reference takes its softmax in float32
 
 
 def cuda_backends() -> list:
