@@ -7,7 +7,7 @@ Without `pairs` the lengths are drawn: log-normal mixes. With it they are those 
 (NAME.SPLIT.jsonl.gz, splits of a name taken together), tokenised as a run would; the first time that takes minutes.
 A step of more pairs than a set has goes on with the next shuffled epoch. Each line tells of several steps of one set:
 
-    packs, needed   mean number of packs, and of the least that could hold the tokens
+    packs, needed   mean number of packs, and of those that no packing could do without
     excess          packs beyond those needed, rounded up to whole micro steps: the most of any step
     fill            tokens / (packs x pack_tokens), mean
     busy, worst     useful cost / what all ranks spend, mean and worst
@@ -82,9 +82,20 @@ def steps_of(num_pairs: int, pairs_per_step: int, num_steps: int) -> Iterator[np
 
 
 def least_packs(sizes: np.ndarray) -> int:
-    """A pack for each oversize pair, and as many as hold the tokens of all others."""
-    oversize = sizes > PACK_TOKENS
-    return int(oversize.sum()) + -(-int(sizes[~oversize].sum()) // PACK_TOKENS)
+    """What no packing can do without: the bound L2 of Martello and Toth (1990).
+
+    Groups of more than half a pack have a pack each. Where groups of less than `small` tokens are left out of account,
+    those of more than PACK_TOKENS - small share with nobody; the others of up to half a pack fill what room there is.
+    """
+    sizes = np.sort(np.minimum(sizes, PACK_TOKENS))  # an oversize pair has a pack of its own
+    sums = np.append(0, np.cumsum(sizes))
+    half = int(np.searchsorted(sizes, PACK_TOKENS // 2, side="right"))
+    smalls = np.append(0, np.unique(sizes[:half]))
+    first = np.searchsorted(sizes, smalls)  # of those that count
+    alone = np.searchsorted(sizes, PACK_TOKENS - smalls, side="right")
+    room = (alone - half) * PACK_TOKENS - (sums[alone] - sums[half])
+    left = np.maximum(sums[half] - sums[first] - room, 0)
+    return int((len(sizes) - half + -(-left // PACK_TOKENS)).max())
 
 
 def possible_share(sizes: np.ndarray, costs: np.ndarray, world_size: int) -> float:

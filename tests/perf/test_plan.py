@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import plan
 from support import ROOT
 
 
@@ -20,3 +22,26 @@ def test_a_tiny_simulation(tmp_path):
         assert 0.97 * line["possible"] <= line["worst"] <= line["possible"] + 1e-9
         assert line["excess"] <= line["world_size"]
         assert line["packs"] >= line["needed"]
+
+
+def fewest_packs(sizes, rooms=()):
+    """By trying everything: the first of `sizes` goes into each pack that has room for it, or into a new one."""
+    if not sizes:
+        return len(rooms)
+    first, *others = sizes
+    fitting = [i for i, room in enumerate(rooms) if room >= first]
+    tries = [[room - first * (i == k) for k, room in enumerate(rooms)] for i in fitting]
+    return min(fewest_packs(others, rooms) for rooms in [*tries, [*rooms, plan.PACK_TOKENS - first]])
+
+
+def test_no_packing_has_fewer_packs_than_the_bound(monkeypatch):
+    monkeypatch.setattr(plan, "PACK_TOKENS", 10)
+    random = np.random.default_rng(0)
+    sharp = 0
+    for _ in range(100):
+        sizes = random.integers(1, 11, random.integers(1, 8))
+        least, fewest = plan.least_packs(sizes), fewest_packs(sizes.tolist())
+        assert -(-sizes.sum() // 10) <= least <= fewest
+        sharp += least == fewest
+    assert sharp > 90
+    assert plan.least_packs(np.array([25, 6, 4])) == 2, "an oversize pair has a pack of its own"
