@@ -23,8 +23,6 @@ from transformers import AttentionInterface
 
 BACKENDS = ("flash", "torch_varlen", "sdpa", "eager")
 Attention = Callable[..., torch.Tensor]
-# torch's CPU kernel also computes what is hidden of a causal segment, unless that is long: short ones go in blocks.
-CPU_BLOCK, CPU_SHORT = 128, 1024  # queries of a block; keys of a short segment
 
 
 class ModelError(ValueError):
@@ -87,34 +85,22 @@ def _torch_varlen(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, ma
 
 
 def _sdpa(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: int, max_k: int) -> torch.Tensor:
-    block = min(CPU_BLOCK, max_q) if q.device.type == "cpu" else 0
-    # The masks of all blocks are one matrix, read at an offset: its row i hides what lies beyond max_k + i.
-    hidden = torch.ones(block, max_k + block, dtype=torch.bool).triu(max_k + 1)
-    masks = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -math.inf)
-
     def attend(q_qHD: Any, k_kGD: Any, v_kGD: Any) -> torch.Tensor:
-        num_queries, num_keys = len(q_qHD), len(k_kGD)
-        if num_queries == 1:  # sees all keys
-            return _call_sdpa(q_qHD, k_kGD, v_kGD, scale)
-        if num_queries == num_keys and not (block and num_keys <= CPU_SHORT):
-            return _call_sdpa(q_qHD, k_kGD, v_kGD, scale, is_causal=True)  # torch aligns it top-left
-        if not block:
-            mask = _bottom_right(num_queries, num_keys, q_qHD.device)
-            return _call_sdpa(q_qHD, k_kGD, v_kGD, scale, attn_mask=mask)
-        outputs, seen = [], num_keys - num_queries
-        for q_bHD in q_qHD.split(block):
-            mask = masks[: len(q_bHD), max_k - seen : max_k + len(q_bHD)]
-            seen += len(q_bHD)
-            outputs.append(_call_sdpa(q_bHD, k_kGD[:seen], v_kGD[:seen], scale, attn_mask=mask))
-        return torch.cat(outputs)
+        mask, causal = None, len(q_qHD) > 1  # a single query sees all keys
+        if causal and len(q_qHD) != len(k_kGD):  # is_causal would align top-left
+            mask, causal = _bottom_right(len(q_qHD), len(k_kGD), q_qHD.device), False
+        out = scaled_dot_product_attention(
+            q_qHD.transpose(0, 1)[None],
+            k_kGD.transpose(0, 1)[None],
+            v_kGD.transpose(0, 1)[None],
+            attn_mask=mask,
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=q_qHD.shape[1] != k_kGD.shape[1],
+        )
+        return out[0].transpose(0, 1)
 
     return _by_segment(attend, q, k, v, cu_q, cu_k)
-
-
-def _call_sdpa(q_qHD: Any, k_kGD: Any, v_kGD: Any, scale: float, **how: Any) -> torch.Tensor:
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_qHD, k_kGD, v_kGD))
-    gqa = q_qHD.shape[1] != k_kGD.shape[1]
-    return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=gqa, **how)[0].transpose(0, 1)
 
 
 def _eager(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: int, max_k: int) -> torch.Tensor:

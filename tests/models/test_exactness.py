@@ -152,8 +152,8 @@ def test_sdpa_equals_eager_gradient_in_float32(family):
         torch.testing.assert_close(results[0][1][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
 
 
-def test_sdpa_in_blocks_equals_the_reference():
-    """Segments of one query, of whole and broken blocks, behind a prefix or not, short and long for the CPU."""
+def test_sdpa_equals_the_reference_segment_by_segment():
+    """Forward and gradient, of segments behind a prefix or not, of one query, and longer than a block of the kernels."""
     segments = [
         (1, 1),
         (1, 300),
