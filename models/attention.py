@@ -15,13 +15,16 @@ so no model code is copied or patched.
 import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-BACKENDS = ("flash", "torch_varlen", "sdpa", "eager")
+BACKENDS = ("flash", "torch_varlen", "torch_fa3", "torch_fa4", "sdpa", "eager")
+# torch's varlen attention with other kernels than its own: what torch calls them, and the module that holds them.
+TORCH_KERNELS = {"torch_fa3": ("FA3", "flash_attn_interface"), "torch_fa4": ("FA4", "flash_attn.cute.interface")}
 Attention = Callable[..., torch.Tensor]
 
 
@@ -41,7 +44,8 @@ def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> 
         ModelError: the requested backend cannot run here. Nothing is downloaded.
     """
     if requested == "auto":
-        return next(name for name in BACKENDS if _why_not(name, device, dtype) is None)
+        known = (name for name in BACKENDS if name not in TORCH_KERNELS)  # torch calls those prototypes
+        return next(name for name in known if _why_not(name, device, dtype) is None)
     if requested not in BACKENDS:
         raise ModelError(f"model.attention={requested!r}: expected auto or one of {list(BACKENDS)}")
     if why := _why_not(requested, device, dtype):
@@ -52,15 +56,29 @@ def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> 
 def _why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     if backend in ("sdpa", "eager"):
         return None
-    if backend == "flash" and importlib.util.find_spec("flash_attn") is None:
+    if backend == "flash" and not _installed("flash_attn.flash_attn_interface"):
         return "flash-attn is not installed (pip install flash-attn --no-build-isolation)"
+    if backend in TORCH_KERNELS and not _installed(module := TORCH_KERNELS[backend][1]):
+        package = "pip install flash-attn-4" if backend == "torch_fa4" else "build it from flash-attention's hopper/"
+        return f"there is no module {module} ({package})"
     if device.type != "cuda":
         return f"needs a CUDA device, this run is on {device.type}"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"needs bfloat16 or float16, this run computes in {str(dtype).removeprefix('torch.')}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
         return "needs a GPU of compute capability 8.0 (Ampere) or newer"
+    if backend in TORCH_KERNELS and capability[0] not in ((9,) if backend == "torch_fa3" else (9, 10)):
+        return f"has no kernels for a GPU of compute capability {capability[0]}.{capability[1]}"
     return None
+
+
+def _installed(module: str) -> bool:
+    """flash-attn-4 also makes a folder flash_attn, so that name alone says little."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that would hold it
+        return False
 
 
 # --- backends: (q_THD, k_KGD, v_KGD already gathered, segments) -> out_THD -----------------------------------------
@@ -73,9 +91,17 @@ def _flash(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: in
     return out
 
 
-def _torch_varlen(q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: int, max_k: int) -> torch.Tensor:
+def _torch_varlen(
+    q: Any, k: Any, v: Any, scale: float, cu_q: Any, cu_k: Any, max_q: int, max_k: int, kernels: str | None = None
+) -> torch.Tensor:
+    from torch.nn import attention
     from torch.nn.attention.varlen import varlen_attn
 
+    if attention.current_flash_attention_impl() != kernels:  # of the whole process
+        if kernels is None:
+            attention.restore_flash_attention_impl()
+        else:
+            attention.activate_flash_attention_impl(kernels)
     # window_size=(-1, 0) is how torch spells causal, aligned bottom-right.
     out = varlen_attn(
         q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
@@ -160,5 +186,9 @@ def _register(backend: str, attend: Attention) -> None:
     AttentionInterface.register(implementation(backend), packed_attention)
 
 
-for _backend, _attend in (("flash", _flash), ("torch_varlen", _torch_varlen), ("sdpa", _sdpa), ("eager", _eager)):
-    _register(_backend, _attend)
+_register("flash", _flash)
+_register("torch_varlen", _torch_varlen)
+for _backend, (_kernels, _) in TORCH_KERNELS.items():
+    _register(_backend, partial(_torch_varlen, kernels=_kernels))
+_register("sdpa", _sdpa)
+_register("eager", _eager)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data.keys import extends, free
 from data.settings import DataConfig, check_data
 from data.sources import SourceConfig
-from models.build import ModelConfig
+from models.build import ATTENTION, ModelConfig
 from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
@@ -180,11 +180,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_evaluation(recipe.evaluation, recipe.checkpoint.best)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    require(
-        model.attention in ("auto", "flash", "torch_varlen", "sdpa", "eager"),
-        "model.attention",
-        "auto, flash, torch_varlen, sdpa or eager",
-    )
+    require(model.attention in ATTENTION, "model.attention", f"one of {', '.join(ATTENTION)}")
     for key, path in (("run_dir", str(recipe.directory())), ("checkpoint.resume", recipe.checkpoint.resume)):
         if set(path) & set("*?[]"):
             raise RecipeError(f"{key}={path}: DeepSpeed takes * ? [ and ] for patterns; give a name without them")
@@ -209,8 +205,10 @@ def check_recipe(recipe: Recipe) -> None:
     require(0 <= recipe.seed < 2**63, "seed", "0 or more, and below 2^63")
     require(recipe.tracking.log_every >= 1, "tracking.log_every", "1 or more steps")
     require(recipe.export.num_check_pairs >= 0, "export.num_check_pairs", "0 or more")
-    if model.attention == "flash" and engine.precision == "fp32":
-        raise RecipeError("model.attention=flash computes in bf16 only and engine.precision=fp32; change one of them")
+    if model.attention not in ("auto", "sdpa", "eager") and engine.precision == "fp32":
+        raise RecipeError(
+            f"model.attention={model.attention} computes in bf16 only and engine.precision=fp32; change one of them"
+        )
 
 
 # --- merging --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Packed, prefix-shared rewards and gradients equal those of separate sequences through plain transformers."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import AttentionInterface
 from data.chat import Group, make_group
 from data.packing import build_pack, unshare
 from models.attention import BACKENDS, ModelError, choose_backend, implementation
+from models.build import ATTENTION
 from models.losses import bradley_terry
 
 
@@ -153,7 +156,7 @@ def test_sdpa_equals_eager_gradient_in_float32(family):
 
 
 def test_sdpa_equals_the_reference_segment_by_segment():
-    """Forward and gradient, of segments behind a prefix or not, of one query, and longer than a block of the kernels."""
+    """Forward and gradient of segments with and without a prefix, of one query, and longer than a kernel's block."""
     segments = [
         (1, 1),
         (1, 300),
@@ -211,12 +214,39 @@ def test_cuda_backends_equal_the_reference(family, backend):
 
 def test_missing_backend_is_an_error_and_auto_is_not():
     cpu = torch.device("cpu")
+    assert ATTENTION == ("auto", *BACKENDS), "what recipes may say"
     assert choose_backend("auto", cpu, torch.float32) == "sdpa"
-    for backend in ("flash", "torch_varlen"):
+    for backend in ("flash", "torch_varlen", "torch_fa3", "torch_fa4"):
         with pytest.raises(ModelError, match=f"model.attention={backend}"):
             choose_backend(backend, cpu, torch.bfloat16)
     with pytest.raises(ModelError, match="expected auto or one of"):
         choose_backend("fastest", cpu, torch.float32)
+
+
+def test_kernels_that_torch_plugs_in(monkeypatch):
+    """Chosen only by name, where their module and the GPU are there; one set of kernels at a time in a process."""
+    from torch.nn import attention
+    from torch.nn.attention import varlen
+
+    gpu, half = torch.device("cuda"), torch.bfloat16
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "flash_attn.flash_attn_interface" or None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert choose_backend("auto", gpu, half) == "torch_varlen"
+    assert choose_backend("torch_fa4", gpu, half) == "torch_fa4"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    with pytest.raises(ModelError, match=r"model.attention=torch_fa3: has no kernels .* 10\.0"):
+        choose_backend("torch_fa3", gpu, half)
+
+    used: list[str | None] = [None]
+    monkeypatch.setattr(attention, "current_flash_attention_impl", lambda: used[-1])
+    monkeypatch.setattr(attention, "activate_flash_attention_impl", used.append)
+    monkeypatch.setattr(attention, "restore_flash_attention_impl", lambda: used.append(None))
+    monkeypatch.setattr(varlen, "varlen_attn", lambda q, *rest, **how: q)
+    x = torch.zeros(1, 2, 3, 4)
+    how = {"scaling": 1.0, "cu_seqlens_q": None, "cu_seqlens_k": None, "max_seqlen_q": 3, "max_seqlen_k": 3}
+    for backend in ("torch_varlen", "torch_fa3", "torch_fa3", "torch_fa4", "torch_varlen"):
+        AttentionInterface()[implementation(backend)](None, x, x, x, None, **how, kv_index=None)
+    assert used == [None, "FA3", "FA4", None]
 
 
 def test_prefix_leaves_every_response_an_end_of_its_own():
