@@ -25,6 +25,7 @@ def run_ours(config: CompareConfig, workload: Workload, directory: Path) -> Figu
     first_step_start = ends[0] - steps[0]["time/step"]
     return Figures(
         side="ours",
+        ranks=config.ranks,
         step_ends=ends,
         first_step_start=first_step_start,
         losses=[step["train/loss"] for step in steps],

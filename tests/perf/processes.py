@@ -27,6 +27,7 @@ class Figures:
     """One run of one side. Times are in seconds since its process was started, one entry per step in lists."""
 
     side: str
+    ranks: int
     step_ends: list[float]
     first_step_start: float
     losses: list[float]

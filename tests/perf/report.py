@@ -15,7 +15,7 @@ from processes import Figures
 from settings import ROOT, CompareConfig
 from workload import Workload
 
-VERSION = 1  # of this comparison: raise it when its figures mean something else
+VERSION = 2  # of this comparison: raise it when its figures mean something else
 PACKAGES = ("torch", "transformers", "deepspeed", "trl", "accelerate", "datasets", "flash-attn", "liger-kernel")
 
 
@@ -54,7 +54,8 @@ def side_figures(config: CompareConfig, workload: Workload, rounds: list[Figures
         "pairs_per_second": median(config.pairs_per_step / median(s) for s in seconds),
         "tokens_per_second": median(median(t / x for t, x in zip(tokens, s, strict=True)) for s in seconds),
         "processed_tokens": sum(rounds[0].processed_tokens),
-        "peak_gib": median(f.peak_gib for f in rounds),
+        "ranks": rounds[0].ranks,
+        "peak_gib": median(f.peak_gib * f.ranks for f in rounds),
         "start_gib": median(f.start_gib for f in rounds if f.start_gib is not None) if grown else None,
         "to_first_step_seconds": median(f.first_step_start for f in rounds),
         "to_first_step_end_seconds": median(f.step_ends[0] for f in rounds),
@@ -111,12 +112,18 @@ def render(result: dict[str, Any]) -> str:
 
 
 def side_table(sides: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["", "pairs/s", "tokens/s", "s a step", "tokens processed", "peak GiB", "before training"]
+    header = ["", "ranks", "pairs/s", "tokens/s", "s a step", "tokens processed", "peak GiB, all", "before training"]
     header += ["s to first step", "s to its end", "settings"]
     rows = []
     for side, f in sides.items():
         start = "-" if f["start_gib"] is None else f"{f['start_gib']:.2f}"
-        row = [side, f"{f['pairs_per_second']:.2f}", f"{f['tokens_per_second']:,.0f}", f"{f['step_seconds']:.3f}"]
+        row = [
+            side,
+            str(f["ranks"]),
+            f"{f['pairs_per_second']:.2f}",
+            f"{f['tokens_per_second']:,.0f}",
+            f"{f['step_seconds']:.3f}",
+        ]
         row += [f"{f['processed_tokens']:,.0f}", f"{f['peak_gib']:.2f}", start]
         row += [f"{f['to_first_step_seconds']:.1f}", f"{f['to_first_step_end_seconds']:.1f}", f["settings"]]
         rows.append(row)

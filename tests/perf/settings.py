@@ -34,7 +34,7 @@ class CompareConfig:
     model: str = "qwen3-4x256"  # FAMILY-LAYERSxWIDTH, or a config.json, or a directory that holds one
     vocab_size: int = 2048  # of a FAMILY-LAYERSxWIDTH model
     precision: str = "fp32"  # fp32 | bf16
-    ranks: int = 1  # processes of every side
+    ranks: int = 1  # processes of every side; the search for TRL's best also tries one
     pack_tokens: int = 16384  # tokens of one of our packs
     learning_rate: float = 1e-4  # constant
     ours_settings: str = "engine.gradient_checkpointing=false"  # recipe keys of our side, key=value,key=value
@@ -57,6 +57,7 @@ class TrlSettings:
     attention: str | None = None  # sdpa | eager | flash_attention_2
     bf16: bool | None = None  # autocast over float32 weights
     liger: bool | None = None  # Liger's kernels
+    ranks: int | None = None  # processes; as many as ours when left out
 
     def __str__(self) -> str:
         given = [f"{f.name}={getattr(self, f.name)}".lower() for f in fields(self) if getattr(self, f.name) is not None]
@@ -121,10 +122,10 @@ def read_trl_settings(config: CompareConfig) -> TrlSettings | None:
         return None
     given = [part for part in config.trl_settings.split(",") if part]
     settings: TrlSettings = read_settings(TrlSettings, given, "key of trl_settings")
-    if settings.batch is not None and (settings.batch < 1 or config.pairs_per_step % (settings.batch * config.ranks)):
+    batch, ranks = settings.batch or TRL_DEFAULT_BATCH, settings.ranks or config.ranks
+    if batch < 1 or ranks < 1 or config.pairs_per_step % (batch * ranks):
         raise RecipeError(
-            f"trl_settings: batch={settings.batch} on {config.ranks} rank(s) does not divide "
-            f"pairs_per_step={config.pairs_per_step}"
+            f"trl_settings: batch={batch} on {ranks} rank(s) does not divide pairs_per_step={config.pairs_per_step}"
         )
     return settings
 

@@ -101,6 +101,7 @@ def test_memory_beside_what_is_computed(tmp_path):
         ("pairs=32", "one measured step"),
         ("pairs=many", "pairs"),
         ("sides=ours,others", "sides"),
+        ("trl_settings=batch=4,ranks=3", r"batch=4 on 3 rank\(s\) does not divide pairs_per_step=32"),
         ("lengths", "unknown argument"),
     ],
 )

@@ -1,4 +1,4 @@
-"""TRL's best setting, by short runs: batch size with and without gradient checkpointing, attention, Liger."""
+"""TRL's best setting, by short runs: batch size with and without gradient checkpointing, attention, Liger, ranks."""
 
 import importlib.util
 from collections.abc import Callable
@@ -41,8 +41,8 @@ def search(config: CompareConfig, workload: Workload, directory: Path, say: Call
         say(f"trl search: {trial.settings}: {trial.pairs_per_second:.2f} pairs/s {trial.note}")
         return trial
 
-    largest = config.pairs_per_step // config.ranks
-    best = max((best_batch(attempt, c, largest) for c in (False, True)), key=lambda t: t.pairs_per_second)
+    starts = [(checkpointing, ranks) for ranks in ranks_of(config) for checkpointing in (False, True)]
+    best = max((best_batch(attempt, config, *start) for start in starts), key=lambda t: t.pairs_per_second)
     if not best.pairs_per_second:
         raise RunFailed(f"TRL ran with no setting: {best.note}")
     for change in variants():
@@ -55,10 +55,15 @@ def search(config: CompareConfig, workload: Workload, directory: Path, say: Call
     return [best, *sorted(others, key=lambda t: -t.pairs_per_second)]
 
 
-def best_batch(attempt: Try, checkpointing: bool, largest: int) -> Trial:
+def ranks_of(config: CompareConfig) -> list[int | None]:
+    """As many as ours; and one, which on a CPU computes with all cores."""
+    return [None] if config.ranks == 1 or torch.cuda.is_available() else [None, 1]
+
+
+def best_batch(attempt: Try, config: CompareConfig, checkpointing: bool, ranks: int | None) -> Trial:
     """Double the batch while that makes it faster."""
-    best = attempt(TrlSettings(batch=1, gradient_checkpointing=checkpointing, attention="sdpa"))
-    batch = 2
+    best = attempt(TrlSettings(batch=1, gradient_checkpointing=checkpointing, attention="sdpa", ranks=ranks))
+    batch, largest = 2, config.pairs_per_step // (ranks or config.ranks)
     while largest % batch == 0:
         trial = attempt(replace(best.settings, batch=batch))
         if trial.pairs_per_second <= best.pairs_per_second:

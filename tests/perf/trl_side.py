@@ -30,6 +30,7 @@ def run_trl(
     from processes import Figures, launcher, run_process
 
     directory.mkdir(parents=True, exist_ok=True)
+    ranks = settings.ranks or config.ranks
     task = directory / "task.json"
     task.write_text(
         json.dumps(
@@ -41,16 +42,17 @@ def run_trl(
                 "pairs_per_step": config.pairs_per_step,
                 "learning_rate": config.learning_rate,
                 "precision": config.precision,
-                "ranks": config.ranks,
+                "ranks": ranks,
                 "settings": asdict(settings),
             }
         )
     )
-    command = [*launcher("torchrun", config.ranks), str(Path(__file__).resolve()), str(task)]
-    finished = run_process(command, directory / "output.log", config.ranks, limit)
+    command = [*launcher("torchrun", ranks), str(Path(__file__).resolve()), str(task)]
+    finished = run_process(command, directory / "output.log", ranks, limit)
     seen = json.loads((directory / "seen.json").read_text())
     return Figures(
         side=side,
+        ranks=ranks,
         step_ends=[stamp - finished.launched for stamp in seen["step_ends"]],
         first_step_start=seen["step_starts"][0] - finished.launched,
         losses=seen["losses"],
