@@ -22,9 +22,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-BACKENDS = ("flash", "torch_varlen", "torch_fa3", "torch_fa4", "sdpa", "eager")
+BACKENDS = ("flash", "torch_varlen", "fa3", "fa4", "sdpa", "eager")
 # torch's varlen attention with other kernels than its own: what torch calls them, and the module that holds them.
-TORCH_KERNELS = {"torch_fa3": ("FA3", "flash_attn_interface"), "torch_fa4": ("FA4", "flash_attn.cute.interface")}
+TORCH_KERNELS = {"fa3": ("FA3", "flash_attn_interface"), "fa4": ("FA4", "flash_attn.cute.interface")}
 Attention = Callable[..., torch.Tensor]
 
 
@@ -59,7 +59,7 @@ def _why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | No
     if backend == "flash" and not _installed("flash_attn.flash_attn_interface"):
         return "flash-attn is not installed (pip install flash-attn --no-build-isolation)"
     if backend in TORCH_KERNELS and not _installed(module := TORCH_KERNELS[backend][1]):
-        package = "pip install flash-attn-4" if backend == "torch_fa4" else "build it from flash-attention's hopper/"
+        package = "pip install flash-attn-4" if backend == "fa4" else "build it from flash-attention's hopper/"
         return f"there is no module {module} ({package})"
     if device.type != "cuda":
         return f"needs a CUDA device, this run is on {device.type}"
@@ -68,7 +68,7 @@ def _why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | No
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return "needs a GPU of compute capability 8.0 (Ampere) or newer"
-    if backend in TORCH_KERNELS and capability[0] not in ((9,) if backend == "torch_fa3" else (9, 10)):
+    if backend in TORCH_KERNELS and capability[0] not in ((9,) if backend == "fa3" else (9, 10)):
         return f"has no kernels for a GPU of compute capability {capability[0]}.{capability[1]}"
     return None
 

@@ -27,8 +27,8 @@ UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_fre
 FREE, MOVES = {"resume": "free"}, {"resume": "moves"}  # what may become of a key when a run goes on: data/keys.py
 
 
-# The backends of models/attention.py, which waits for torch, and auto: the first of flash, torch_varlen and sdpa that runs.
-ATTENTION = ("auto", "flash", "torch_varlen", "torch_fa3", "torch_fa4", "sdpa", "eager")
+# The backends of models/attention.py, which imports torch, and auto: the fastest known one that runs here.
+ATTENTION = ("auto", "flash", "torch_varlen", "fa3", "fa4", "sdpa", "eager")
 
 
 @dataclass
@@ -39,7 +39,7 @@ class ModelConfig:
     revision: str | None = field(default=None, metadata=MOVES)  # hub branch, tag or commit; the commit is recorded
     config: Any = None  # random weights: a mapping, a config.json, or a directory that holds one
     tokenizer: str | None = field(default=None, metadata=MOVES)  # hub name, directory or `bytes`; default: the base
-    attention: str = field(default="auto", metadata=FREE)  # one of ATTENTION; auto says which
+    attention: str = field(default="auto", metadata=FREE)  # auto | flash | torch_varlen | fa3 | fa4 | sdpa | eager
     liger: str = field(default="auto", metadata=FREE)  # auto | always | never: Liger's RMSNorm, RoPE and SwiGLU on CUDA
 
 

@@ -34,8 +34,8 @@ for part in "${parts[@]}"; do
         compare-1.7b) perf "$part" compare "model=$configs/Qwen3-1.7B/config.json" "${mix[@]}" pairs=512 \
             pairs_per_step=128 rounds=1 trl_settings=batch=8,gradient_checkpointing=false,attention=sdpa ;;
         levers) perf "$part" levers "${small[@]}" pairs=768 pairs_per_step=256 rounds=1 levers="
-            model.liger=never; model.attention=torch_varlen; model.attention=flash; model.attention=torch_fa3;
-            model.attention=torch_fa4; data.share_prefix=false;
+            model.liger=never; model.attention=torch_varlen; model.attention=flash; model.attention=fa3;
+            model.attention=fa4; data.share_prefix=false;
             engine.gradient_checkpointing=true; engine.gradient_checkpointing=true,engine.checkpointed_layers=14;
             engine.zero_stage=1; engine.deepspeed.zero_optimization.overlap_comm=false;
             engine.deepspeed.zero_optimization.reduce_bucket_size=500000000;
