@@ -23,10 +23,10 @@ from typing import Any
 
 import filelock
 import numpy as np
-from tqdm import tqdm
 
 from data import durable
 from data.pairs import DataError
+from data.progress import progress
 
 LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.[0-9a-f-]{36}\.[0-9a-f]{8}\.tmp")
 BUILDER_SECONDS = 300.0  # for whoever makes a directory to begin with it, while others wait for it
@@ -107,7 +107,7 @@ def _find_damage(directory: Path) -> list[str]:
     size = None
     with contextlib.suppress(FileNotFoundError):  # another process replaces it
         size = sum(path.stat().st_size for path in directory.glob("*"))
-    with tqdm(
+    with progress(
         desc=f"checking {directory.name[:-17]}", total=size, unit="B", unit_scale=True, delay=1, leave=False
     ) as bar:
         return durable.find_damage(directory, progress=bar.update)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from tqdm import tqdm
 
 from data.cached import ColumnWriter, fingerprint, open_cached, read_column
 from data.pairs import InvalidPair, Message, read_conversations
 from data.pool import map_chunks
+from data.progress import progress
 from data.sources import Row, SourceConfig, read_rows
 from data.words import printable
 
@@ -133,7 +133,7 @@ def _open(
 
 
 def _with_bar(key: str, source: SourceConfig) -> Any:
-    return tqdm(read_rows(key, source), desc=f"comparing {key.rpartition('.')[2]}", unit=" rows", leave=False)
+    return progress(read_rows(key, source), desc=f"comparing {key.rpartition('.')[2]}", unit=" rows", leave=False)
 
 
 def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:

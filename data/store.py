@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data import durable
 from data.cached import ColumnWriter, fingerprint, open_cached, read_column
 from data.chat import Chat, Group
 from data.pairs import DataError
 from data.pool import map_chunks
+from data.progress import progress
 from data.sources import SourceConfig, content_id, hash_content, read_rows
 from data.tokenise import COLUMNS, Tokenised, TokeniseSettings, tokenise
 
@@ -103,7 +103,7 @@ def open_store(
         with (
             ColumnWriter(temporary, ["ids", "end", *COLUMNS]) as writer,
             open(temporary / "dropped.jsonl", "w") as dropped,
-            tqdm(desc=f"tokenising {name}", unit=" rows", mininterval=0.5, leave=False) as bar,
+            progress(desc=f"tokenising {name}", unit=" rows", leave=False) as bar,
         ):
             for chunk in map_chunks(read_rows(key, config), tokenise, (config, chat, settings), workers):
                 stop_at(chunk.refused)

@@ -78,8 +78,7 @@ def score_benchmark(
     Raises:
         DataError: the directory holds rewards of another model, version or data.
     """
-    from tqdm import tqdm
-
+    from data.progress import progress
     from train.distributed import gather, gather_in_turn
 
     identity = identity_of(benchmark, sample, model)
@@ -88,13 +87,12 @@ def score_benchmark(
     if finished:
         ranks.say(f"{benchmark.NAME}: going on after {finished:,} finished items")
     started, errors = time.monotonic(), _Refused(scorer)
-    with tqdm(
+    with progress(
         desc=benchmark.NAME,
         unit=" items",
         total=len(sample.items),
         initial=finished,
         disable=not ranks.is_main,
-        mininterval=0.5,
     ) as bar:
         for start in range(finished, len(sample.items), CHUNK):
             chunk = sample.items[start : start + CHUNK]

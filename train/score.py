@@ -59,8 +59,7 @@ def score_file(config: ScoreConfig) -> Path:
         DataError, ModelError: something to mend in the settings, the input or the model.
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
-    from tqdm import tqdm
-
+    from data.progress import progress
     from train.distributed import choose_device, gather, gather_in_turn, read_ranks, start_gloo, stop
     from train.scorer import Scorer, score_rows
 
@@ -86,7 +85,7 @@ def score_file(config: ScoreConfig) -> Path:
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
     errors = 0
-    with tqdm(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main, mininterval=0.5) as bar:
+    with progress(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main) as bar:
         for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
             rows = gather_in_turn(score_rows(scorer, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data.durable import write_file
 from data.keys import free
+from data.progress import progress
 
 BAD_STEPS = "bad_steps.jsonl"
 
@@ -130,7 +131,7 @@ def process_age(now: float) -> float:
 
 def progress_bar(total: int, initial: int, main: bool) -> Any:
     """Steps done, with the time that is left; silent on other ranks than the main one."""
-    return tqdm(total=total, initial=initial, unit="step", disable=not main, dynamic_ncols=True, mininterval=0.5)
+    return progress(total=total, initial=initial, unit="step", disable=not main)
 
 
 def say_above_bar(line: str) -> None:
