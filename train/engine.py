@@ -34,15 +34,18 @@ class EngineConfig:
     max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
     hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
     dry_run: bool = free(True)  # run the largest pack once before the first step: too little memory shows at once
-    deepspeed: dict[str, Any] = field(default_factory=dict)  # more of DeepSpeed's own settings, merged over ours
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own settings for speed and memory: TUNABLE
 
 
-# DeepSpeed's settings that decide what a step means; the recipe's other keys set them.
-OWNED = (
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
-    "managed_gradient_accumulation", "gradient_clipping", "optimizer", "scheduler", "bf16", "fp16", "torch_autocast",
-    "data_types", "communication_data_type", "prescale_gradients", "gradient_predivide_factor",
-    "zero_optimization.stage",
+# What `deepspeed` may hold: DeepSpeed has hundreds of settings, and many decide on what a step means, on precision, or
+# on whether a checkpoint can be read. These, all of its zero_optimization, decide on speed and memory alone.
+TUNABLE = (
+    "allgather_bucket_size", "allgather_partitions", "contiguous_gradients", "log_trace_cache_warnings",
+    "memory_efficient_linear", "offload_param", "overlap_comm", "reduce_bucket_size", "reduce_scatter",
+    "round_robin_gradients", "stage3_allgather_sequential", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold", "stage3_param_persistence_threshold",
+    "stage3_prefetch_bucket_size", "stage3_use_all_reduce_for_fetch_params", "sub_group_size",
+    "use_multi_rank_bucket_allreduce", "zero_hpz_partition_size",
 )  # fmt: skip
 
 
@@ -60,10 +63,19 @@ def check_engine(config: EngineConfig) -> None:
         raise ValueError(f"engine.max_bad_steps={config.max_bad_steps}: expected 0 or more")
     if not 0 < config.hang_minutes < math.inf:
         raise ValueError(f"engine.hang_minutes={config.hang_minutes}: expected a finite number above 0")
-    for name in OWNED:
-        group, _, key = name.rpartition(".")
-        if key in (config.deepspeed.get(group) or {} if group else config.deepspeed):
-            raise ValueError(f"engine.deepspeed.{name}: the recipe's other keys decide on it; leave it out")
+    zero = config.deepspeed.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ValueError(f"engine.deepspeed.zero_optimization={zero}: expected settings below it")
+    breakdown = config.deepspeed.get("wall_clock_breakdown", False)
+    if not isinstance(breakdown, bool):
+        raise ValueError(f"engine.deepspeed.wall_clock_breakdown={breakdown}: expected true or false")
+    strange = [key for key in config.deepspeed if key not in ("zero_optimization", "wall_clock_breakdown")]
+    strange += [f"zero_optimization.{key}" for key in zero if key not in TUNABLE]
+    if strange:
+        raise ValueError(
+            f"engine.deepspeed.{strange[0]}: none of the settings that change speed and memory alone, which are "
+            f"wall_clock_breakdown and, of zero_optimization, {', '.join(TUNABLE)}"
+        )
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
@@ -109,7 +121,7 @@ def check_deepspeed(settings: dict[str, Any]) -> None:
     """Let DeepSpeed read what it would otherwise refuse with a stack trace, after the model has been loaded.
 
     Raises:
-        ModelError: `engine.deepspeed.zero_optimization` has a key or value that it does not know.
+        ModelError: `engine.deepspeed.zero_optimization` has a value that it does not take.
     """
     quiet_deepspeed()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig

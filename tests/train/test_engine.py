@@ -16,6 +16,7 @@ from data.sampler import StepPlan
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, resolve_base
 from train.engine import (
+    TUNABLE,
     EngineConfig,
     OptimizerConfig,
     build_engine,
@@ -82,6 +83,15 @@ def test_more_of_deepspeeds_settings_are_merged_over_ours():
     [
         (EngineConfig(deepspeed={"gradient_accumulation_steps": 4}), "engine.deepspeed.gradient_accumulation_steps"),
         (EngineConfig(deepspeed={"zero_optimization": {"stage": 1}}), "engine.deepspeed.zero_optimization.stage"),
+        (EngineConfig(deepspeed={"gradient_allreduce_op": "sum"}), "engine.deepspeed.gradient_allreduce_op"),
+        (EngineConfig(deepspeed={"checkpoint": {"load_universal": True}}), "engine.deepspeed.checkpoint"),
+        (EngineConfig(deepspeed={"zero_optimization": {"load_from_fp32_weights": False}}), "load_from_fp32_weights"),
+        (EngineConfig(deepspeed={"zero_optimization": {"offload_optimizer": {}}}), "offload_optimizer"),
+        (EngineConfig(deepspeed={"zero_optimization": {"overlap_com": True}}), "zero_optimization.overlap_com"),
+        (EngineConfig(deepspeed={"zero_optimisation": {}}), "engine.deepspeed.zero_optimisation"),
+        (EngineConfig(deepspeed={"zero_optimization": None}), "engine.deepspeed.zero_optimization=None"),
+        (EngineConfig(deepspeed={"zero_optimization": [1]}), "engine.deepspeed.zero_optimization=[1]"),
+        (EngineConfig(deepspeed={"wall_clock_breakdown": "maybe"}), "wall_clock_breakdown=maybe"),
         (EngineConfig(gradient_checkpointing=False, checkpointed_layers=2), "engine.checkpointed_layers"),
         (EngineConfig(checkpointed_layers=-1), "engine.checkpointed_layers=-1"),
         (EngineConfig(zero_stage=4), "engine.zero_stage=4"),
@@ -102,9 +112,16 @@ def test_a_decoder_layer_is_gathered_as_one(family, monkeypatch):
     assert get_z3_leaf_modules(model) == list(model.model.layers)
 
 
-def test_an_unknown_setting_of_zero_is_named():
-    with pytest.raises(ModelError, match=r"engine.deepspeed.zero_optimization.overlap_com: Extra inputs"):
-        check_deepspeed(deepspeed_config(EngineConfig(deepspeed={"zero_optimization": {"overlap_com": True}}), 1.0))
+def test_a_value_that_zero_does_not_take_is_named():
+    with pytest.raises(ModelError, match=r"engine.deepspeed.zero_optimization.overlap_comm: .* valid boolean"):
+        check_deepspeed(deepspeed_config(EngineConfig(deepspeed={"zero_optimization": {"overlap_comm": "so"}}), 1.0))
+
+
+def test_settings_for_speed_are_deepspeeds():
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    known = {field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()}
+    assert set(TUNABLE) <= known
 
 
 @pytest.mark.parametrize(("asked", "layers"), [(None, [True, True, True]), (2, [True, True, False]), (0, [False] * 3)])
