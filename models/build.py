@@ -133,8 +133,11 @@ def read_config(source: Any) -> "PretrainedConfig":
             f"model.config: num_attention_heads={config.num_attention_heads} is no multiple of "
             f"num_key_value_heads={config.num_key_value_heads}"
         )
-    if source.get("use_sliding_window"):
-        raise ModelError("model.config: use_sliding_window=true is not supported")
+    if source.get("use_sliding_window") or "sliding_attention" in (source.get("layer_types") or ()):
+        raise ModelError("model.config: sliding-window attention is not supported (use_sliding_window, layer_types)")
+    if (kind := (config.rope_parameters or {}).get("rope_type")) in ("dynamic", "longrope"):
+        # transformers then takes angles by the longest conversation of a batch, so rewards depend on the company.
+        raise ModelError(f"model.config: rope_type={kind} is not supported")
     if config.attention_dropout:
         raise ModelError(f"model.config: attention_dropout={config.attention_dropout} is not supported; set it to 0")
     return config

@@ -138,6 +138,10 @@ def test_other_families_are_refused(base):
         load(base)
 
 
+FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+LONGROPE = {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 64, **FACTORS}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -145,6 +149,9 @@ def test_other_families_are_refused(base):
         ({"num_attention_heads": 3}, "no multiple of num_key_value_heads=2"),
         ({"attention_dropout": 0.1}, "attention_dropout=0.1 is not supported"),
         ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type=dynamic"),
+        ({"rope_scaling": LONGROPE}, "rope_type=longrope"),
     ],
 )
 def test_configs_that_cannot_work_are_refused(change, message):
