@@ -244,13 +244,15 @@ def main(arguments: list[str]) -> int:
     if set(arguments) & {"-h", "--help", "help"}:
         print(__doc__)
         return 0
+    from models.attention import ModelError
+
     try:
         settings = read_settings(arguments)
         with tempfile.TemporaryDirectory() as temporary:
             if settings.model is None:
                 write_random_model(Path(temporary), settings.tokenizer)
             result = compare(settings, Path(settings.model or temporary))
-    except (DataError, RecipeError, OSError) as error:
+    except (DataError, ModelError, RecipeError, OSError) as error:
         return complain(error)
     rows = [list(COLUMNS), *map(cells, result["sides"])]
     print(f"{result['workload']}\n\n{table(rows, False)}\n\n{table(rows, True)}\n\n{json.dumps(result)}")

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from processes import Figures, launcher, run_process
+from processes import Figures, RunFailed, launcher, run_process
 from settings import CompareConfig
 from workload import Workload
 
@@ -17,7 +17,8 @@ def run_ours(config: CompareConfig, workload: Workload, directory: Path) -> Figu
     metrics = directory / "metrics.jsonl"
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
     separate = [round(step["train/tokens"] + step["train/prefix_tokens_saved"]) for step in steps]
-    assert separate == workload.step_tokens, "our steps hold other pairs than TRL's"
+    if separate != workload.step_tokens:
+        raise RunFailed(f"{settings}: the steps hold other pairs than those of the comparison")
     # time/elapsed counts from the start of the rank's process; a launcher starts that later than we started it.
     last_end = metrics.stat().st_mtime - time.time() + time.monotonic()
     process_start = last_end - steps[-1]["time/elapsed"] if config.ranks > 1 else finished.launched

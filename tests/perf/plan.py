@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,13 +31,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from settings import read_settings
 
 from data.chat import Chat
+from data.pairs import DataError
 from data.prepare import prepare_data
 from data.sampler import group_costs, group_sizes, plan_step
 from data.settings import DataConfig
 from data.sources import SourceConfig
+from models.attention import ModelError
 from train.flops import attention_cost
+from train.recipe import RecipeError, complain
 from train.tokenizer import read_tokenizer
 
 PACK_TOKENS = 16384
@@ -168,20 +173,52 @@ def table(
     return lines
 
 
-def main(arguments: list[str]) -> None:
-    options = dict(argument.split("=", 1) for argument in arguments)
-    sets = {name: drawn(*medians) for name, medians in MIXES.items()}
-    if "pairs" in options:
-        real = tokenised(Path(options["pairs"]), Path(options["tokenizer"]), options.get("cache"))
-        sets |= real | {"all of these": np.concatenate(list(real.values()), axis=1)}
-    numbers = {
-        key: [int(number) for number in options.get(key, default).split(",")]
-        for key, default in (("pairs_per_step", "256,10240"), ("world_sizes", "1,8,64"))
-    }
-    lines = table(sets, numbers["pairs_per_step"], numbers["world_sizes"], int(options.get("steps", 5)))
-    if "json" in options:
-        Path(options["json"]).write_text(json.dumps(lines, indent=1) + "\n")
+@dataclass
+class Settings:
+    pairs: str | None = None  # directory of preference files; drawn lengths alone when left out
+    tokenizer: str | None = None  # directory, for `pairs`
+    cache: str | None = None  # where tokenised pairs are kept
+    pairs_per_step: str = "256,10240"
+    world_sizes: str = "1,8,64"
+    steps: int = 5
+    json: str | None = None
+
+
+def read_options(arguments: list[str]) -> tuple[Settings, list[int], list[int]]:
+    """Settings, with the numbers of `pairs_per_step` and `world_sizes`. Raises: RecipeError, in one line."""
+    settings: Settings = read_settings(Settings, arguments)
+    for key in ("pairs_per_step", "world_sizes"):
+        numbers = getattr(settings, key).split(",")
+        if not all(number.isdigit() and int(number) for number in numbers):
+            raise RecipeError(f"{key}={getattr(settings, key)}: expected numbers of 1 or more, e.g. 1,8")
+    if settings.steps < 1:
+        raise RecipeError(f"steps={settings.steps}: expected 1 or more")
+    if settings.pairs is not None and not list(Path(settings.pairs).glob("**/*.jsonl.gz")):
+        raise RecipeError(f"pairs={settings.pairs}: no *.jsonl.gz there")
+    if (settings.pairs is None) != (settings.tokenizer is None):
+        raise RecipeError("pairs, tokenizer: one needs the other")
+    if settings.json is not None and not Path(settings.json).resolve().parent.is_dir():
+        raise RecipeError(f"json={settings.json}: its directory is not there")
+    return settings, *([int(n) for n in text.split(",")] for text in (settings.pairs_per_step, settings.world_sizes))
+
+
+def main(arguments: list[str]) -> int:
+    if set(arguments) & {"-h", "--help", "help"}:
+        print(__doc__)
+        return 0
+    try:
+        settings, counts, world_sizes = read_options(arguments)
+        sets = {name: drawn(*medians) for name, medians in MIXES.items()}
+        if settings.pairs is not None:
+            real = tokenised(Path(settings.pairs), Path(str(settings.tokenizer)), settings.cache)
+            sets |= real | {"all of these": np.concatenate(list(real.values()), axis=1)}
+    except (RecipeError, DataError, ModelError) as error:
+        return complain(error)
+    lines = table(sets, counts, world_sizes, settings.steps)
+    if settings.json is not None:
+        Path(settings.json).write_text(json.dumps(lines, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

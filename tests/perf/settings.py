@@ -122,7 +122,8 @@ def read_trl_settings(config: CompareConfig) -> TrlSettings | None:
         return None
     given = [part for part in config.trl_settings.split(",") if part]
     settings: TrlSettings = read_settings(TrlSettings, given, "key of trl_settings")
-    batch, ranks = settings.batch or TRL_DEFAULT_BATCH, settings.ranks or config.ranks
+    batch = TRL_DEFAULT_BATCH if settings.batch is None else settings.batch
+    ranks = config.ranks if settings.ranks is None else settings.ranks
     if batch < 1 or ranks < 1 or config.pairs_per_step % (batch * ranks):
         raise RecipeError(
             f"trl_settings: batch={batch} on {ranks} rank(s) does not divide pairs_per_step={config.pairs_per_step}"
@@ -141,8 +142,12 @@ def check_config(config: CompareConfig) -> None:
         if not ok:
             raise RecipeError(f"{key}={getattr(config, key)}: expected {expected}")
 
-    for key in ("pairs_per_step", "warmup_steps", "rounds", "ranks", "vocab_size"):
+    for key in ("pairs_per_step", "warmup_steps", "rounds", "ranks"):
         require(getattr(config, key) >= 1, key, "1 or more")
+    require(config.vocab_size >= 16, "vocab_size", "16 or more")
+    require(config.seed >= 0, "seed", "0 or more")
+    for key in ("sigma_prompt", "sigma_response"):
+        require(0 <= getattr(config, key) <= 10, key, "0 to 10")
     least = (config.warmup_steps + 1) * config.pairs_per_step
     require(config.pairs % config.pairs_per_step == 0, "pairs", f"a multiple of pairs_per_step={config.pairs_per_step}")
     require(config.pairs >= least, "pairs", f"{least} or more: one measured step after warmup_steps")

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import plan
+import pytest
 from support import ROOT
 
 
@@ -45,3 +46,21 @@ def test_no_packing_has_fewer_packs_than_the_bound(monkeypatch):
         sharp += least == fewest
     assert sharp > 90
     assert plan.least_packs(np.array([25, 6, 4])) == 2, "an oversize pair has a pack of its own"
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("wrold_sizes=3", "did you mean world_sizes"),
+        ("world_sizes=0", "world_sizes=0: expected numbers of 1 or more"),
+        ("steps=0", "steps=0: expected 1 or more"),
+        ("steps=x", "steps"),
+        ("pairs=/nowhere", "pairs=/nowhere: no *.jsonl.gz there"),
+        ("tokenizer=/nowhere", "pairs, tokenizer: one needs the other"),
+        ("json=/nowhere/x.json", "its directory is not there"),
+    ],
+)
+def test_mistakes_are_one_line(argument, said, capsys):
+    assert plan.main([argument]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

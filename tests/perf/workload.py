@@ -71,10 +71,10 @@ def make_workload(config: CompareConfig, directory: Path) -> Workload:
 def draw_lengths(config: CompareConfig, random: np.random.Generator, cache: Path) -> np.ndarray:
     """Tokens of (prefix, chosen, rejected): (pairs, 3) int64. Raises: RecipeError, DataError, ModelError."""
     medians = re.fullmatch(r"lognormal:(\d+)/(\d+)", config.lengths)
-    if medians:
+    if medians and min(int(medians[1]), int(medians[2])) >= 1:
         lengths = lognormal_lengths(config, random, int(medians[1]), int(medians[2]))
     elif config.lengths.startswith("lognormal"):
-        raise RecipeError(f"lengths={config.lengths}: expected lognormal:PROMPT/RESPONSE, e.g. lognormal:120/70")
+        raise RecipeError(f"lengths={config.lengths}: expected lognormal:PROMPT/RESPONSE, 1 or more each")
     elif config.tokenizer is None:
         raise RecipeError("tokenizer: needed beside lengths=FILE (a directory); or give lengths=lognormal:120/70")
     else:
