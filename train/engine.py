@@ -34,7 +34,7 @@ class EngineConfig:
     max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
     hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
     dry_run: bool = free(True)  # run the largest pack once before the first step: too little memory shows at once
-    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own settings for speed and memory: TUNABLE
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own for speed and memory (train/engine.py)
 
 
 # What `deepspeed` may hold: DeepSpeed has hundreds of settings, and many decide on what a step means, on precision, or

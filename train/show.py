@@ -222,7 +222,7 @@ def main(arguments: list[str]) -> int:
     try:
         show(wish, chat, data, recipe.seed)
         sys.stdout.flush()
-    except RecipeError as error:
+    except (DataError, RecipeError) as error:
         return complain(error)
     except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -244,7 +244,7 @@ def main(arguments: list[str]) -> int:
     if set(arguments) & {"-h", "--help", "help"}:
         print(__doc__)
         return 0
-    from models.attention import ModelError
+    from models.attention import ModelError  # torch waits until it is more than help
 
     try:
         settings = read_settings(arguments)
