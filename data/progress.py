@@ -11,3 +11,9 @@ LIVE_SECONDS, LOG_SECONDS = 0.5, 60.0  # between two looks
 def progress(rows: Any = None, **how: Any) -> Any:
     """A tqdm over `rows`, or one to update by hand. Takes what tqdm takes."""
     return tqdm(rows, mininterval=LIVE_SECONDS if sys.stderr.isatty() else LOG_SECONDS, dynamic_ncols=True, **how)
+
+
+def say_above_bar(line: str) -> None:
+    """Print a line while a progress bar is on the screen."""
+    tqdm.write(line)
+    sys.stdout.flush()

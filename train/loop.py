@@ -8,6 +8,7 @@ import time
 import torch
 
 from data.loader import PairPack, Step
+from data.progress import progress, say_above_bar
 from models.losses import bradley_terry
 from train.bad_steps import find_bad_pairs, one_line
 from train.checkpoint import improves, state_copy
@@ -21,7 +22,7 @@ from train.metrics import SPIKE_WINDOW, StepTotals, spike_score, step_metrics
 from train.preemption import DEADLINE, REASONS, Stopped
 from train.recipe import RecipeError
 from train.run import Run, StopRequested
-from train.tracking import Tracker, process_age, progress_bar, say_above_bar
+from train.tracking import Tracker, process_age
 
 
 class TrainingError(RuntimeError):
@@ -67,7 +68,7 @@ def _train(run: Run, tracker: Tracker) -> None:
         _save_if_due(run, tracker, best=True)
     if out_of_patience(run):
         return
-    with progress_bar(last_step, state.step, run.ranks.is_main) as bar:
+    with progress(total=last_step, initial=state.step, unit="step", disable=not run.ranks.is_main) as bar:
         warm, started = False, time.perf_counter()
         for step in run.steps():
             data_ready = time.perf_counter()

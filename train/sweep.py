@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 # Python puts this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from train.preemption import EXIT_STOPPED  # noqa: E402
 from train.recipe import RecipeError, complain, recipe_names  # noqa: E402
 from train.sweep_config import read_sweep  # noqa: E402
 from train.sweep_lines import plan_lines  # noqa: E402
@@ -27,7 +28,7 @@ from train.sweep_points import SweepConfig  # noqa: E402
 if TYPE_CHECKING:
     from train.sweep_progress import Progress
 
-EXIT_FAILED, EXIT_STOPPED = 1, 75
+EXIT_FAILED = 1
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.durable import write_file
+from train.preemption import EXIT_STOPPED
 from train.recipe import Recipe, load_recipe, read_recipe
 from train.recipe_yaml import RecipeError
 from train.sweep_points import Changes, Points, SweepConfig, points_of
@@ -46,7 +47,7 @@ class SweepRun:
     def state(self) -> str:
         if self.is_finished:
             return "done"
-        return "waiting" if self.code is None else "stopped" if self.code == 75 else "failed"
+        return "waiting" if self.code is None else "stopped" if self.code == EXIT_STOPPED else "failed"
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from data.progress import progress, say_above_bar
+from train.preemption import EXIT_STOPPED
 from train.report_data import ReportError, read_run
 from train.sweep_jobs import LOG, Job
 from train.sweep_lines import duration, estimate
@@ -19,10 +19,10 @@ class Progress:
         self._runs = {run.name: run for run in sweep.runs}
         self._logs: dict[str, int] = {}  # where the log of this start begins
         done = sum(run.is_finished for run in sweep.runs)
-        self._bar = tqdm(total=len(sweep.runs), initial=done, unit="run", dynamic_ncols=True, miniters=1)
+        self._bar = progress(total=len(sweep.runs), initial=done, unit="run")
 
     def say(self, line: str) -> None:
-        tqdm.write(line)
+        say_above_bar(line)
 
     def started(self, job: Job) -> None:
         path = job.directory / LOG
@@ -37,7 +37,7 @@ class Progress:
     def ended(self, job: Job, code: int, seconds: float) -> None:
         run = self._runs[job.name]
         run.code, run.job = code, None
-        if code in (0, 75):  # what a failed start took says nothing of what is left
+        if code in (0, EXIT_STOPPED):  # what a failed start took says nothing of what is left
             run.seconds += seconds
         if code == 0 and not run.is_finished:
             run.code = 1
@@ -45,7 +45,7 @@ class Progress:
             run.error = ""
             self._bar.update()
             self.say(f"done     {run.name}: {_accuracy(run)}{duration(run.seconds)}; {self._left()}")
-        elif run.code == 75:
+        elif run.code == EXIT_STOPPED:
             self.say(f"stopped  {run.name}: it saved; the same command goes on")
         else:
             told = last_error(job.directory / LOG, self._logs.get(job.name, 0))

@@ -3,18 +3,14 @@
 import contextlib
 import json
 import os
-import sys
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data.durable import write_file
 from data.keys import free
-from data.progress import progress
 
 BAD_STEPS = "bad_steps.jsonl"
 
@@ -127,14 +123,3 @@ def process_age(now: float) -> float:
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return age - (time.perf_counter() - now)
-
-
-def progress_bar(total: int, initial: int, main: bool) -> Any:
-    """Steps done, with the time that is left; silent on other ranks than the main one."""
-    return progress(total=total, initial=initial, unit="step", disable=not main)
-
-
-def say_above_bar(line: str) -> None:
-    """Print a line while a progress bar is on the screen."""
-    tqdm.write(line)
-    sys.stdout.flush()

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, TrlSettings, read_trl_settings, run_command, sides_of, write_result
+from settings import CompareConfig, TrlSettings, read_config, read_trl_settings, run_command, sides_of, write_result
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def work(config: CompareConfig) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    return run_command(__doc__, CompareConfig, work, arguments)
+    return run_command(__doc__, read_config, work, arguments)
 
 
 if __name__ == "__main__":

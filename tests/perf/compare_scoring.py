@@ -21,15 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from settings import read_settings as read_arguments
+from settings import run_command
 
-from settings import read_settings as read_arguments  # noqa: E402
-
-from data.benchmarks.catalogue import BENCHMARKS  # noqa: E402
-from data.pairs import DataError  # noqa: E402
-from data.sources import SourceConfig, check_source, read_rows  # noqa: E402
-from train.recipe import RecipeError, complain  # noqa: E402
+from data.benchmarks.catalogue import BENCHMARKS
+from data.pairs import DataError
+from data.sources import SourceConfig, check_source, read_rows
 
 TOLERANCE = 1e-4  # of max(1, |reward|), in float32
 SHAPE = {
@@ -240,25 +237,20 @@ def table(rows: list[list[str]], markdown: bool) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def main(arguments: list[str]) -> int:
-    if set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    from models.attention import ModelError  # torch waits until it is more than help
-
-    try:
-        settings = read_settings(arguments)
-        with tempfile.TemporaryDirectory() as temporary:
-            if settings.model is None:
-                write_random_model(Path(temporary), settings.tokenizer)
-            result = compare(settings, Path(settings.model or temporary))
-    except (DataError, ModelError, RecipeError, OSError) as error:
-        return complain(error)
+def work(settings: Settings) -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        if settings.model is None:
+            write_random_model(Path(temporary), settings.tokenizer)
+        result = compare(settings, Path(settings.model or temporary))
     rows = [list(COLUMNS), *map(cells, result["sides"])]
     print(f"{result['workload']}\n\n{table(rows, False)}\n\n{table(rows, True)}\n\n{json.dumps(result)}")
     if settings.json is not None:
         Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, read_settings, work, arguments)
 
 
 if __name__ == "__main__":

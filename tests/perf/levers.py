@@ -8,10 +8,11 @@ Takes compare.py's settings too. Every run is a fresh process; the first row is 
 
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, run_command, write_result
+from settings import CompareConfig, read_config, run_command, write_result
 
 
 @dataclass
@@ -72,4 +73,4 @@ def work(config: LeversConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(__doc__, LeversConfig, work, sys.argv[1:]))
+    sys.exit(run_command(__doc__, partial(read_config, kind=LeversConfig), work, sys.argv[1:]))

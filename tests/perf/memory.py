@@ -10,10 +10,11 @@ is what torch allocated; on CPU it is the process's, less that of a run of next 
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, run_command, write_result
+from settings import CompareConfig, read_config, run_command, write_result
 
 from train.recipe import RecipeError
 
@@ -113,4 +114,4 @@ def work(config: MemoryConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(__doc__, MemoryConfig, work, sys.argv[1:]))
+    sys.exit(run_command(__doc__, partial(read_config, kind=MemoryConfig), work, sys.argv[1:]))

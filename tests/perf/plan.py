@@ -28,20 +28,17 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from settings import read_settings
+from settings import read_settings, run_command
 
 from data.chat import Chat
-from data.pairs import DataError
 from data.prepare import prepare_data
 from data.sampler import group_costs, group_sizes, plan_step
 from data.settings import DataConfig
 from data.sources import SourceConfig
-from models.attention import ModelError
 from train.flops import attention_cost
-from train.recipe import RecipeError, complain
+from train.recipe import RecipeError
 from train.tokenizer import read_tokenizer
 
 PACK_TOKENS = 16384
@@ -184,13 +181,12 @@ class Settings:
     json: str | None = None
 
 
-def read_options(arguments: list[str]) -> tuple[Settings, list[int], list[int]]:
-    """Settings, with the numbers of `pairs_per_step` and `world_sizes`. Raises: RecipeError, in one line."""
+Options = tuple[Settings, list[int], list[int]]  # with the numbers of pairs_per_step and world_sizes
+
+
+def read_options(arguments: list[str]) -> Options:
+    """Raises: RecipeError, in one line."""
     settings: Settings = read_settings(Settings, arguments)
-    for key in ("pairs_per_step", "world_sizes"):
-        numbers = getattr(settings, key).split(",")
-        if not all(number.isdigit() and int(number) for number in numbers):
-            raise RecipeError(f"{key}={getattr(settings, key)}: expected numbers of 1 or more, e.g. 1,8")
     if settings.steps < 1:
         raise RecipeError(f"steps={settings.steps}: expected 1 or more")
     if settings.pairs is not None and not list(Path(settings.pairs).glob("**/*.jsonl.gz")):
@@ -199,25 +195,31 @@ def read_options(arguments: list[str]) -> tuple[Settings, list[int], list[int]]:
         raise RecipeError("pairs, tokenizer: one needs the other")
     if settings.json is not None and not Path(settings.json).resolve().parent.is_dir():
         raise RecipeError(f"json={settings.json}: its directory is not there")
-    return settings, *([int(n) for n in text.split(",")] for text in (settings.pairs_per_step, settings.world_sizes))
+    counts = read_numbers("pairs_per_step", settings.pairs_per_step)
+    return settings, counts, read_numbers("world_sizes", settings.world_sizes)
 
 
-def main(arguments: list[str]) -> int:
-    if set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    try:
-        settings, counts, world_sizes = read_options(arguments)
-        sets = {name: drawn(*medians) for name, medians in MIXES.items()}
-        if settings.pairs is not None:
-            real = tokenised(Path(settings.pairs), Path(str(settings.tokenizer)), settings.cache)
-            sets |= real | {"all of these": np.concatenate(list(real.values()), axis=1)}
-    except (RecipeError, DataError, ModelError) as error:
-        return complain(error)
+def read_numbers(key: str, text: str) -> list[int]:
+    numbers = text.split(",")
+    if not all(number.isdigit() and int(number) for number in numbers):
+        raise RecipeError(f"{key}={text}: expected numbers of 1 or more, e.g. 1,8")
+    return [int(number) for number in numbers]
+
+
+def work(options: Options) -> int:
+    settings, counts, world_sizes = options
+    sets = {name: drawn(*medians) for name, medians in MIXES.items()}
+    if settings.pairs is not None:
+        real = tokenised(Path(settings.pairs), Path(str(settings.tokenizer)), settings.cache)
+        sets |= real | {"all of these": np.concatenate(list(real.values()), axis=1)}
     lines = table(sets, counts, world_sizes, settings.steps)
     if settings.json is not None:
         Path(settings.json).write_text(json.dumps(lines, indent=1) + "\n")
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, read_options, work, arguments)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from settings import CompareConfig, run_command
+from settings import CompareConfig, read_config, run_command
 
 from train.recipe import RecipeError
 
@@ -198,7 +198,7 @@ def work(config: CompareConfig) -> int:
 
 def main(arguments: list[str]) -> int:
     given = [argument for argument in arguments if not argument.startswith("sides=")]
-    return run_command(__doc__, CompareConfig, work, [*given, "sides=ours"])
+    return run_command(__doc__, read_config, work, [*given, "sides=ours"])
 
 
 if __name__ == "__main__":

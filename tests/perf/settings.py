@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT)]  # our packages of this checkout, whatever is install
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
+from data.pairs import DataError  # noqa: E402
 from train.recipe import RecipeError, closest, complain  # noqa: E402
 
 SIDES = ("ours", "trl-best", "trl-defaults")
@@ -85,19 +86,20 @@ def read_config(arguments: list[str], kind: Any = CompareConfig) -> Any:
     return config
 
 
-def run_command(doc: str | None, kind: Any, work: Callable[[Any], int], arguments: list[str]) -> int:
-    """A command of this folder: settings of `kind` from its arguments, checked, then `work`. Gives the exit code."""
+def run_command(
+    doc: str | None, read: Callable[[list[str]], Any], work: Callable[[Any], int], arguments: list[str]
+) -> int:
+    """A command of this folder: what `read` makes of its arguments, then `work` with it. Gives the exit code."""
     if set(arguments) & {"-h", "--help", "help"}:
         print(doc)
         return 0
     try:
-        config = read_config(arguments, kind)
-    except RecipeError as error:
+        config = read(arguments)
+    except (RecipeError, DataError) as error:
         return complain(error)
 
     from processes import RunFailed  # torch waits until the settings are known to be right
 
-    from data.pairs import DataError
     from models.attention import ModelError
 
     try:
@@ -140,14 +142,14 @@ def check_config(config: CompareConfig) -> None:
 
     def require(ok: bool, key: str, expected: str) -> None:
         if not ok:
-            raise RecipeError(f"{key}={getattr(config, key)}: expected {expected}")
+            raise RecipeError(f"{key}={vars(config)[key]}: expected {expected}")
 
     for key in ("pairs_per_step", "warmup_steps", "rounds", "ranks"):
-        require(getattr(config, key) >= 1, key, "1 or more")
+        require(vars(config)[key] >= 1, key, "1 or more")
     require(config.vocab_size >= 16, "vocab_size", "16 or more")
     require(config.seed >= 0, "seed", "0 or more")
     for key in ("sigma_prompt", "sigma_response"):
-        require(0 <= getattr(config, key) <= 10, key, "0 to 10")
+        require(0 <= vars(config)[key] <= 10, key, "0 to 10")
     least = (config.warmup_steps + 1) * config.pairs_per_step
     require(config.pairs % config.pairs_per_step == 0, "pairs", f"a multiple of pairs_per_step={config.pairs_per_step}")
     require(config.pairs >= least, "pairs", f"{least} or more: one measured step after warmup_steps")

@@ -16,14 +16,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from settings import ROOT, run_command
+from settings import read_settings as read_arguments
 
-from settings import read_settings as read_arguments  # noqa: E402
-
-from data.pairs import DataError  # noqa: E402
-from data.sources import SourceConfig, check_source  # noqa: E402
-from train.recipe import RecipeError, complain  # noqa: E402
+from data.pairs import DataError
+from data.sources import SourceConfig, check_source
 
 # Command lines that need no torch, and their exit codes.
 ANSWERS = {
@@ -78,7 +75,12 @@ def answer(command: str) -> float:
 
 
 def first_step(directory: Path, arguments: list[str]) -> float:
-    """Seconds until a run has done its first step, start-up and evaluation at the start included."""
+    """Seconds until a run has done its first step, start-up and evaluation at the start included.
+
+    Raises: RunFailed.
+    """
+    from processes import RunFailed
+
     metrics = directory / "metrics.jsonl"
     metrics.unlink(missing_ok=True)
     command = [sys.executable, "train/main.py", f"run_dir={directory}", *ONE_STEP, *arguments]
@@ -87,7 +89,7 @@ def first_step(directory: Path, arguments: list[str]) -> float:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
         while not (metrics.is_file() and '"train/loss"' in metrics.read_text()):
             if process.poll():
-                raise RuntimeError(f"{' '.join(command)}: {Path(log.name).read_text()[-2000:]}")
+                raise RunFailed(f"{' '.join(command)}: {Path(log.name).read_text()[-2000:]}")
             time.sleep(0.005)
         seconds = time.perf_counter() - started
         process.wait()
@@ -145,22 +147,19 @@ def measure(settings: Settings, directory: Path) -> dict[str, list[float]]:
     return seconds
 
 
-def main(arguments: list[str]) -> int:
-    if set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    try:
-        settings = read_settings(arguments)
-        with tempfile.TemporaryDirectory() as temporary:
-            seconds = measure(settings, Path(temporary))
-    except (DataError, RecipeError, OSError, RuntimeError) as error:
-        return complain(error)
+def work(settings: Settings) -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        seconds = measure(settings, Path(temporary))
     width = max(map(len, seconds))
     for what, values in seconds.items():
         print(f"{what:<{width}}  {statistics.median(values):6.2f} s   ({', '.join(f'{v:.2f}' for v in values)})")
     if settings.json is not None:
         Path(settings.json).write_text(json.dumps({"python": sys.version, "seconds": seconds}, indent=1) + "\n")
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, read_settings, work, arguments)
 
 
 if __name__ == "__main__":
