@@ -1,10 +1,12 @@
 """From a conversation to the token ids that are trained on: exactly those a user of the export gets from its snippet.
 
     text = tokenizer.apply_chat_template(conversation, tokenize=False)   # no system prompt added
-    text = text.removeprefix(tokenizer.bos_token)                        # the tokenizer adds it itself, once
+    for token in leading_tokens(tokenizer):                              # a BOS that the tokenizer adds itself, or none
+        text = text.removeprefix(token)
     ids  = tokenizer(text)["input_ids"]
 
-The last of these ids is the position where the reward is read, in training and in every serving engine.
+So there is one BOS where the template writes it, the tokenizer adds it, or both. The last of these ids is the position
+where the reward is read, in training and in every serving engine.
 """
 
 import datetime
@@ -53,6 +55,19 @@ def pin_date(template: str) -> str:
     return pinned
 
 
+def leading_tokens(tokenizer: Any) -> list[str]:
+    """What a tokenizer itself puts in front of every text: a BOS, nothing, or more tokens.
+
+    Raises:
+        DataError: the tokenizer makes nothing of a letter.
+    """
+    letter = tokenizer.tokenize("x")
+    if not letter:
+        raise DataError("the tokenizer makes no token of the letter x; it is damaged, or none for text")
+    tokens: list[str] = tokenizer("x").tokens()
+    return tokens[: tokens.index(letter[0])]
+
+
 class Chat:
     """A tokenizer with the template that a run uses, dates pinned. Picklable, so that worker processes can have it."""
 
@@ -71,10 +86,11 @@ class Chat:
         check_template(template)
         tokenizer.chat_template = pin_date(template)
         self.tokenizer = tokenizer
+        self._leading = leading_tokens(tokenizer)
         self._set_pad_token()
 
     def render(self, messages: list[Message]) -> str:
-        """The text of a conversation, without a leading BOS.
+        """The text of a conversation, without the BOS that the tokenizer adds.
 
         Raises:
             InvalidPair: the template refuses the conversation.
@@ -91,9 +107,13 @@ class Chat:
             conversations,
             add_generation_prompt=add_generation_prompt,
         )
-        bos = tokenizer.bos_token or ""
-        texts = [text.removeprefix(bos) if isinstance(text, str) else text for text in rendered]
+        texts = [self._without_leading(text) if isinstance(text, str) else text for text in rendered]
         return [text or InvalidPair("template error", "the chat template makes nothing of it") for text in texts]
+
+    def _without_leading(self, text: str) -> str:
+        for token in self._leading:
+            text = text.removeprefix(token)
+        return text
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of rendered texts, one list each."""
@@ -102,6 +122,14 @@ class Chat:
     def ids(self, messages: list[Message]) -> list[int]:
         """Token ids of one conversation."""
         return self.encode([self.render(messages)])[0]
+
+    def num_leading(self, ids: list[int]) -> int:
+        """How many ids at the start of a conversation are no text: what the tokenizer adds, or the template's BOS."""
+        number, bos = len(self._leading), self.tokenizer.bos_token_id
+        written = (
+            bos is not None and self.tokenizer.bos_token not in self._leading and ids[number : number + 1] == [bos]
+        )
+        return number + int(written)
 
     def prompt_length(self, pair: Pair, ids: list[int]) -> int:
         """How many tokens at the start of `ids` (the chosen conversation) belong to the prompt both sides share."""
@@ -126,6 +154,8 @@ class Chat:
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
         parts = [self.tokenizer.chat_template, special, type(self.tokenizer).__name__]
         parts.append(self.tokenizer.backend_tokenizer.to_str())
+        if self._leading != [token for token in [self.tokenizer.bos_token] if token]:
+            parts.append("strip what the tokenizer adds")  # stores of before had no BOS here
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _set_pad_token(self) -> None:
@@ -180,15 +210,15 @@ def make_group(conversations: list[list[int]]) -> Group:
     return Group(arrays[0][:shared], tuple(ids[shared:] for ids in arrays))
 
 
-def truncate_prompt(
-    conversations: list[list[int]], prompt_length: int, max_length: int, bos: int | None
-) -> list[list[int]]:
-    """Cut the shared prompt from the left until the longest conversation fits, equally on all; a BOS stays.
+def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_length: int, keep: int) -> list[list[int]]:
+    """Cut the shared prompt from the left until the longest conversation fits, equally on all.
+
+    Args:
+        keep: ids at the start that stay, e.g. a BOS.
 
     Raises:
         InvalidPair: the responses alone are too long.
     """
-    keep = 1 if bos is not None and conversations[0][0] == bos else 0
     cut = max(map(len, conversations)) - max_length
     if cut > prompt_length - keep:
         longest = max(map(len, conversations)) - prompt_length

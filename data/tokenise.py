@@ -129,7 +129,7 @@ def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSetti
             raise InvalidPair("over length", f"{longest} tokens, more than max_length={settings.max_length}")
         shared = common_prefix_length(np.asarray(sides[0]), np.asarray(sides[1]))
         prompt_length = min(shared, chat.prompt_length(pair, sides[0]))
-        sides = truncate_prompt(sides, prompt_length, settings.max_length, chat.tokenizer.bos_token_id)
+        sides = truncate_prompt(sides, prompt_length, settings.max_length, chat.num_leading(sides[0]))
     if sides[0] == sides[1]:
         raise InvalidPair("identical tokens", "chosen and rejected are the same tokens once the template is applied")
     if chat.tokenizer.pad_token_id in (sides[0][-1], sides[1][-1]):

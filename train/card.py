@@ -14,8 +14,9 @@ tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 def conversation_ids(conversation):
     """Token ids as in training: no system prompt added, one BOS at most. The reward is read at the last one."""
     text = tokenizer.apply_chat_template(conversation, tokenize=False)
-    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
-        text = text[len(tokenizer.bos_token) :]  # the tokenizer adds it itself
+    tokens = tokenizer("x").tokens()
+    for token in tokens[: tokens.index(tokenizer.tokenize("x")[0])]:  # a BOS that the tokenizer adds itself, or none
+        text = text.removeprefix(token)
     return tokenizer(text)["input_ids"]
 ```'''
 

@@ -120,7 +120,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "format": 1,
             "pooling": "last token of the rendered conversation",
             "last_token": tokenizer.convert_ids_to_tokens(last_ids),
-            "bos": "strip the template's BOS, then let the tokenizer add its own",
+            "bos": "strip from the template's text what the tokenizer adds in front, then let it add that",
             "head": "score.weight, no bias, computed in float32",
             "dtype": fields["dtype"],
             "references": references,

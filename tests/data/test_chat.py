@@ -5,6 +5,7 @@ Also here, since it is decided on ids: the refusals of `tokenise`.
 
 import datetime
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.builtin import CHATML, byte_tokenizer
-from data.chat import Chat, common_prefix_length, make_group, pin_date, read_template, truncate_prompt
+from data.chat import (
+    Chat,
+    common_prefix_length,
+    leading_tokens,
+    make_group,
+    pin_date,
+    read_template,
+    truncate_prompt,
+)
 from data.pairs import DataError, InvalidPair, Message, Pair
 from data.sources import Row, SourceConfig
 from data.tokenise import TokeniseSettings, tokenise
+from train.card import TOKENIZE, tokenize_block
 
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 CONVERSATIONS: dict[str, list[Message]] = {
     "one turn": talk("Hi", "Hello"),
     "system": talk("Hi", "Hello", system="Be kind."),
@@ -35,11 +46,22 @@ BOS_TEMPLATE = "{{ bos_token }}" + CHATML  # like Llama's: the template prints i
 
 
 def snippet_ids(tokenizer: Any, conversation: list[Message]) -> list[int]:
-    """What the model card tells its reader to write."""
-    text = tokenizer.apply_chat_template(conversation, tokenize=False)
-    if tokenizer.bos_token:
-        text = text.removeprefix(tokenizer.bos_token)
-    return tokenizer(text)["input_ids"]
+    """What the function of the model card gives."""
+    function = "def conversation_ids" + tokenize_block(TOKENIZE, "x").partition("def conversation_ids")[2]
+    namespace: dict[str, Any] = {"tokenizer": tokenizer}
+    exec(function, namespace)
+    ids: list[int] = namespace["conversation_ids"](conversation)
+    return ids
+
+
+def readme_ids(tokenizer: Any, conversation: list[Message]) -> list[int]:
+    """What the lines of README.md give."""
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "apply_chat_template" in b)
+    lines = "tokens = " + block.partition("tokens = ")[2].partition("with torch")[0]
+    namespace = {"tokenizer": tokenizer, "text": tokenizer.apply_chat_template(conversation, tokenize=False)}
+    exec(lines, namespace)
+    ids: list[int] = namespace["ids"][0].tolist()
+    return ids
 
 
 def bos_tokenizer() -> Any:
@@ -114,6 +136,108 @@ def test_llama_has_one_bos_and_ends_with_its_end_of_turn(real_chats: Callable[[s
     ids = chat.ids(talk("Hi", "Hello"))
     assert (ids[0], ids.count(128000), ids[-1]) == (128000, 1, 128009)
     assert not chat.render(talk("Hi", "Hello")).startswith("<|begin_of_text|>")
+
+
+# --- one BOS: where the template writes it, the tokenizer adds it, both, or neither ---------------------------------
+
+TEMPLATES = {
+    "chatml": CHATML.replace("im_start", "S"),
+    "headers": (
+        "{% for m in messages %}<|H|>{{ m.role }}<|/H|>\n\n{{ m.content|trim }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|H|>assistant<|/H|>\n\n{% endif %}"
+    ),
+}
+ADDED = {  # what the post-processor makes of a text
+    "nothing": "$A",
+    "a BOS": "<s> $A",
+    "an EOS": "$A </s>",
+    "a BOS and an EOS": "<s> $A </s>",
+    "two tokens": "<s> <cls> $A",
+    "another token": "<cls> $A",
+}
+
+
+def adding(template: str, single: str) -> Any:
+    """The byte tokenizer with a BOS, and a post-processor that adds something or is ByteLevel alone."""
+    from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<s>", "</s>", "<cls>", "<|H|>", "<|/H|>"]})
+    tokenizer.bos_token, tokenizer.chat_template = "<s>", template
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in single.split() if token != "$A"]
+    processors = [ByteLevel(trim_offsets=False)]
+    if ids:
+        processors.append(TemplateProcessing(single=single, special_tokens=ids))
+    tokenizer.backend_tokenizer.post_processor = Sequence(processors) if ids else processors[0]
+    return tokenizer
+
+
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("writes", [False, True], ids=["template without", "template with"])
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family: str, writes: bool, added: str) -> None:
+    chat = Chat(adding("{{ bos_token }}" * writes + TEMPLATES[family], ADDED[added]))
+    tokenizer, leading = chat.tokenizer, ADDED[added].partition("$A")[0].split()
+    assert leading_tokens(tokenizer) == leading
+    start = leading + ["<s>"] * (writes and "<s>" not in leading)
+    rest = adding(TEMPLATES[family], "$A")
+    text = st.text("xs <>/é", max_size=12)
+
+    @settings(max_examples=15, deadline=None, derandomize=True)
+    @given(st.lists(text.map(lambda t: t + "."), min_size=2, max_size=4), st.booleans())
+    def check(contents: list[str], system: bool) -> None:
+        conversation = talk(*contents[: len(contents) // 2 * 2], system="Be <s>kind." if system else None)
+        ids = chat.ids(conversation)
+        assert ids == snippet_ids(tokenizer, conversation) == readme_ids(tokenizer, conversation)
+        plain = rest(rest.apply_chat_template(conversation, tokenize=False))["input_ids"]
+        end = ["</s>"] if "</s>" in ADDED[added].split() else []
+        assert ids == [*tokenizer.convert_tokens_to_ids(start), *plain, *tokenizer.convert_tokens_to_ids(end)]
+        assert chat.num_leading(ids) == len(start)
+        assert chat.encode([chat.render(conversation)] * 2 + [chat.render(conversation[-2:])])[:2] == [ids, ids]
+
+    check()
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["template without", "template with"])
+@pytest.mark.parametrize("added", ADDED)
+def test_truncation_keeps_all_that_stands_before_the_text(writes: bool, added: str) -> None:
+    chat = Chat(adding("{{ bos_token }}" * writes + CHATML, ADDED[added]))
+    row = pair("a long question " * 10, "Hi there, all of you.", "No.")
+    whole = chat.ids(row["chosen"])
+    keep = chat.num_leading(whole)
+    assert keep == len(ADDED[added].partition("$A")[0].split()) or writes
+    sides = tokenised(row, chat, len(whole) - 30)
+    assert sides[0] == whole[:keep] + whole[keep + 30 :]
+
+
+def test_a_published_tokenizer_that_adds_no_bos_keeps_the_templates(real_tokenizer: Callable[[str], Any]) -> None:
+    """The first Llama 3.1 had no BOS in its post-processor, and its template wrote one."""
+    from tokenizers.processors import ByteLevel
+
+    tokenizer, usual = real_tokenizer("llama3"), Chat(real_tokenizer("llama3"))
+    tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=False)
+    chat = Chat(tokenizer)
+    for conversation in CONVERSATIONS.values():
+        ids = chat.ids(conversation)
+        assert ids == usual.ids(conversation) == snippet_ids(tokenizer, conversation)
+        assert (ids[0], ids.count(128000)) == (128000, 1)
+    assert chat.fingerprint() != usual.fingerprint()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3"])
+def test_snippets_give_the_ids_of_training_with_real_tokenizers(family: str, real_chats: Callable[[str], Chat]) -> None:
+    chat = real_chats(family)
+    for conversation in CONVERSATIONS.values():
+        assert readme_ids(chat.tokenizer, conversation) == chat.ids(conversation)
+
+
+def test_a_tokenizer_that_makes_nothing_of_a_letter_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={}, merges=[])), chat_template=CHATML)
+    with pytest.raises(DataError, match="no token of the letter x"):
+        Chat(empty)
 
 
 # --- the date -------------------------------------------------------------------------------------------------------
@@ -378,10 +502,10 @@ def test_nothing_shared_is_never_cut(chat: Chat) -> None:
         tokenised(row, chat, 60, same_first_turn=False)
 
 
-@pytest.mark.parametrize("bos", [None, 9])
-def test_truncate_prompt_by_numbers(bos: int | None) -> None:
+@pytest.mark.parametrize("bos", [0, 1])
+def test_truncate_prompt_by_numbers(bos: int) -> None:
     sides = [[9, 1, 2, 3, 4, 5], [9, 1, 2, 6]]
-    kept = truncate_prompt(sides, prompt_length=3, max_length=5, bos=bos)
+    kept = truncate_prompt(sides, prompt_length=3, max_length=5, keep=bos)
     assert kept == ([[9, 2, 3, 4, 5], [9, 2, 6]] if bos else [[1, 2, 3, 4, 5], [1, 2, 6]])
     assert truncate_prompt(sides, 3, 6, bos) == sides
     assert truncate_prompt(sides, 3, 4 if bos else 3, bos) == ([[9, 3, 4, 5], [9, 6]] if bos else [[3, 4, 5], [6]])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from data.chat import make_group
+from data.chat import leading_tokens, make_group
 from data.packing import split_group
 from models.export import load_classifier
 from train.scorer import Scorer
@@ -140,8 +140,10 @@ class SortedLoop:
 
 def render(tokenizer: Any, groups: Sequence[Group]) -> list[str]:
     """The text of each conversation, as the model card's snippet makes it."""
-    bos = tokenizer.bos_token or ""
-    return [tokenizer.apply_chat_template(c, tokenize=False).removeprefix(bos) for group in groups for c in group]
+    texts = [tokenizer.apply_chat_template(c, tokenize=False) for group in groups for c in group]
+    for token in leading_tokens(tokenizer):
+        texts = [text.removeprefix(token) for text in texts]
+    return texts
 
 
 def encode(tokenizer: Any, groups: Sequence[Group]) -> list[list[int]]:
