@@ -28,7 +28,7 @@ from models.attention import ModelError, choose_backend
 from models.build import check_checkpoint, fetch, read_config
 from models.export import load_classifier, packed_view
 from train.flops import attention_cost
-from train.tokenizer import read_tokenizer
+from train.tokenizer import check_ids, check_references, read_tokenizer
 
 CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
 RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error")
@@ -67,6 +67,8 @@ class Scorer:
         self.dtype = classifier.dtype
         self.attention = choose_backend(attention, self.device, self.dtype)
         self.chat = Chat(read_tokenizer(directory))
+        check_ids(self.chat.tokenizer, config.vocab_size, f"model={model}: the tokenizer")
+        check_references(self.chat, directory, f"model={model}")
         self.pack_tokens = pack_tokens
         self.max_length = max_length or config.max_position_embeddings
         self._model = packed_view(classifier, self.attention).to(self.device).eval()

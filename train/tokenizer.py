@@ -1,5 +1,6 @@
-"""The tokenizer and template of a run, from where its recipe says they are."""
+"""The tokenizer and template of a run, from where its recipe says they are; and whether its ids fit the model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,58 @@ def load_chat(model: ModelConfig, data: DataConfig, base: Base) -> Chat:
     else:
         assert base.directory is not None
         tokenizer = read_tokenizer(base.directory)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= base.config.vocab_size:
+    chat = Chat(tokenizer, template)
+    check_ids(tokenizer, base.config.vocab_size, f"the tokenizer ({model.tokenizer or model.base})")
+    return chat
+
+
+def check_ids(tokenizer: Any, vocab_size: int, name: str) -> None:
+    """Whether the model has an embedding for whatever a tokenizer may give.
+
+    Args:
+        name: the tokenizer's, for the message.
+
+    Raises:
+        ModelError: an id of its vocabulary, of its pad token or of what it adds to every text has none.
+    """
+    encoded = tokenizer("x")
+    ids = {"its vocabulary": tokenizer.get_vocab()}
+    ids["what it adds to every text (the post_processor of its tokenizer.json)"] = dict(
+        zip(encoded.tokens(), encoded["input_ids"], strict=True)
+    )
+    if tokenizer.pad_token_id is not None:
+        ids["its pad token"] = {tokenizer.pad_token: tokenizer.pad_token_id}
+    for where, numbers in ids.items():
+        token, largest = max(numbers.items(), key=lambda item: item[1])
+        if largest >= vocab_size:
+            raise ModelError(
+                f"{name} gives id {largest} for {token!r} in {where}, and the model's vocab_size is {vocab_size:,}: "
+                "they do not belong together; use the tokenizer that was trained with the model, or mend this one"
+            )
+
+
+def check_references(chat: Chat, directory: Path, name: str) -> None:
+    """Whether an export's tokenizer still gives the ids that it was trained with, by its reference conversations.
+
+    Args:
+        name: the export's, for the message.
+
+    Raises:
+        ModelError: it gives others, and rewards would be wrong.
+    """
+    try:
+        references = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))["references"]
+        messages = [reference["messages"] for reference in references]
+        trained = [reference["input_ids"] for reference in references]
+        texts = [text if isinstance(text, str) else "" for text in chat.render_all(messages)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return  # another model's, or none
+    if chat.encode(texts) != trained:
         raise ModelError(
-            f"the tokenizer has ids up to {largest} and the model's vocab_size is {base.config.vocab_size}: "
-            "they do not belong together"
+            f"{name}: its tokenizer and chat template give other token ids than it was trained with "
+            "(references in reward_model.json), so its rewards would be wrong; score it with the version of this "
+            "project and of transformers that made it, or train it again"
         )
-    return Chat(tokenizer, template)
 
 
 def read_tokenizer(directory: Path) -> Any:

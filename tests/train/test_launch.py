@@ -124,7 +124,10 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         (["model.config=null", "model.base=/none"], "model.base=/none"),
         (["data.max_length=20"], "no pairs are left to train on; 174 row(s) were refused for 'over length'"),
         (["data.max_length=99999"], "the model has 16384 positions"),
-        (["model.config.vocab_size=200"], "the tokenizer has ids up to 258"),
+        (
+            ["model.config.vocab_size=200"],
+            "the tokenizer (bytes) gives id 258 for'<|im_end|>' in its vocabulary, and the model's vocab_size is 200",
+        ),
         (["checkpoint.resume=/tmp"], "/tmp: manifest.json is missing"),
         (["data.on_bad_row=error", "data.max_length=90"], "twins-train:"),
         (["model.liger=always"], "model.liger=always"),
