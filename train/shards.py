@@ -114,15 +114,16 @@ def _set_hyperparameters(engine: Any, hyperparameters: list[dict[str, Any]]) -> 
 
 
 def _mend(engine: Any, hyperparameters: list[dict[str, Any]]) -> None:
-    """Two mistakes of DeepSpeed 0.19.8 in reading a universal checkpoint (tests/train/test_reshard.py shows both).
+    """Three mistakes of DeepSpeed 0.19.8 in reading a universal checkpoint (tests/train/test_reshard.py shows them).
 
-    Every parameter group is given the first one's hyperparameters; and all groups of parameters share one counter of
-    steps, which Adam then increments once for each of them in every step.
+    Every parameter group is given the first one's hyperparameters; all groups of parameters share one counter of
+    steps, which Adam then increments once for each of them in every step; and the counter is on the CPU, where fused
+    AdamW refuses it beside moments on a GPU.
     """
     _set_hyperparameters(engine, hyperparameters)
-    for state in engine.optimizer.optimizer.state.values():
+    for parameter, state in engine.optimizer.optimizer.state.items():
         if "step" in state:
-            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).clone()
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device).clone()
 
 
 def _convert(path: Path, universal: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_the_same_command_goes_on_with_other_ranks_and_back(warm, tmp_path):
 
 
 def test_without_the_mending_deepspeed_would_lose_something(warm, tmp_path):
-    """Both mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go."""
+    """Two of the mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go, with its third."""
     arguments = [*DECAY, "engine.precision=bf16"]
     source = begun(warm, "groups", arguments, 2)
     given = [*arguments, f"run_dir={tmp_path / 'run'}", f"checkpoint.resume={newest(source)}"]
@@ -95,6 +96,21 @@ def test_without_the_mending_deepspeed_would_lose_something(warm, tmp_path):
     found = torch.load(tmp_path / "state-0.pt")
     assert [group["weight_decay"] for group in found["groups"]] == [0.1, 0.1]  # the second one's is 0
     assert found["counters"] == 1  # one counter of steps for both groups
+
+
+def test_the_state_is_where_the_weights_are():
+    """Fused AdamW refuses a step counter on the CPU beside weights on another device (here meta stands for a GPU)."""
+    parameters = [torch.nn.Parameter(torch.zeros(4, device="meta")) for _ in range(2)]
+    adamw = torch.optim.AdamW(parameters)
+    shared = torch.tensor(3.0)  # as DeepSpeed reads it
+    for parameter in parameters:
+        moments = {key: torch.zeros(4, device="meta") for key in ("exp_avg", "exp_avg_sq")}
+        adamw.state[parameter] = {"step": shared, **moments}
+    engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=adamw.param_groups, optimizer=adamw))
+    shards._mend(engine, [{"lr": 1e-3}])
+    states = list(adamw.state.values())
+    assert {tensor.device.type for state in states for tensor in state.values()} == {"meta"}
+    assert states[0]["step"] is not states[1]["step"]
 
 
 def test_too_little_disk_is_said_before_anything_is_converted(tmp_path, monkeypatch):
