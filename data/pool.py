@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
+from data import screen
 from data.sources import Row, chunked
 
 CHUNK = 256  # rows that one worker is handed at a time
@@ -53,6 +54,7 @@ _worker: tuple[Callable[..., Any], tuple[Any, ...]]
 
 def _start_worker(work: Callable[..., Any], state: tuple[Any, ...]) -> None:
     global _worker
+    screen.guard()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = (work, state)

@@ -7,6 +7,7 @@ import pytest
 from support import ROOT
 
 LAYERS = [
+    "data.screen",
     *(
         f"data.{name}"
         for name in ("durable", "progress", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")

@@ -22,6 +22,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
+from data import screen  # noqa: E402
 from data.benchmarks.catalogue import BENCHMARKS, PUBLIC  # noqa: E402
 from data.benchmarks.comparison import existing  # noqa: E402
 from data.pairs import DataError  # noqa: E402
@@ -210,4 +211,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data import screen
+
 # torch and transformers wait until they are needed: a mistake and --help are answered at once.
 if TYPE_CHECKING:
     import torch
@@ -180,4 +182,4 @@ def _worst(a: "torch.Tensor", b: "torch.Tensor") -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from data.pairs import DataError  # noqa: E402
 from data.settings import GateConfig, check_gates  # noqa: E402
 from data.sources import SourceConfig, check_source  # noqa: E402
@@ -102,4 +103,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:], answers=True))

@@ -19,6 +19,7 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.preemption import EXIT_STOPPED, Preemption, Stopped  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names  # noqa: E402
 
@@ -113,4 +114,4 @@ def run_recipe(recipe: Recipe, preemption: Preemption) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

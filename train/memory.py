@@ -17,6 +17,7 @@ from typing import Any
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.engine import deepspeed_config, num_checkpointed  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe  # noqa: E402
 
@@ -178,4 +179,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:], answers=True))

@@ -24,6 +24,7 @@ from typing import Any
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from data.pairs import DataError  # noqa: E402
 from train import costs, memory  # noqa: E402
 from train.costs import GPUS, PairTokens, StepCost  # noqa: E402
@@ -271,4 +272,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:], answers=True))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from data import screen
 from data.keys import free
 from train.tracking import process_age
 
@@ -112,8 +113,8 @@ class Preemption:
         if number == signal.SIGINT:
             if self._interrupted is None:
                 self._interrupted = now
-                if self._phase == "steps" and self._is_main:  # print may be what was interrupted
-                    os.write(2, b"\nstopping after this micro step; Ctrl-C again in some seconds: at once, unsaved\n")
+                if self._phase == "steps" and self._is_main:
+                    screen.alarm("\nstopping after this micro step; Ctrl-C again in some seconds: at once, unsaved\n")
             elif now - self._interrupted > SAME_INTERRUPT_SECONDS:
                 self._phase = "leaving"
                 raise Stopped("interrupted twice: nothing more is saved; the same command goes on from what there is")

@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.report_data import ReportError, RunRecord, read_run, read_runs, wilson  # noqa: E402
 
 
@@ -223,4 +224,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:], answers=True))

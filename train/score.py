@@ -27,7 +27,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
-from data import durable  # noqa: E402
+from data import durable, screen  # noqa: E402
 from data.pairs import DataError  # noqa: E402
 from data.sources import SourceConfig, check_source, chunked, read_rows  # noqa: E402
 
@@ -245,4 +245,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

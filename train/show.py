@@ -8,7 +8,6 @@
 Every key of the recipe can be given, too; pairs are drawn with its seed. Exit codes: 0 shown, 2 for you to mend.
 """
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.recipe import RecipeError, closest, complain, load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
@@ -221,13 +221,10 @@ def main(arguments: list[str]) -> int:
         return complain(error)
     try:
         show(wish, chat, data, recipe.seed)
-        sys.stdout.flush()
     except (DataError, RecipeError) as error:
         return complain(error)
-    except BrokenPipeError:  # `| head` has seen enough; Python would flush once more at its end, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:], answers=True))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 # Python puts this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.preemption import EXIT_STOPPED  # noqa: E402
 from train.recipe import RecipeError, complain, recipe_names  # noqa: E402
 from train.sweep_config import read_sweep  # noqa: E402
@@ -192,4 +193,4 @@ def _run_all(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

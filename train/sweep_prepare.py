@@ -16,6 +16,7 @@ from typing import Any
 # Python puts this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from data import screen  # noqa: E402
 from train.recipe import Recipe, load_recipe, to_yaml  # noqa: E402
 
 PREPARED = "prepared.json"
@@ -68,4 +69,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(screen.run(main, sys.argv[1:]))

@@ -130,6 +130,38 @@ def signal_in_pack(number: int, call: int, rank: int = 0) -> None:
     _wrap_rewards(change)
 
 
+def screen_goes_away(kind: str, descriptors: list[int], call: int, number: int = 0) -> None:
+    """The reader of these descriptors ends in the middle of a pack (0: before anything is written), and a signal comes.
+
+    Args:
+        kind: pipe, terminal, or full: a log on a full disk, from the beginning.
+        number: of the signal; 0: none.
+    """
+    import pty
+    import signal
+
+    reader, writer = {"pipe": os.pipe, "terminal": pty.openpty, "full": _full}[kind]()
+    for descriptor in descriptors:
+        os.dup2(writer, descriptor)
+    os.close(writer)
+    if number:
+        signal.signal(number, signal.SIG_DFL)  # whatever the tests themselves run under
+    if call == 0:
+        os.close(reader)
+
+    def change(rewards: torch.Tensor, now: int) -> torch.Tensor:
+        if now == call:
+            os.close(reader)
+            os.kill(os.getpid(), number)
+        return rewards
+
+    _wrap_rewards(change)
+
+
+def _full() -> tuple[int, int]:
+    return os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
+
+
 def stop_file_in_pack(run_dir: str, call: int) -> None:
     """Somebody makes the file STOP; the run looks for it once a second."""
     import time
