@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from data.markdown import cell, table
 from data.mixture import PairSet
 from data.prepare import PreparedData
 from data.settings import GATES
 from data.sources import SourceConfig
-from data.words import printable
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 Rows = Sequence[Sequence[Any]]
@@ -134,24 +134,24 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
     origins = [[source, entry["from"], entry["licence"] or "not given"] for source, entry in card["sources"].items()]
     trained = {source: entry["train"] for source, entry in card["sources"].items() if "train" in entry}
     parts = [
-        f"# Data of {name}",
+        f"# Data of {cell(name)}",
         f"{card['pairs_per_epoch']:,} pairs and {card['tokens_per_epoch']:,} tokens an epoch "
         f"(both conversations of a pair). Fingerprint `{card['fingerprint']}`.",
         "## What is trained on",
-        _markdown(_composition(card)),
+        table(_composition(card)),
         "Shares are of an epoch's pairs and tokens; prefix is the part of the tokens that both conversations share.",
         "## Sources",
-        _markdown([["source", "rows from", "licence"], *origins]),
+        table([["source", "rows from", "licence"], *origins]),
         "## Left out, and found",
-        _markdown([["source", "reason", "rows", "left out"], *taken, *found]) if taken or found else "Nothing.",
+        table([["source", "reason", "rows", "left out"], *taken, *found]) if taken or found else "Nothing.",
         f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}"
         f"{'; benchmarks: ' + ', '.join(card['gates']['benchmarks']) if card['gates']['benchmarks'] else ''}. "
         "`dropped.jsonl` names the refused rows and the pairs that a gate dropped.",
         "## Lengths and margins of the pairs that are trained on",
-        _markdown(_length_rows(trained)),
+        table(_length_rows(trained)),
     ]
     if card["held_out"]:
-        parts += ["## Lengths and margins of the held-out pairs", _markdown(_length_rows(card["held_out"]))]
+        parts += ["## Lengths and margins of the held-out pairs", table(_length_rows(card["held_out"]))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -171,17 +171,6 @@ def _length_rows(sets: dict[str, Any]) -> Rows:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
-
-
-def _markdown(rows: Rows) -> str:
-    head, *body = [[_cell(cell) for cell in row] for row in rows]
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    """A stranger's text cannot end its cell, begin a heading or be HTML."""
-    return printable(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _aligned(rows: Rows) -> list[str]:

@@ -12,7 +12,7 @@ LAYERS = [
         f"data.{name}"
         for name in ("durable", "progress", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")
     ),
-    *(f"data.{name}" for name in ("words", "near_duplicates", "cached", "pool", "render")),
+    *(f"data.{name}" for name in ("words", "markdown", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),
     *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),

@@ -11,6 +11,8 @@ from typing import Any
 from data.benchmarks.aggregate import differences
 from data.benchmarks.best_of_n import kl_of
 from data.benchmarks.catalogue import BENCHMARKS, PUBLIC
+from data.markdown import cell
+from data.markdown import table as markdown_table
 from data.pairs import DataError
 from train.benchmark_run import measures_of, read_items
 
@@ -27,8 +29,8 @@ class Table:
 def text(table: Table, markdown: bool) -> str:
     rows = table.rows
     if markdown:
-        lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
-        return "\n".join([f"### {table.title}", "", *lines, "", *(f"- {line}" for line in table.remarks), ""])
+        remarks = [f"- {cell(line)}" for line in table.remarks]
+        return "\n".join([f"### {cell(table.title)}", "", markdown_table(rows), "", *remarks, ""])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([table.title, *lines, *(f"  {line}" for line in table.remarks), ""])

@@ -1,13 +1,18 @@
-"""The model card of an export. Its first code block is executed by the export check, so it can be relied on."""
+"""The model card of an export. The code of its first block is what the export check executes, so it can be relied on.
+
+Names, paths and the recipe are a person's text, tokens a stranger's: each is quoted for where it stands.
+"""
 
 import json
-import re
+import shlex
 from typing import Any
+
+from data.markdown import cell, code, fenced
 
 TOKENIZE = '''```python
 from transformers import AutoTokenizer
 
-path = "{path}"
+path = {path}
 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
@@ -27,7 +32,7 @@ tags: [reward-model, bradley-terry]
 base_model: {base}
 ---
 
-# {name}
+# {title}
 
 A Bradley-Terry reward model: one scalar for a conversation that ends with an assistant's answer; the higher, the
 better. Only differences between answers to the same prompt carry meaning.
@@ -50,7 +55,7 @@ with torch.no_grad():
     reward = model(torch.tensor([conversation_ids(conversation)])).logits[0, 0].item()
 ```
 
-SGLang (`python -m sglang.launch_server --model-path {path} --is-embedding`; use `/classify`, not `/v1/classify`):
+SGLang ({sglang}; use `/classify`, not `/v1/classify`):
 
 ```python
 import requests
@@ -59,7 +64,7 @@ answer = requests.post("http://127.0.0.1:30000/classify", json={{"input_ids": [c
 reward = answer[0]["embedding"][0]
 ```
 
-vLLM (`vllm serve {path} --runner pooling`):
+vLLM ({vllm}):
 
 ```python
 answer = requests.post(
@@ -93,8 +98,7 @@ engine returns. Plain bfloat16 scoring differed from them by at most {drift}.
 
 ### Recipe
 
-```yaml
-{recipe}```
+{recipe}
 """
 
 BIAS_NOTE = """
@@ -104,19 +108,45 @@ leave at random values. transformers reports it as UNEXPECTED; that is harmless.
 
 
 def model_card(facts: dict[str, Any]) -> str:
-    """README.md of an export. `facts` are the fields of `CARD`, with `metrics` and `report` still as mappings."""
-    fields = dict(facts)
-    fields["tokenize"] = TOKENIZE.replace("{path}", str(facts["path"]))
+    """README.md of an export. `facts` are the fields of `CARD` as plain values, `metrics` and `report` as mappings."""
+    path = shlex.quote(str(facts["path"]))
+    fields = {key: facts[key] for key in ("steps", "pairs", "pairs_per_step", "learning_rate", "bias_note", "drift")}
+    fields |= {key: cell(facts[key]) for key in ("base_line", "schedule", "precision")}
+    fields["base"] = _yaml_text(facts["base"])
+    fields["title"] = cell(facts["name"])
+    fields["tokenize"] = TOKENIZE.replace("{path}", _python_text(facts["path"]))
+    fields["sglang"] = code(f"python -m sglang.launch_server --model-path {path} --is-embedding")
+    fields["vllm"] = code(f"vllm serve {path} --runner pooling")
+    fields["last_token"] = ", ".join(code(repr(token), in_table=True) for token in facts["last_tokens"])
     fields["metrics"] = _metrics_table(facts["metrics"])
     fields["sources"] = _sources_table(facts["report"], facts["commits"])
+    fields["recipe"] = fenced(facts["recipe"], "yaml")
     return CARD.format(**fields)
 
 
-def tokenize_block(card: str, path: str) -> str:
-    """The code of a card's first block, with `path` for the path it names."""
-    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert found is not None, "a model card has a python block"
-    return re.sub(r'^path = ".*"$', lambda _: f"path = {json.dumps(path)}", found[1], count=1, flags=re.MULTILINE)
+def snippet_code() -> str:
+    """The code of a card's first block without its line `path = ...`: a constant, to be run with `path` set."""
+    block = TOKENIZE.removeprefix("```python\n").removesuffix("```")
+    before, line, after = block.partition("path = {path}\n")
+    assert line, "the card's first block names the export's path in a line of its own"
+    return before + after
+
+
+def _python_text(value: Any) -> str:
+    # JSON's escapes of characters beyond 2^16 are two characters in Python, hence none of them.
+    return json.dumps(str(value), ensure_ascii=False) if str(value).isprintable() else ascii(str(value))
+
+
+def _yaml_text(value: Any) -> str:
+    """A name as it stands where YAML reads it as the same text, else in quotes."""
+    import yaml
+
+    try:
+        plain = yaml.safe_load(f"key: {value}\n") == {"key": value}
+    except yaml.YAMLError:
+        plain = False
+    quoted = yaml.safe_dump(str(value), default_style='"', allow_unicode=True, width=2**20)
+    return str(value) if plain else quoted.strip()
 
 
 def _metrics_table(metrics: dict[str, float]) -> str:
@@ -128,7 +158,7 @@ def _metrics_table(metrics: dict[str, float]) -> str:
     rows = ["| source | pairs | accuracy | loss | margin |", "|---|---|---|---|---|"]
     for name in names:
         m = {key: metrics[f"eval/{name}/{key}"] for key in ("pairs", "accuracy", "loss", "margin")}
-        rows.append(f"| {name} | {m['pairs']:.0f} | {m['accuracy']:.4f} | {m['loss']:.4f} | {m['margin']:.3f} |")
+        rows.append(f"| {cell(name)} | {m['pairs']:.0f} | {m['accuracy']:.4f} | {m['loss']:.4f} | {m['margin']:.3f} |")
     return "\n".join(rows)
 
 
@@ -136,5 +166,5 @@ def _sources_table(report: dict[str, Any], commits: dict[str, str]) -> str:
     rows = ["| source | rows | trained on | held out | refused | hub commit |", "|---|---|---|---|---|---|"]
     for name, entry in report.items():
         counts = [entry["rows"], entry["trained"], entry["held_out"], sum(entry["refused"].values())]
-        rows.append(f"| {name} | {' | '.join(map(str, counts))} | {commits.get(name, '-')} |")
+        rows.append(f"| {cell(name)} | {' | '.join(map(str, counts))} | {cell(commits.get(name, '-'))} |")
     return "\n".join(rows)

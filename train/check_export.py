@@ -52,7 +52,6 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
 
     from data.chat import Chat
     from models.export import load_classifier, save_json
-    from train.card import TOKENIZE, tokenize_block
     from train.scorer import find_damage
     from train.tokenizer import read_tokenizer
 
@@ -61,12 +60,10 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))
     card = (directory / "README.md").read_text(encoding="utf-8") if path is not None else ""
     references = about["references"]
-    # At the end of a run the card is our own, just written; any other directory's is not code to run, and its chat
-    # template is rendered within limits before the card's snippet renders it without.
-    snippet = card or TOKENIZE
+    # The snippet is run without limits: a template that may be a stranger's is first rendered within them.
     if path is None:
         Chat(read_tokenizer(directory)).render_all([reference["messages"] for reference in references])
-    problems = _check_ids(tokenize_block(snippet, str(directory)), references)
+    problems = _check_ids(directory, references)
 
     device, classifier = _load_float32(directory)
     pairs = about.pop("held_out_pairs", [])
@@ -123,10 +120,12 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     return problems
 
 
-def _check_ids(code: str, references: list[dict[str, Any]]) -> list[str]:
-    """Run the model card's own code on the reference conversations."""
-    namespace: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), namespace)
+def _check_ids(directory: Path, references: list[dict[str, Any]]) -> list[str]:
+    """Run the model card's snippet on the reference conversations: its constant text, never what a card holds."""
+    from train.card import snippet_code
+
+    namespace: dict[str, Any] = {"path": str(directory)}
+    exec(compile(snippet_code(), "README.md", "exec"), namespace)
     return [
         f"the model card's snippet gives other ids than training for {reference['messages'][-1]['content'][:40]!r}"
         for reference in references

@@ -139,7 +139,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "learning_rate": recipe.optimizer.learning_rate,
             "schedule": recipe.optimizer.schedule,
             "precision": recipe.engine.precision,
-            "last_token": ", ".join(f"`{token!r}`" for token in tokenizer.convert_ids_to_tokens(last_ids)),
+            "last_tokens": tokenizer.convert_ids_to_tokens(last_ids),
             "metrics": metrics,
             "report": run.data.report,
             "commits": run.data.commits,

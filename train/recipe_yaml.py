@@ -7,6 +7,8 @@ environment, and what is secret in it, into recipe.yaml, the model card and wand
 import difflib
 import json
 import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ MAX_DEPTH = 40
 MAX_DIGITS = 100  # of a whole number; Python takes some 300 for a float, and 4,300 at all
 MAX_MESSAGE = 1000
 _CONDITION = re.compile(r"data\.(eval\.)?sources\.[^.]+\.where")
+# Free texts, which stand in no path, name or code: SQL has quotes, and a licence may have several lines.
+_FREE_TEXT = re.compile(r"data\.(eval\.)?sources\.[^.]+\.(where|licence)|tracking\.(project|group)")
+_QUOTES = set("\"'`")
+_DIRECTIONS = set(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # as a terminal obeys them
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 _YAML = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
@@ -88,7 +96,8 @@ def check_text(text: str, where: str) -> None:
 
 
 def check_resolved(value: Any, key: str = "") -> None:
-    """Raises: RecipeError when recipe.yaml would hold a value that is resolved once more when it is read back."""
+    """Raises: RecipeError when a recipe's value is none: recipe.yaml would hold what is resolved once more when it is
+    read back, or a path or name would end the line or the quotes around it (in code, in a shell, on the screen)."""
     if isinstance(value, dict):
         for name, inner in value.items():
             check_resolved(inner, f"{key}.{name}" if key else str(name))
@@ -99,6 +108,27 @@ def check_resolved(value: Any, key: str = "") -> None:
         raise RecipeError(f"{key}={value}: no value can hold '${{'")
     elif isinstance(value, str) and "\0" in value:
         raise RecipeError(f"{key}={value!r}: no value can hold a NUL, which ends a file's name")
+    elif isinstance(value, str) and has_control_characters(value, lines=bool(_FREE_TEXT.fullmatch(key))):
+        raise RecipeError(f"{key}={value!r}: holds a line break or another control character; leave it out")
+    elif isinstance(value, str) and _QUOTES & set(value) and not _FREE_TEXT.fullmatch(key):
+        raise RecipeError(f"{key}={value!r}: holds quotes (\" ' `); paths and names are without them")
+
+
+def has_control_characters(value: Any, lines: bool = False) -> bool:
+    """Whether any text in a value, keys included, has control characters, marks of direction or halves of characters.
+
+    Args:
+        lines: of a text that may have several lines, in any script: line breaks, tabs and marks of direction are none.
+    """
+    if isinstance(value, Mapping):
+        return any(has_control_characters(part, lines) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return any(has_control_characters(part, lines) for part in value)
+    if not isinstance(value, str):
+        return False
+    harmless = {"\n", "\r", "\t"} | _DIRECTIONS if lines else set()
+    kinds = ("Cc", "Cs", "Zl", "Zp")
+    return any((unicodedata.category(c) in kinds or c in _DIRECTIONS) and c not in harmless for c in value)
 
 
 def closest(word: str, known: list[str]) -> str:

@@ -4,13 +4,14 @@ Before its time is up or when it is preempted, a job lets its run save and puts 
 command only watches: when it ends the jobs go on, and the same command finds them again.
 """
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.recipe_yaml import RecipeError
+from train.recipe_yaml import RecipeError, has_control_characters
 from train.sweep_jobs import Job, Process, Stop, visible_gpus
 
 FOLDER = "submitit"  # in the sweep's directory: scripts and logs of the jobs
@@ -62,11 +63,13 @@ def make_executor(directory: Path, settings: Mapping[str, Any], gpus: int, at_on
     given = dict(settings)
     cluster = str(given.pop("cluster", "slurm"))
     given.pop("gpus_per_node", None)
+    for key, value in given.items():
+        _check_value(key, value)
     if not isinstance(given.get("timeout_min"), int) or "time" in given:  # submitit's own default is five minutes
         raise RecipeError("sweep.slurm.timeout_min (and no time): say for how many minutes a job may run, e.g. 240")
     generic = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "tasks_per_node", "name", "stderr_to_stdout")
     named = {key if key in generic else f"slurm_{key}": value for key, value in given.items()}
-    named.setdefault("name", directory.resolve().name)
+    named.setdefault("name", re.sub(r"[^\w.-]+", "-", directory.resolve().name))
     if at_once is not None:
         named["slurm_array_parallelism"] = at_once
     try:
@@ -75,6 +78,15 @@ def make_executor(directory: Path, settings: Mapping[str, Any], gpus: int, at_on
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         raise RecipeError(f"sweep.slurm: {error}") from None
     return executor
+
+
+def _check_value(key: str, value: Any) -> None:
+    """`setup` and `teardown` are lines of the job's shell script; nothing else may add lines to it."""
+    lists = ("setup", "teardown", "srun_args")
+    if key in lists and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+        raise RecipeError(f'sweep.slurm.{key}={value}: expected a list of texts, e.g. ["module load cuda"]')
+    if key not in ("setup", "teardown") and has_control_characters(value):
+        raise RecipeError(f"sweep.slurm.{key}={value!r}: holds a line break or another control character")
 
 
 def run_on_slurm(
