@@ -156,6 +156,10 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     for pairs in train:
         report[pairs.name]["pairs_per_epoch"] = pairs.pairs_per_epoch() if len(pairs) else 0
     selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
+    if config.eval.fraction > 0 and any(map(len, train)) and not any(len(s.held_out()) for s in training):
+        warnings.append(
+            f"data.eval.fraction={config.eval.fraction}: so small a share of so few prompts holds out no pair"
+        )
     release()  # the process that rendered; it holds on to memory
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
     return PreparedData(train, held_out, report, commits, warnings + _warnings(report), config.gates, selections)
@@ -164,9 +168,9 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
 def _warnings(report: dict[str, Any]) -> list[str]:
     refused = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
     emptied = [
-        f"{name}: no pair is left of its {entry['rows']:,} rows: {_reasons(entry)}"
+        f"{name}: {_what_is_left(name, entry)}"
         for name, entry in report.items()
-        if entry["rows"] and not entry["trained"] and not entry["held_out"] and "weight 0" not in entry["left_out"]
+        if not entry["held_out" if name.startswith("eval.") else "trained"] and "weight 0" not in entry["left_out"]
     ]
     found = [
         f"{name}: {count:,} pair(s): {reason}; they are trained on (data.gates drops them)"
@@ -175,6 +179,17 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         if count
     ]
     return refused + emptied + found
+
+
+def _what_is_left(name: str, entry: dict[str, Any]) -> str:
+    """Of a source without a pair on its side."""
+    rows, out = entry["rows"], entry["held_out"]
+    if not rows:
+        return "it has no rows"
+    if not out:
+        return f"no pair is left of its {rows:,} rows: {_reasons(entry)}"
+    left_out = f"; {reasons}" if (reasons := _reasons(entry)) else ""
+    return f"no pair is left to train on of its {rows:,} rows: {out:,} held out{left_out}"
 
 
 def _reasons(entry: dict[str, Any]) -> str:

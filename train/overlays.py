@@ -4,6 +4,7 @@ A shipped one is `recipes/overlays/NAME.yaml`. Where `path: ???` stands in a sou
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def _find(value: str) -> Path:
             return Path(path)
     names = overlay_names()
     raise RecipeError(f"overlay={value}: no such overlay{closest(value, names)}; there are {', '.join(names)}")
+
+
+def is_shipped(path: Path) -> bool:
+    return path.parent == OVERLAYS
 
 
 def read_overlay(path: Path) -> tuple[DictConfig, list[str]]:
@@ -60,3 +65,28 @@ def check_given(merged: DictConfig, mandatory: dict[str, Path]) -> None:
             f"overlay={asked_by}: it comes without data; give {' '.join(f'{key}=FILE' for key in missing)} "
             "(a file or glob of pairs; a hub dataset is given as data.sources.NAME.dataset=OWNER/NAME)"
         )
+
+
+def check_removals(keys: Iterable[str], base: DictConfig, extra: DictConfig, where: str) -> None:
+    """Raises: RecipeError when `extra` removes (null) a name that `base` has not: mistyped, it would remove nothing.
+
+    Args:
+        keys: that hold groups of keys under names.
+        where: a file, or the command line.
+    """
+    for key in keys:
+        there, given = (_named(config, key) for config in (base, extra))
+        left = [str(name) for name, value in there.items() if value is not None]
+        for name in (name for name, value in given.items() if value is None and name not in there):
+            raise RecipeError(
+                f"{where}: {key}.{name}=null removes what is not there{closest(str(name), left)}; "
+                + (f"there are {', '.join(left)}" if left else "nothing is there yet")
+            )
+
+
+def _named(config: DictConfig, key: str) -> Mapping[Any, Any]:
+    """What stands under a key; nothing where that is no group of keys, which is told elsewhere."""
+    found: Any = OmegaConf.to_container(config, resolve=False)
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

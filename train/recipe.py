@@ -24,7 +24,7 @@ from models.losses import LossConfig
 from train.checkpoint import CheckpointConfig, check_checkpoint
 from train.engine import EngineConfig, OptimizerConfig, check_engine
 from train.evaluation import BenchmarkEvaluation, EvaluationConfig, check_evaluation
-from train.overlays import check_given, find_overlays, read_overlay
+from train.overlays import check_given, check_removals, find_overlays, is_shipped, read_overlay
 from train.preemption import RunConfig, check_run
 from train.recipe_yaml import RECIPES, check_resolved, parse_override, read_yaml
 from train.recipe_yaml import RecipeError as RecipeError
@@ -107,6 +107,8 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
     mandatory: dict[str, Path] = {}
     for overlay in overlays:
         extra, keys = read_overlay(overlay)
+        if not is_shipped(overlay):  # a shipped one removes the sources of all shipped recipes
+            check_removals(NAMED, merged, extra, str(overlay))
         merged = _merge(merged, extra, str(overlay))
         mandatory |= dict.fromkeys(keys, overlay)
     for key, value in overrides:
@@ -122,7 +124,7 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """What a file says, over the defaults; nothing that it names need be there. Raises: RecipeError."""
-    return _to_object(_read_recipe(path))
+    return _to_object(_read_recipe(path, check=False))
 
 
 def recipe_names() -> list[str]:
@@ -172,6 +174,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError("model: give exactly one of model.base (weights) and model.config (random weights)")
     if model.base is None and model.tokenizer is None:
         raise RecipeError("model.tokenizer: needed beside model.config (a hub name, a directory, or `bytes`)")
+    for key, sources in (("data.sources", recipe.data.sources), ("data.eval.sources", recipe.data.eval.sources)):
+        _check_begun(key, sources)
     try:
         check_data(recipe.data)
         check_engine(engine)
@@ -211,13 +215,28 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
+def _check_begun(key: str, sources: Mapping[str, SourceConfig | None]) -> None:
+    """Raises: RecipeError when a source reads nothing, while others do: its name may be mistyped."""
+    reads = {n: any((s.path, s.dataset, s.builtin)) for n, s in sources.items() if s is not None}
+    others = [name for name, does in reads.items() if does]
+    for name, does in reads.items():
+        if not does and others:
+            raise RecipeError(
+                f"{key}.{name} reads nothing{closest(name, others)}: give exactly one of path, dataset and builtin; "
+                f"the other sources are {', '.join(others)}"
+            )
+
+
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def _read_recipe(path: Path, overlays: Sequence[Path] = ()) -> DictConfig:
+def _read_recipe(path: Path, overlays: Sequence[Path] = (), *, check: bool = True) -> DictConfig:
     name = "-".join([path.stem, *(overlay.stem for overlay in overlays)])
     defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": name})
-    return _merge(defaults, read_yaml(path), str(path))
+    content = read_yaml(path)
+    if check and not {f.name for f in fields(Recipe)} <= set(content):  # a run's recipe.yaml keeps what was removed
+        check_removals(NAMED, defaults, content, str(path))
+    return _merge(defaults, content, str(path))
 
 
 def _merge(base: DictConfig, extra: Any, where: str, key: str = "") -> DictConfig:
@@ -243,8 +262,11 @@ def _override(config: DictConfig, key: str, value: str) -> DictConfig:
             replacement = {part: replacement}
         emptied = config.copy()
         OmegaConf.update(emptied, key, {}, merge=False)
+        check_removals(NAMED, emptied, OmegaConf.create(replacement), value)
         return _merge(emptied, OmegaConf.create(replacement), value)
-    return _merge(config, parse_override(key, value), "command line", key)
+    extra = parse_override(key, value)
+    check_removals(NAMED, config, extra, "command line")
+    return _merge(config, extra, "command line", key)
 
 
 def _to_object(config: DictConfig) -> Recipe:

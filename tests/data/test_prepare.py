@@ -94,6 +94,24 @@ def test_more_than_a_fifth_refused_is_a_warning(
     assert [("of eval.x were refused" in line) for line in held_out] == [True] * warned
 
 
+def test_a_source_that_gives_nothing_is_a_warning(prepare: Callable[..., PreparedData], tmp_path: Path) -> None:
+    twins, rows = SourceConfig(builtin="twins-train"), rows_with(tmp_path / "rows.jsonl", 3, 0)
+    nothing = SourceConfig(path=str(write_jsonl(tmp_path / "nothing.jsonl", [])))
+    filtered = SourceConfig(path=rows.path, min_tokens=10_000)
+    out = EvalDataConfig(sources={"none": nothing, "short": filtered})
+    sources = {"t": twins, "empty": nothing, "long": filtered, "off": SourceConfig(path=rows.path, weight=0)}
+    assert prepare(sources, eval=out).warnings == [
+        "empty: it has no rows",
+        "long: no pair is left of its 3 rows: 3 fewer than min_tokens",
+        "eval.none: it has no rows",
+        "eval.short: no pair is left of its 3 rows: 3 fewer than min_tokens",
+    ]
+    (told,) = prepare({"mine": rows}, eval=EvalDataConfig(fraction=0.999)).warnings
+    assert told == "mine: no pair is left to train on of its 3 rows: 3 held out"
+    (told,) = prepare({"mine": rows}, eval=EvalDataConfig(fraction=1e-9)).warnings
+    assert told == "data.eval.fraction=1e-09: so small a share of so few prompts holds out no pair"
+
+
 def test_held_out_sources_are_reported_and_shared_prompts_are_a_warning(
     prepare: Callable[..., PreparedData], tmp_path: Path
 ) -> None:

@@ -107,6 +107,20 @@ def test_the_written_recipe_reads_back_as_the_same(arguments: list[str], tmp_pat
     assert load_recipe([f"recipe={file}"]) == recipe
 
 
+@pytest.mark.parametrize("key", ["data.sources", "data.eval.sources", "evaluation.benchmarks"])
+def test_a_file_of_yours_removes_only_what_is_there(key: str, tmp_path: Path):
+    """A shipped overlay may remove more: it serves any recipe."""
+    groups = key.split(".")
+    (tmp_path / "mine.yaml").write_text(f"{': {'.join(groups)}: {{absent: null}}{'}' * (len(groups) - 1)}\n")
+    (tmp_path / "sources.yaml").write_text("absent: null\nmine: {builtin: twins-train}\n")
+    commands = [["recipe=tiny", f"overlay={tmp_path / 'mine.yaml'}"], [f"recipe={tmp_path / 'mine.yaml'}"]]
+    if "sources" in key:
+        commands.append(["recipe=tiny", f"{key}={tmp_path / 'sources.yaml'}"])
+    for command in commands:
+        with pytest.raises(RecipeError, match=rf"^{tmp_path}/\w+\.yaml: {key}\.absent=null removes what is not there"):
+            load_recipe(command)
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -150,6 +164,11 @@ MISTAKES = {
     "model.tokenizer=null": ["model.tokenizer"],
     "model.attention=flash": ["model.attention=flash", "engine.precision=fp32"],
     "data.sources.twins=null": ["data.sources", "no source"],
+    "data.sources.twims=null": ["data.sources.twims=null", "did you mean twins?", "there are twins"],
+    "data.eval.sources.twins=null": ["data.eval.sources.twins=null", "there are twins_heldout"],
+    "evaluation.benchmarks.rm_bench=null": ["evaluation.benchmarks.rm_bench=null", "nothing is there"],
+    "data.sources.twns.weight=2": ["data.sources.twns", "did you mean twins?", "one of path, dataset and builtin"],
+    "data.eval.sources.other.limit=2": ["data.eval.sources.other", "the other sources are twins_heldout"],
     "data.sources.twins.path=/nowhere.jsonl": ["data.sources.twins", "exactly one of path, dataset and builtin"],
     "data.sources=/nowhere.yaml": ["data.sources=/nowhere.yaml", "no such file"],
     "recipe=tny": ["recipe=tny", "did you mean tiny?"],

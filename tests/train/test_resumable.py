@@ -163,7 +163,7 @@ def test_the_order_of_sources_is_that_of_the_pairs(directory, tmp_path):
     files[0].write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout}\n")
     files[1].write_text("b: {builtin: twins-heldout}\na: {builtin: twins-train}\n")
     make_run(directory, f"data.sources={files[0]}")
-    assert start(directory, f"data.sources={files[0]}", "data.sources.twins=null") == Changes()
+    assert start(directory, "data.sources.twins=null", f"data.sources={files[0]}") == Changes()
     with pytest.raises(RecipeError, match=r'the order of data\.sources \(\["a", "b"\] -> \["b", "a"\]\)'):
         start(directory, f"data.sources={files[1]}")
 
