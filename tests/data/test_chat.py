@@ -30,7 +30,7 @@ from data.chat import (
 from data.pairs import DataError, InvalidPair, Message, Pair
 from data.sources import Row, SourceConfig
 from data.tokenise import TokeniseSettings, tokenise
-from train.card import TOKENIZE, tokenize_block
+from train.card import snippet_code
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 CONVERSATIONS: dict[str, list[Message]] = {
@@ -47,7 +47,7 @@ BOS_TEMPLATE = "{{ bos_token }}" + CHATML  # like Llama's: the template prints i
 
 def snippet_ids(tokenizer: Any, conversation: list[Message]) -> list[int]:
     """What the function of the model card gives."""
-    function = "def conversation_ids" + tokenize_block(TOKENIZE, "x").partition("def conversation_ids")[2]
+    function = "def conversation_ids" + snippet_code().partition("def conversation_ids")[2]
     namespace: dict[str, Any] = {"tokenizer": tokenizer}
     exec(function, namespace)
     ids: list[int] = namespace["conversation_ids"](conversation)
