@@ -10,8 +10,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-say() { echo "launch: $*" >&2; }
-die() { echo "launch: error: $*" >&2; exit 2; }
+trap '' PIPE # `| head` and a `| tee` that has ended change nothing: what cannot be said is not said
+say() { echo "launch: $*" >&2 || true; }
+die() { say "error: $*"; exit 2; }
 
 usage() { sed -n '2,9s/^# \{0,1\}//p' launch.sh; }
 case "${1:-}" in "" | -h | --help) usage; exit 0 ;; esac
@@ -84,6 +85,8 @@ test)
         export DS_ACCELERATOR=cpu
         launcher+=(--num_gpus "${NUM_GPUS:-1}")
     fi
+    # Or the launcher, when nobody reads its last lines, would end with code 120 instead of the run's.
+    export PYTHONUNBUFFERED=1
     exec "${launcher[@]}" train/main.py "$@"
     ;;
 esac

@@ -51,6 +51,7 @@ def command_of(job: Job, gpus: list[str]) -> list[str]:
 def environment_of(job: Job, gpus: list[str], at_once: int) -> dict[str, str]:
     """Of a run: its GPUs, or its share of the cores."""
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    env["PYTHONUNBUFFERED"] = "1"  # or a launcher whose log is on a full disk would end with a code of its own
     if gpus:
         return env | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     cores = len(os.sched_getaffinity(0))

@@ -190,6 +190,16 @@ def test_no_compiler_is_one_line(bare):
     setup_in(bare, "no C++ compiler found")
 
 
+def test_what_cannot_be_said_changes_no_exit_code(bare):
+    """`2>&1 | head` has ended; there is no compiler."""
+    (bare / "bin" / "python3").symlink_to(sys.executable)
+    process = subprocess.Popen(
+        [str(bare / "launch.sh"), "setup"], env={"PATH": str(bare / "bin")}, stderr=subprocess.PIPE, cwd=bare
+    )
+    process.stderr.close()
+    assert process.wait(60) == 2
+
+
 def test_too_little_disk_is_one_line(bare):
     (bare / "bin" / "python3").symlink_to(sys.executable)
     script(bare / "bin" / "g++", "exit 0")
