@@ -158,7 +158,7 @@ def _nobody_builds(directory: Path) -> bool:
 
 def _temporary(directory: Path) -> Path:
     # The same boot is the same kernel, whose processes see each other's locks, in containers too.
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return directory.with_name(f"{directory.name}.{boot}.{uuid.uuid4().hex[:8]}.tmp")
 
 

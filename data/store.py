@@ -40,7 +40,7 @@ class PairStore:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.info: dict[str, Any] = json.loads((directory / "store.json").read_text())
+        self.info: dict[str, Any] = json.loads((directory / "store.json").read_text(encoding="utf-8"))
         columns = {name: read_column(directory, name, dtype) for name, dtype in COLUMNS.items()}  # each (num_pairs,)
         self.row, self.turns = columns["row"], columns["turns"]
         self.prefix_length = columns["prefix_length"]
@@ -68,7 +68,7 @@ class PairStore:
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The refused rows, in order."""
-        with open(self.directory / "dropped.jsonl") as file:
+        with open(self.directory / "dropped.jsonl", encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
@@ -102,7 +102,7 @@ def open_store(
         counts: collections.Counter[str] = collections.Counter(rows=0, pairs=0, tokens=0)
         with (
             ColumnWriter(temporary, ["ids", "end", *COLUMNS]) as writer,
-            open(temporary / "dropped.jsonl", "w") as dropped,
+            open(temporary / "dropped.jsonl", "w", encoding="utf-8") as dropped,
             progress(desc=f"tokenising {name}", unit=" rows", leave=False) as bar,
         ):
             for chunk in map_chunks(read_rows(key, config), tokenise, (config, chat, settings), workers):
@@ -112,7 +112,9 @@ def open_store(
                     dropped.write(json.dumps({"source": name, **record}) + "\n")
                 counts.update(rows=chunk.num_rows, pairs=len(chunk.ids), tokens=sum(map(len, chunk.ids)))
                 bar.update(chunk.num_rows)
-        (temporary / "store.json").write_text(json.dumps({"made_of": made_of, "commit": commit, **counts}, indent=1))
+        (temporary / "store.json").write_text(
+            json.dumps({"made_of": made_of, "commit": commit, **counts}, indent=1), encoding="utf-8"
+        )
 
     def stop_at(refused: Iterable[dict[str, Any]]) -> None:
         if stop_at_bad_row and (record := next(iter(refused), None)):
@@ -167,7 +169,7 @@ def _cached_hash(path: Path, cache: Path) -> str:
     key = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")).hexdigest()
     memo = cache / "hashes" / key
     with contextlib.suppress(OSError, ValueError):
-        digest, check = memo.read_text().split()
+        digest, check = memo.read_text(encoding="utf-8").split()
         if check == _check(key, digest):
             return digest
     digest = hash_content(path)

@@ -173,7 +173,7 @@ def measures_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:
-    with open(file) as lines:
+    with open(file, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -195,7 +195,7 @@ def _finished_items(file: Path, name: str, identity: str) -> int:
     """Items that are scored already; half a last line is cut off. Raises: DataError when they are another run's."""
     result = file.with_name(f"{name}.json")
     if file.is_file():
-        known = next((json.loads(p.read_text())["identity"] for p in (about(file), result) if p.is_file()), None)
+        known = next((json.loads(p.read_bytes())["identity"] for p in (about(file), result) if p.is_file()), None)
         if known != identity:
             raise DataError(
                 f"{file}: rewards of another model, version, sample or data; give another output=, or overwrite=true"

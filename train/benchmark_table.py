@@ -119,7 +119,7 @@ def load_results(place: str) -> dict[str, tuple[dict[str, Any], list[dict[str, A
     found = {}
     for file in filter(Path.is_file, files):
         try:
-            result = json.loads(file.read_text())
+            result = json.loads(file.read_text(encoding="utf-8"))
             found[result["benchmark"]] = (result, read_items(file.with_name(result["items"])))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise DataError(f"results: {file}: not a finished result of train/benchmark.py ({error})") from None

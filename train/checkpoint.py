@@ -134,7 +134,7 @@ class Checkpoints:
     def is_saved(self, state: TrainState) -> bool:
         """Whether the newest checkpoint is that of this very state."""
         with contextlib.suppress(OSError, ValueError):
-            path = self.directory / (self.directory / "latest").read_text().strip()
+            path = self.directory / (self.directory / "latest").read_text(encoding="utf-8").strip()
             # Compared as text, because a metric may be NaN, which equals nothing.
             return path.name == f"step-{state.step}" and json.dumps(asdict(read_state(path))) == json.dumps(
                 asdict(state)
@@ -192,7 +192,7 @@ class Checkpoints:
             if state.evaluated == state.step and is_best:
                 durable.write_file(self.directory / "best", final.name + "\n")
             with contextlib.suppress(FileNotFoundError):
-                kept.add((self.directory / "best").read_text().strip())
+                kept.add((self.directory / "best").read_text(encoding="utf-8").strip())
         # Later steps than this one are of a future that was given up; they are replaced in time.
         earlier = [path for path in steps_of(self.directory) if number_of(path) <= state.step]
         for old in earlier[: -self.config.keep]:

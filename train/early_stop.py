@@ -25,7 +25,7 @@ def return_to_best(run: Run) -> None:
     assert name is not None, "a recipe with evaluation.patience has it"
     found = None
     with contextlib.suppress(OSError):
-        found = (folder / "best").read_text().strip()
+        found = (folder / "best").read_text(encoding="utf-8").strip()
     found = gather(found)[0]
     run.ranks.say(
         f"stopped early after step {state.step:,} of {run.total_steps:,}: {name} was not better than "

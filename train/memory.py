@@ -143,7 +143,7 @@ def find_shape(recipe: Recipe, config: str | None) -> Shape:
     try:
         if isinstance(source, str):
             path = Path(os.path.expanduser(source))
-            source = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+            source = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
         return read_shape(source)
     except KeyError as error:
         raise RecipeError(f"{where}: there is no {error.args[0]} in it") from None

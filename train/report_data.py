@@ -59,7 +59,7 @@ def read_run(directory: Path, label: str | None = None) -> RunRecord:
     if not path.is_file():
         raise ReportError(f"run={directory}: no metrics.jsonl in it; give the directory of a run, e.g. run=runs/tiny")
     lines, damaged = [], 0
-    for text in path.read_text(errors="replace").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
             lines.append({**line, "step": int(line["step"])})
@@ -70,7 +70,7 @@ def read_run(directory: Path, label: str | None = None) -> RunRecord:
         record.notes.append(f"{damaged} line(s) of metrics.jsonl are damaged and left out")
     record.drop_report = _read_json(record, "drop_report.json")
     if (directory / "recipe.yaml").is_file():
-        record.recipe = (directory / "recipe.yaml").read_text(errors="replace")
+        record.recipe = (directory / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
     evaluated = [line["step"] for line in lines if any(key.startswith("eval/") for key in line)]
     if evaluated and (directory / "evaluations" / f"step-{evaluated[-1]}.json").is_file():
         record.evaluation = _read_json(record, f"evaluations/step-{evaluated[-1]}.json")
@@ -101,7 +101,7 @@ def _read_json(record: RunRecord, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
             return value
     except ValueError:

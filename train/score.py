@@ -185,7 +185,7 @@ def _write_parquet(partial: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    with open(partial) as lines:
+    with open(partial, encoding="utf-8") as lines:
         rows = _same_columns([json.loads(line) for line in lines])
     try:
         table = pa.Table.from_pylist(rows)

@@ -23,7 +23,7 @@ def candidates(directory: Path, resume: str) -> list[Path]:
         return [Path(resume)]
     found = list(reversed(steps_of(directory)))
     with contextlib.suppress(OSError, ValueError):  # without the pointer the newest comes first
-        latest = (directory / "latest").read_text().strip()
+        latest = (directory / "latest").read_text(encoding="utf-8").strip()
         found.sort(key=lambda path: path.name != latest)
         if any(path.name == latest for path in found):  # later ones are of a future that was given up
             found = [path for path in found if number_of(path) <= int(latest.removeprefix("step-"))]

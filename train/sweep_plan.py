@@ -169,7 +169,7 @@ def read_saved(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] == FORMAT and all({"name", "point", "seed"} <= set(run) for run in saved["runs"]):
             return saved
     except (ValueError, KeyError, TypeError):
@@ -246,7 +246,7 @@ def take_prepared(sweep: Sweep) -> None:
     from train.sweep_prepare import PREPARED
 
     path = sweep.directory / PREPARED
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     for run in sweep.runs:
         if run.name in found:

@@ -40,7 +40,7 @@ class Tracker:
         self.path = directory / "metrics.jsonl"
         for path in (self.path, directory / BAD_STEPS):
             _keep_until(path, step)
-        self._file = open(self.path, "a")  # noqa: SIM115
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         if config.wandb:
             self._wandb = _start_wandb(directory, config, name, recipe)
 
@@ -104,7 +104,7 @@ def _wandb_id(path: Path) -> str:
     """The id of a run, made at its first start."""
     if not path.is_file():
         write_file(path, uuid.uuid4().hex[:8] + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _logged_in() -> bool:
@@ -120,6 +120,6 @@ def _logged_in() -> bool:
 
 def process_age(now: float) -> float:
     """Seconds from the start of this process to `now` (of `time.perf_counter`): imports and set-up are in it."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return age - (time.perf_counter() - now)

@@ -90,7 +90,7 @@ class Watchdog:
         # First of all, because the file's disk may be what hangs.
         print(f"WARNING: {what}; stacks of all threads: {self.path}", file=sys.stderr, flush=True)
         try:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
