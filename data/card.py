@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import MARGINS
+from data.condition import connect, lower, parse
 from data.markdown import cell, table
 from data.mixture import PairSet
 from data.prepare import PreparedData
+from data.selection import Selection
 from data.settings import GATES
 from data.sources import SourceConfig
+from data.words import printable
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+MOST_COLUMNS = 20  # names that are shown of one kind; the JSON card has all
 Rows = Sequence[Sequence[Any]]
 
 
@@ -36,6 +41,7 @@ def describe(data: PreparedData) -> dict[str, Any]:
     sources = {
         name: {"from": _origin(selection.config, data.commits.get(name)), "licence": selection.config.licence}
         | {key: value for key, value in data.report[name].items() if key != "pairs_per_epoch"}
+        | {"columns": _columns(selection)}
         | ({"train": train[name]} if name in train else {})
         for name, selection in data.selections.items()
     }
@@ -73,6 +79,22 @@ def _facts(pairs: PairSet) -> dict[str, Any]:
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     found = np.quantile(values, [share for _, share in QUANTILES], method="inverted_cdf")
     return {"mean": float(values.mean(dtype=np.float64)), **dict(zip(dict(QUANTILES), map(float, found), strict=True))}
+
+
+def _columns(selection: Selection) -> dict[str, list[str]]:
+    """What became of the columns that hold something in any row, by name."""
+    source, info = selection.config, selection.store.info
+    filled = {name: read for name, (count, read) in info["columns"].items() if count}
+    conditions = [] if source.where is None else [lower(name) for name in parse("", source.where, connect())]
+    found = {
+        "read": [name for name, read in filled.items() if read],
+        "where": [name for name in filled if lower(name) in conditions],
+        "ignored": [name for name in filled if name in source.ignore_columns],
+    }
+    told = {name for names in found.values() for name in names}
+    found["not_read"] = [name for name in filled if name not in told]
+    unused = () if info["made_of"]["target_margin"] else MARGINS
+    return found | {"not_in_loss": [name for name in found["read"] if name in unused]}
 
 
 def _origin(source: SourceConfig, commit: str | None) -> str:
@@ -115,6 +137,31 @@ def reasons(card: dict[str, Any]) -> list[str]:
     return lines
 
 
+def columns(card: dict[str, Any]) -> list[str]:
+    """A line for each source: which of its columns were read and which were not; and one for margins out of use."""
+    lines = []
+    for name, entry in card["sources"].items():
+        parts = [f"{_KINDS[kind]}: {_listed(entry['columns'][kind])}" for kind in _KINDS if entry["columns"][kind]]
+        if parts:
+            lines.append(f"{name}: columns " + "; ".join(parts))
+    return lines + _unused_margins(card)
+
+
+_KINDS = {"read": "read", "where": "read by where", "ignored": "ignored", "not_read": "not read"}
+
+
+def _listed(names: list[str]) -> str:
+    shown = [printable(name if len(name) <= 40 else f"{name[:37]}...") for name in names[:MOST_COLUMNS]]
+    return ", ".join(shown) + (f" and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else "")
+
+
+def _unused_margins(card: dict[str, Any]) -> list[str]:
+    trained = {name: entry["columns"]["not_in_loss"] for name, entry in card["sources"].items() if "train" in entry}
+    names = [name for name, unused in trained.items() if unused]
+    which = " and ".join(dict.fromkeys(column for unused in trained.values() for column in unused))
+    return [f"{which} of {', '.join(names)}: not used by the loss; loss.target_margin=true does"] if names else []
+
+
 def to_markdown(card: dict[str, Any], name: str) -> str:
     """The card for a reader."""
     found = [
@@ -142,6 +189,9 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         "Shares are of an epoch's pairs and tokens; prefix is the part of the tokens that both conversations share.",
         "## Sources",
         table([["source", "rows from", "licence"], *origins]),
+        "## Columns",
+        table([["source", *_KINDS.values()], *_column_rows(card)]),
+        *(f"{line}." for line in map(cell, _unused_margins(card))),
         "## Left out, and found",
         table([["source", "reason", "rows", "left out"], *taken, *found]) if taken or found else "Nothing.",
         f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}"
@@ -153,6 +203,12 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
     if card["held_out"]:
         parts += ["## Lengths and margins of the held-out pairs", table(_length_rows(card["held_out"]))]
     return "\n\n".join(parts) + "\n"
+
+
+def _column_rows(card: dict[str, Any]) -> Rows:
+    return [
+        [name, *(_listed(entry["columns"][kind]) or "-" for kind in _KINDS)] for name, entry in card["sources"].items()
+    ]
 
 
 def _length_rows(sets: dict[str, Any]) -> Rows:

@@ -5,9 +5,11 @@ the field. Where the row came from (source and line) is added by the caller, who
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+from data.columns import CONVERSATIONS, READ, is_empty, lost_column, lost_key
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 
@@ -130,8 +132,15 @@ def read_conversations(row: Mapping[str, Any], format: str | None = None) -> tup
     readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
     if not isinstance(row, Mapping):
         raise InvalidPair("not an object", f"the row is {_kind(row)}, expected an object with named fields")
-    chosen, rejected = (with_row_context(row, side) for side in readers[format or detect_format(row)](row))
-    return check_conversation(chosen, "chosen"), check_conversation(rejected, "rejected")
+    found = format or detect_format(row)
+    chosen, rejected = (_with_system(row, side) for side in readers[found](row))
+    check_conversation(chosen, "chosen")
+    check_conversation(rejected, "rejected")
+    # A format that is named also says that the columns of the other formats are not meant.
+    _check_columns(
+        row, [chosen, rejected], READ[found] if format is None else (*READ[found], "prompt", "conversations")
+    )
+    return chosen, rejected
 
 
 def check_conversation(messages: Any, field: str) -> list[Message]:
@@ -156,6 +165,7 @@ def check_messages(messages: Any, field: str) -> None:
         where = f"{field}[{i}]"
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise InvalidPair("not a message", f"{where} is {_kind(message)}, expected {{role, content}}")
+        _check_keys(message, ("role", "content"), message["role"] == "assistant", where)
         if message["role"] not in ROLES:
             role = _short(message["role"])
             raise InvalidPair("unknown role", f"{where} has role {role}, expected one of {list(ROLES)}")
@@ -252,6 +262,7 @@ def _from_value(turns: Any, field: str) -> list[Message]:
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
             raise InvalidPair("not a message", f"{field}[{i}] is {_kind(turn)}, expected {{from, value}}")
         role = ROLE_ALIASES.get(str(turn["from"]))
+        _check_keys(turn, ("from", "value"), role == "assistant", f"{field}[{i}]")
         if role is None:
             raise InvalidPair(
                 "unknown role", f"{field}[{i}] is from {_short(turn['from'])}, expected one of {sorted(ROLE_ALIASES)}"
@@ -270,30 +281,62 @@ def plain_messages(messages: Any, field: str) -> Any:
     plain = []
     for i, message in enumerate(messages):
         if isinstance(message, Mapping) and "role" in message and "content" in message:
-            for extra in ("tool_calls", "reasoning_content"):
-                if message.get(extra):
-                    raise InvalidPair(
-                        extra.replace("_", " "), f"{field}[{i}] has structured {extra}; render it into content"
-                    )
+            _check_keys(message, ("role", "content"), message["role"] == "assistant", f"{field}[{i}]")
             message = {"role": message["role"], "content": message["content"]}
         plain.append(message)
     return plain
 
 
+def _check_keys(message: Mapping[str, Any], own: tuple[str, str], is_response: bool, where: str) -> None:
+    """Raises: InvalidPair when a message says something that is not read."""
+    key = lost_key(message, own, is_response=is_response)
+    if key in ("tool_calls", "reasoning_content"):
+        raise InvalidPair(key.replace("_", " "), f"{where} has structured {key}; render it into {own[1]}")
+    if key is not None:
+        said = _short(message[key])
+        raise InvalidPair(
+            "message key", f"{where} has {_short(key)} ({said}), which is not read; write it into {own[1]} or remove it"
+        )
+
+
 def with_row_context(row: Mapping[str, Any], messages: Any) -> Any:
-    """What LLaMA-Factory keeps in columns beside the conversation: the system message opens it.
+    """One conversation of a row with what LLaMA-Factory keeps in a column beside it: the system message opens it.
 
     Raises:
-        InvalidPair: there are tool definitions, which no template here renders.
+        InvalidPair: a column carries context that is in no message: definitions of tools, images, earlier turns, ...
     """
-    if row.get("tools") not in (None, "", "[]", []):
-        raise InvalidPair("tool definitions", "the row has a tools field; render the definitions into a system message")
+    messages = _with_system(row, messages)
+    _check_columns(row, [messages], CONVERSATIONS)
+    return messages
+
+
+def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
     system = row.get("system")
-    if not isinstance(system, str) or not system.strip() or not _is_list(messages):
+    if is_empty(system) or not _is_list(messages):
         return messages
-    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
+    system = check_text(system, "system")
+    if not messages or not isinstance(messages[0], Mapping) or messages[0].get("role") != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if str(messages[0].get("content")).strip() != system.strip():
+        raise InvalidPair(
+            "two system messages",
+            "the column system says other than the conversation's system message: keep one of the two, or leave the "
+            "column out (ignore_columns of a source)",
+        )
+    return messages
+
+
+def _check_columns(row: Mapping[str, Any], conversations: list[Any], read: Collection[str]) -> None:
+    """Raises: InvalidPair when a column carries context into none of the conversations."""
+    lost = lost_column(row, conversations, read)
+    if lost is not None:
+        name, remedy, tools = lost
+        shown = name if name.isidentifier() and len(name) < 60 else _short(name)
+        raise InvalidPair(
+            "tool definitions" if tools else "unread column",
+            f"the row has a {shown} field, which is not read: {remedy}, or leave the column out (ignore_columns of a "
+            "source)",
+        )
 
 
 def _read_margin(row: Mapping[str, Any]) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.columns import MAX_COLUMNS
 from data.gates import apply_gates, apply_leakage
 from data.mixture import PairSet
 from data.pairs import DataError
@@ -26,6 +27,7 @@ from data.settings import DataConfig, GateConfig
 from data.sources import SourceConfig
 from data.store import open_store
 from data.tokenise import TokeniseSettings
+from data.words import printable
 
 if TYPE_CHECKING:
     from data.chat import Chat
@@ -161,12 +163,29 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
             f"data.eval.fraction={config.eval.fraction}: so small a share of so few prompts holds out no pair"
         )
     release()  # the process that rendered; it holds on to memory
+    warnings += _warnings(report, selections) + _unknown_columns(selections)
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
-    return PreparedData(train, held_out, report, commits, warnings + _warnings(report), config.gates, selections)
+    return PreparedData(train, held_out, report, commits, warnings, config.gates, selections)
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
-    refused = [_loss_of(name, entry) for name, entry in report.items() if _refused(entry) > 0.2 * entry["rows"]]
+def _unknown_columns(selections: dict[str, Selection]) -> list[str]:
+    """A line for each name in `ignore_columns` that no row has: it may be misspelt."""
+    lines = []
+    for name, selection in selections.items():
+        there = selection.store.info["columns"]
+        for column in selection.config.ignore_columns if 0 < len(there) < MAX_COLUMNS else ():
+            if column not in there:
+                known = ", ".join(map(printable, [*there][:20]))
+                lines.append(f"{name}: ignore_columns names {printable(column)}, and no row has it; there are {known}")
+    return lines
+
+
+def _warnings(report: dict[str, Any], selections: dict[str, Selection]) -> list[str]:
+    refused = [
+        _loss_of(name, entry, selections[name])
+        for name, entry in report.items()
+        if _refused(entry) > 0.2 * entry["rows"]
+    ]
     emptied = [
         f"{name}: {_what_is_left(name, entry)}"
         for name, entry in report.items()
@@ -220,7 +239,11 @@ def _refused(entry: dict[str, Any]) -> int:
     return sum(entry["refused"].values())
 
 
-def _loss_of(name: str, entry: dict[str, Any]) -> str:
+def _loss_of(name: str, entry: dict[str, Any], selection: Selection) -> str:
     share = _refused(entry) / entry["rows"]
     worst = max(entry["refused"], key=entry["refused"].get)
-    return f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory"
+    example = next(record for record in selection.store.dropped() if record["reason"] == worst)
+    return (
+        f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory; "
+        f"e.g. {printable(example['where'])}: {printable(example['detail'])}"
+    )

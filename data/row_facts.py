@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from data.cached import ColumnWriter, fingerprint, open_cached, read_column
+from data.columns import without
 from data.pairs import InvalidPair, Message, read_conversations
 from data.pool import map_chunks
 from data.progress import progress
@@ -24,7 +25,7 @@ from data.words import printable
 if TYPE_CHECKING:
     from data.contamination import BenchmarkPrompts, Hit
 
-VERSION = 1  # raise it when the same rows and questions would give other answers
+VERSION = 2  # raise it when the same rows and questions would give other answers
 NUM_PERMUTATIONS = 128
 
 
@@ -87,7 +88,7 @@ def find_signatures(
             writer.write("row", rows)
             writer.write("signature", signatures)
 
-    made_of = {"content": content, "format": source.format, "permutations": NUM_PERMUTATIONS, "flip": source.flip}
+    made_of = {"content": content, **_reading(source), "permutations": NUM_PERMUTATIONS, "flip": source.flip}
     return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
 
 
@@ -108,7 +109,7 @@ def find_hits(
                     writer.write("row", np.array([row.number], np.int64))
                     file.write(json.dumps(asdict(hit)) + "\n")
 
-    made_of = {"content": content, "format": source.format, "prompts": prompts.fingerprint()}
+    made_of = {"content": content, **_reading(source), "prompts": prompts.fingerprint()}
     return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))
 
 
@@ -130,6 +131,11 @@ def _open(
 
     open_cached(directory, key, write, builder=builder)
     return directory
+
+
+def _reading(source: SourceConfig) -> dict[str, Any]:
+    """What decides which conversations a row holds."""
+    return {"format": source.format, "ignore_columns": sorted(set(source.ignore_columns))}
 
 
 def _with_bar(key: str, source: SourceConfig) -> Any:
@@ -171,5 +177,5 @@ def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[
     for row in rows:
         if row.error is None:
             with contextlib.suppress(InvalidPair):
-                found.append((row, read_conversations(row.value, source.format)))
+                found.append((row, read_conversations(without(row.value, source.ignore_columns), source.format)))
     return found

@@ -15,11 +15,12 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data import builtin
+from data.columns import READ
 from data.condition import check_where
 from data.hub import UNREADABLE, hub_commit, hub_rows, load_hub
 from data.keys import free, moves
@@ -51,6 +52,7 @@ class SourceConfig:
     weight: float = 1.0  # share of the source in one epoch: 0.5 is half of it, 2 is each pair twice, 0 held out only
     flip: bool = False  # swap chosen and rejected; a target margin then is that of the swapped pair
     licence: str | None = free(None)  # for the data card
+    ignore_columns: list[str] = field(default_factory=list)  # columns that are not read, and are not meant to be
     same_first_turn: bool = True  # refuse pairs whose conversations open with different user turns
 
 
@@ -95,11 +97,21 @@ def check_source(key: str, config: SourceConfig) -> None:
         if any(bound is not None and not abs(bound) < math.inf for bound in (low, high)):
             raise DataError(f"{key}.min_{what}, {key}.max_{what}: expected finite numbers")
     check_where(key, config.where)
+    _check_ignored(key, config)
     if config.limit is not None and config.limit < 1:
         raise DataError(f"{key}.limit={config.limit}: expected 1 or more")
     if config.path is not None:
         for path in source_files(key, config.path):
             _reader(path)
+
+
+def _check_ignored(key: str, config: SourceConfig) -> None:
+    names = config.ignore_columns
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{key}.ignore_columns={names!r}: expected a list of names, e.g. [history, images]")
+    for name in names:
+        if name in (READ[config.format] if config.format is not None else ("chosen", "rejected")):
+            raise DataError(f"{key}.ignore_columns: without {name} there is no pair to read")
 
 
 def source_files(key: str, pattern: str) -> list[Path]:

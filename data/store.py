@@ -7,7 +7,7 @@ were refused, with address and reason.
                                    end.bin         where each pair's ids end, int64
                                    COLUMN.bin      the columns of data/tokenise.py
                                    dropped.jsonl   {"source", "where", "row", "reason", "detail"}
-                                   store.json      counts, the hub commit, what the fingerprint was made of
+                                   store.json      counts, columns, the hub commit, what the fingerprint was made of
                                    manifest.json   sizes and hashes of these
 """
 
@@ -26,13 +26,14 @@ import numpy as np
 from data import durable
 from data.cached import ColumnWriter, fingerprint, open_cached, read_column
 from data.chat import Chat, Group
+from data.columns import Columns, add_columns
 from data.pairs import DataError
 from data.pool import map_chunks
 from data.progress import progress
 from data.sources import SourceConfig, content_id, hash_content, read_rows
 from data.tokenise import COLUMNS, Tokenised, TokeniseSettings, tokenise
 
-VERSION = 5  # raise it when the same rows and settings would give other files
+VERSION = 6  # raise it when the same rows and settings would give other files
 
 
 class PairStore:
@@ -100,6 +101,7 @@ def open_store(
 
     def make(temporary: Path) -> None:
         counts: collections.Counter[str] = collections.Counter(rows=0, pairs=0, tokens=0)
+        seen: Columns = {}
         with (
             ColumnWriter(temporary, ["ids", "end", *COLUMNS]) as writer,
             open(temporary / "dropped.jsonl", "w", encoding="utf-8") as dropped,
@@ -110,11 +112,11 @@ def open_store(
                 _write(writer, chunk, counts["tokens"])
                 for record in chunk.refused:
                     dropped.write(json.dumps({"source": name, **record}) + "\n")
+                add_columns(seen, chunk.seen)
                 counts.update(rows=chunk.num_rows, pairs=len(chunk.ids), tokens=sum(map(len, chunk.ids)))
                 bar.update(chunk.num_rows)
-        (temporary / "store.json").write_text(
-            json.dumps({"made_of": made_of, "commit": commit, **counts}, indent=1), encoding="utf-8"
-        )
+        about = {"made_of": made_of, "commit": commit, **counts, "columns": seen}
+        (temporary / "store.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     def stop_at(refused: Iterable[dict[str, Any]]) -> None:
         if stop_at_bad_row and (record := next(iter(refused), None)):
@@ -157,6 +159,7 @@ def _fingerprint_parts(
         "content": content,
         "chat": chat.fingerprint(),
         "format": config.format,
+        "ignore_columns": sorted(set(config.ignore_columns)),
         "same_first_turn": config.same_first_turn,
         **asdict(settings),
     }

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
-from data.pairs import InvalidPair, Message, Pair, parse_pair
+from data.columns import BESIDE, READ, Columns, count_columns, without
+from data.pairs import InvalidPair, Message, Pair, detect_format, parse_pair
 from data.sources import Row, SourceConfig
 from data.words import normalised
 
@@ -44,25 +45,31 @@ class Tokenised:
     columns: dict[str, np.ndarray]  # `COLUMNS`, each (num_pairs,)
     refused: list[dict[str, Any]]  # where, row, reason, detail
     num_rows: int
+    seen: Columns  # what the rows hold, and what of it was read
 
 
 def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: TokeniseSettings) -> Tokenised:
     """One chunk of rows."""
     refused, parsed = [], []
+    seen: Columns = {}
     for row in rows:
+        value = without(row.value, config.ignore_columns)
+        read: tuple[str, ...] = ()
         try:
             if row.error is not None:
                 raise row.error
             pair = parse_pair(
-                row.value,
+                value,
                 config.format,
                 target_margin=settings.target_margin,
                 same_first_turn=config.same_first_turn,
             )
         except InvalidPair as error:
             refused.append(_refusal(row, error))
-            continue
-        parsed.append((row, pair))
+        else:
+            read = (*READ[config.format or detect_format(value)], *BESIDE)
+            parsed.append((row, pair))
+        count_columns(seen, row.value, [name for name in read if name not in config.ignore_columns])
     rendered = iter(chat.render_all([side for _, pair in parsed for side in (pair.chosen, pair.rejected)]))
     whole: list[tuple[Row, Pair]] = []
     texts: list[str] = []
@@ -99,7 +106,7 @@ def tokenise(rows: list[Row], config: SourceConfig, chat: Chat, settings: Tokeni
         columns["loss_weight"].append(pair.loss_weight)
     refused.sort(key=lambda record: record["row"])
     arrays = {name: np.array(columns[name], dtype) for name, dtype in COLUMNS.items()}
-    return Tokenised(groups, arrays, refused, len(rows))
+    return Tokenised(groups, arrays, refused, len(rows), seen)
 
 
 def text_hash(text: str) -> int:

@@ -7,11 +7,8 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    "data.screen",
-    *(
-        f"data.{name}"
-        for name in ("durable", "progress", "keys", "pairs", "builtin", "condition", "hub", "sources", "where")
-    ),
+    *(f"data.{name}" for name in ("screen", "durable", "progress", "keys", "columns", "pairs")),
+    *(f"data.{name}" for name in ("builtin", "condition", "hub", "sources", "where")),
     *(f"data.{name}" for name in ("words", "markdown", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),

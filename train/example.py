@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from data.columns import without
 from data.pairs import Message, parse_pair
 from data.prepare import PreparedData
 from data.settings import DataConfig
@@ -36,7 +37,7 @@ def find_example(config: DataConfig, data: PreparedData) -> Example | None:
             continue
         number = int(pairs.store.row[pairs.indices[0]])
         value: Any = next(row.value for row in read_rows(pairs.name, source) if row.number == number)
-        pair = parse_pair(value, source.format, same_first_turn=source.same_first_turn)
+        pair = parse_pair(without(value, source.ignore_columns), source.format, same_first_turn=source.same_first_turn)
         prompt, chosen, rejected = _split(pair.chosen, pair.rejected)
         group = pairs.group(0)
         return Example(

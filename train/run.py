@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data import durable
-from data.card import composition, reasons
+from data.card import columns, composition, reasons
 from data.chat import Chat
 from data.loader import PairLoader, PairPack, Step
 from data.mixture import Mixture
@@ -239,7 +239,7 @@ def _announce(
         print(f"WARNING: {line}")
     where = f"{ranks.world_size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU process'}"
     print(f"run: {recipe.directory()} on {where}, ZeRO-{recipe.engine.zero_stage}, {recipe.engine.precision}")
-    for line in [*composition(card), *reasons(card)]:
+    for line in [*composition(card), *reasons(card), *columns(card)]:
         print(f"data: {line}")
     print(
         f"plan: {mixture.pairs_per_epoch:,} pairs an epoch, {recipe.training.epochs} epoch(s), "

@@ -362,8 +362,12 @@ def test_system_column_opens_both_conversations():
     pair = parse_pair(row)
     assert pair.chosen[0] == pair.rejected[0] == {"role": "system", "content": "Be brief."}
     assert parse_pair(row | {"system": ""}).chosen[0]["role"] == "user"
-    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
-    assert parse_pair(row | {"prompt": own}).chosen[0]["content"] == "Mine."
+    own = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "Hi"}]
+    assert parse_pair(row | {"prompt": own}).chosen[0]["content"] == "Be brief. "
+    with pytest.raises(InvalidPair, match="system says other than the conversation's system message"):
+        parse_pair(row | {"prompt": own, "system": "Be long."})
+    with pytest.raises(InvalidPair, match="system is list"):
+        parse_pair(row | {"system": ["Be brief."]})
 
 
 def test_tools_column_is_refused_when_there_is_something_in_it():
