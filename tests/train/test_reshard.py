@@ -87,7 +87,7 @@ def test_the_same_command_goes_on_with_other_ranks_and_back(warm, tmp_path):
 
 
 def test_without_the_mending_deepspeed_would_lose_something(warm, tmp_path):
-    """Two of the mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go, with its third."""
+    """Two of the mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go."""
     arguments = [*DECAY, "engine.precision=bf16"]
     source = begun(warm, "groups", arguments, 2)
     given = [*arguments, f"run_dir={tmp_path / 'run'}", f"checkpoint.resume={newest(source)}"]
