@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
+import dataclasses
 import importlib.util
-import json
 import os
 import types
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.config_check import KEYS, find_problem, read_json
 from models.weights import read_shapes, read_tensor, weight_files
 
 if TYPE_CHECKING:
@@ -105,44 +106,55 @@ def read_config(source: Any) -> "PretrainedConfig":
     Raises:
         ModelError: it is not there, cannot work, or is of another family.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     from models.attention import ModelError
 
+    where = "model.config"
     if isinstance(source, str):
         path = Path(os.path.expanduser(source))
         path = path / "config.json" if path.is_dir() else path
         if not path.is_file():
             raise ModelError(f"model.config={source}: no config.json there")
-        try:
-            source = json.loads(path.read_text())
-        except ValueError as error:
-            raise ModelError(f"{path}: not JSON ({error})") from None
+        where, source = str(path), read_json(path)
     if not isinstance(source, dict) or source.get("model_type") not in FAMILIES:
-        found = source.get("model_type") if isinstance(source, dict) else source
-        raise ModelError(f"model_type={found!r}: expected one of {list(FAMILIES)}")
+        found = repr(source.get("model_type") if isinstance(source, dict) else source)[:60]
+        raise ModelError(f"{where}: model_type={found}: expected one of {list(FAMILIES)}")
     for key in REFUSED:
-        if source.get(key):
-            raise ModelError(f"model.config: {key} is not supported; give plain weights in safetensors")
-    left_out = ("model_type", "architectures", *IGNORED)
-    fields = {key: value for key, value in source.items() if key not in left_out}
+        if source.get(key) is not None:
+            raise ModelError(f"{where}: {key} is not supported; give plain weights in safetensors")
+    fields = {key: value for key, value in source.items() if key not in ("model_type", "architectures", *IGNORED)}
+    family = CONFIG_MAPPING[source["model_type"]]
+    own = set(dir(family)) - {*KEYS, *IGNORED, *(field.name for field in dataclasses.fields(family))}
+    if problem := find_problem(source, own):
+        raise ModelError(f"{where}: {problem}")
     try:
         config: PretrainedConfig = AutoConfig.for_model(source["model_type"], **fields)
     except Exception as error:  # transformers checks types and values with several kinds of errors
-        raise ModelError(f"model.config: {' '.join(str(error).split())}") from None
-    if config.num_attention_heads % config.num_key_value_heads:
-        raise ModelError(
-            f"model.config: num_attention_heads={config.num_attention_heads} is no multiple of "
-            f"num_key_value_heads={config.num_key_value_heads}"
-        )
-    if source.get("use_sliding_window") or "sliding_attention" in (source.get("layer_types") or ()):
-        raise ModelError("model.config: sliding-window attention is not supported (use_sliding_window, layer_types)")
+        raise ModelError(f"{where}: {' '.join(str(error).split())}") from None
+    if problem := _unsupported(source, config):
+        raise ModelError(f"{where}: {problem}")
+    return config
+
+
+def _unsupported(source: dict[str, Any], config: "PretrainedConfig") -> str | None:
+    """What keeps a config from being a model of ours, though each of its values is one that there can be."""
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        return f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}"
+    if config.head_dim % 2:
+        return f"head_dim={config.head_dim}: expected an even number (hidden_size / num_attention_heads, if not given)"
+    layers = source.get("layer_types")
+    if source.get("use_sliding_window") or "sliding_attention" in (layers or ()):
+        return "sliding-window attention is not supported (use_sliding_window, layer_types)"
+    if layers is not None and layers != ["full_attention"] * config.num_hidden_layers:
+        return f"layer_types: expected full_attention for each of {config.num_hidden_layers} layers"
     if (kind := (config.rope_parameters or {}).get("rope_type")) in ("dynamic", "longrope"):
         # transformers then takes angles by the longest conversation of a batch, so rewards depend on the company.
-        raise ModelError(f"model.config: rope_type={kind} is not supported")
+        return f"rope_type={kind} is not supported"
     if config.attention_dropout:
-        raise ModelError(f"model.config: attention_dropout={config.attention_dropout} is not supported; set it to 0")
-    return config
+        return f"attention_dropout={config.attention_dropout} is not supported; set it to 0"
+    return None
 
 
 def build_model(
@@ -183,6 +195,7 @@ def build_model(
     if base.directory is None:
         # Seeded, whole on every rank and partitioned later: random weights are for tests and benchmarks.
         with torch.random.fork_rng(devices=[]):
+            _check_memory(config, dtype)
             torch.manual_seed(seed)
             backbone = AutoModel.from_config(config, trust_remote_code=False, **common)
         return RewardModel(backbone, score), "random weights, new score head"
@@ -199,6 +212,28 @@ def build_model(
     return model, "the reward head of the base is kept" if has_head else "new score head"
 
 
+def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
+    """Raises: ModelError when random weights do not fit into the memory of this machine."""
+    from models.attention import ModelError
+
+    size = sum(tensor.numel() for tensor in _shapes_of(config).values()) * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ModelError(
+            f"model.config: its random weights take {size / 2**30:,.0f} GiB, and this machine has "
+            f"{memory / 2**30:,.0f}; make vocab_size, hidden_size, intermediate_size or num_hidden_layers smaller"
+        )
+
+
+def _shapes_of(config: "PretrainedConfig") -> dict[str, "torch.Tensor"]:
+    """The tensors of a backbone, without memory."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        return dict(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False).state_dict())
+
+
 def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     """Compare names and shapes of a checkpoint's tensors with the model's; transformers does not under ZeRO-3.
 
@@ -208,15 +243,19 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     Raises:
         ModelError: a tensor is missing, unknown or of another shape.
     """
-    import torch
-    from transformers import AutoModel
-
     from models.attention import ModelError
 
-    with torch.device("meta"):
-        meta = AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
-    expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in meta.state_dict().items()}
     found = read_shapes(directory)
+    stored = len({name.partition("layers.")[2].partition(".")[0] for name in found if "layers." in name})
+    if stored < config.num_hidden_layers:  # before a model of so many is made
+        raise ModelError(
+            f"{directory}: the weights do not fit the config: they have {stored:,} layers, and num_hidden_layers is "
+            f"{config.num_hidden_layers:,}"
+        )
+    pad, size = config.pad_token_id, config.vocab_size
+    if pad is not None and not -size <= pad < size:
+        raise ModelError(f"{directory}: pad_token_id={pad} is outside the model's vocabulary of {size:,}")
+    expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in _shapes_of(config).items()}
     if not any(name.startswith("model.") for name in found):  # saved without its head, so without the prefix
         found = {name if name.startswith(UNUSED) else f"model.{name}": shape for name, shape in found.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]

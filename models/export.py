@@ -19,8 +19,8 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from models.attention import implementation
-from models.build import read_config
+from models.attention import ModelError, implementation
+from models.build import check_checkpoint, read_config
 from models.reward_model import RewardModel, ScoreHead
 from models.weights import weight_files
 
@@ -110,8 +110,11 @@ def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
     Raises:
         ModelError: its config or its weights are none that are read here.
     """
-    read_config(str(directory))
-    weight_files(directory)
+    config = read_config(str(directory))
+    if not check_checkpoint(directory, config):
+        raise ModelError(f"{directory}: no score.weight there; this is a base model, not a reward model")
+    if config.num_labels != 1:
+        raise ModelError(f"{directory / 'config.json'}: num_labels={config.num_labels}: a reward model has 1; set it")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return AutoModelForSequenceClassification.from_pretrained(

@@ -1,11 +1,15 @@
 """The safetensors of a directory: which files they are, and what is in them. Weights in pickles are not read."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.config_check import read_json
+
 if TYPE_CHECKING:
     import torch
+
+MAX_HEADER = 2**24  # bytes of a safetensors header, which names every tensor: some 100,000 of them
+MAX_INDEX = 2**24  # bytes of an index
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -24,9 +28,10 @@ def weight_files(directory: Path) -> list[Path]:
         if not found:
             raise ModelError(f"{directory}: no *.safetensors there (weights in pickles are not read)")
         return found
+    content = read_json(index, MAX_INDEX)
     try:
-        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        names = {str(name) for name in content["weight_map"].values()}
+    except (KeyError, TypeError, AttributeError):
         raise ModelError(f"{index}: not an index of weights; fetch it again") from None
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
@@ -43,11 +48,22 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
         try:
+            _check_header(path)
             with safe_open(path, framework="pt") as file:
                 shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
     return shapes
+
+
+def _check_header(path: Path) -> None:
+    """Raises: ModelError when a file names more tensors than any model has."""
+    from models.attention import ModelError
+
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER < size < path.stat().st_size:  # safetensors itself says what is wrong with a larger one
+        raise ModelError(f"{path}: a header of {size:,} bytes, expected at most {MAX_HEADER:,}: too many tensors")
 
 
 def read_tensor(directory: Path, name: str) -> "torch.Tensor":

@@ -7,7 +7,6 @@ with manifest.json, and then the rewards, which tells whether this machine and t
 the model. Exit code 1 when anything differs.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
 
     if problems := find_damage(directory, edited=("README.md",)):
         return problems
-    about: dict[str, Any] = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))
+    about = _read_about(directory)
     card = (directory / "README.md").read_text(encoding="utf-8") if path is not None else ""
     references = about["references"]
     # The snippet is run without limits: a template that may be a stranger's is first rendered within them.
@@ -118,6 +117,30 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
         flush=True,
     )
     return problems
+
+
+def _read_about(directory: Path) -> dict[str, Any]:
+    """The content of reward_model.json. Raises: ModelError when it is none that an export has."""
+    from data.pairs import InvalidPair, check_messages
+    from models.attention import ModelError
+    from models.build import read_config
+    from models.config_check import read_json
+
+    path = directory / "reward_model.json"
+    about, size = read_json(path, 2**28), read_config(str(directory)).vocab_size
+    try:
+        conversations = [reference["input_ids"] for reference in about["references"]]
+        for i, reference in enumerate(about["references"]):
+            check_messages(reference["messages"], f"references[{i}].messages")
+            if not isinstance(reference.get("reward", 0.0), float | int):
+                raise ModelError(f"{path}: references[{i}].reward is no number")
+        conversations += [ids for pair in about.get("held_out_pairs", []) for ids in pair]
+        numbers = all(ids and all(type(i) is int and 0 <= i < size for i in ids) for ids in conversations)
+    except (KeyError, TypeError, AttributeError, InvalidPair) as error:
+        raise ModelError(f"{path}: not what an export has ({type(error).__name__}: {error})") from None
+    if not conversations or not numbers:
+        raise ModelError(f"{path}: expected references with ids from 0 to {size - 1:,}, the model's vocabulary")
+    return dict(about)
 
 
 def _check_ids(directory: Path, references: list[dict[str, Any]]) -> list[str]:

@@ -6,7 +6,6 @@ The shape comes from `config=`, else from the recipe's `model.config` or `model.
 What is counted, and how near it comes to measured runs: docs/recipes.md. Exit codes: 0 printed, 2 for you to mend.
 """
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from data import screen  # noqa: E402
+from models.config_check import find_problem, read_json  # noqa: E402
 from train.engine import deepspeed_config, num_checkpointed  # noqa: E402
 from train.recipe import Recipe, RecipeError, complain, load_recipe  # noqa: E402
 
@@ -143,8 +143,12 @@ def find_shape(recipe: Recipe, config: str | None) -> Shape:
     try:
         if isinstance(source, str):
             path = Path(os.path.expanduser(source))
-            source = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+            source = read_json(path / "config.json" if path.is_dir() else path)
+        if isinstance(source, dict) and (problem := find_problem(source)):
+            raise RecipeError(f"{where}: {problem}")
         return read_shape(source)
+    except RecipeError:
+        raise
     except KeyError as error:
         raise RecipeError(f"{where}: there is no {error.args[0]} in it") from None
     except (OSError, ValueError, TypeError) as error:

@@ -25,7 +25,7 @@ from data.planning import plan_packs
 from data.render import text_of
 from data.sources import Row
 from models.attention import ModelError, choose_backend
-from models.build import check_checkpoint, fetch, read_config
+from models.build import fetch, read_config
 from models.export import load_classifier, packed_view
 from train.flops import attention_cost
 from train.tokenizer import check_ids, check_references, read_tokenizer
@@ -57,8 +57,6 @@ class Scorer:
         for problem in find_damage(directory, edited=("README.md", "config.json"), contents=False):
             raise ModelError(f"model={model}: {problem}")
         config = read_config(str(directory))
-        if not check_checkpoint(directory, config):
-            raise ModelError(f"model={model}: no score.weight there; this is a base model, not a reward model")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")

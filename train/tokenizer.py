@@ -9,6 +9,13 @@ from data.chat import Chat, read_template
 from data.settings import DataConfig
 from models.attention import ModelError
 from models.build import Base, ModelConfig, fetch
+from models.config_check import find_tokenizer_problem, read_json
+
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+# Bytes of a tokenizer's files. The largest vocabularies that are published take some 40 MB, their settings 2 MB.
+LARGEST = dict.fromkeys((*SETTINGS, "added_tokens.json"), 2**24) | dict.fromkeys(
+    ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"), 2**27
+)
 
 
 def load_chat(model: ModelConfig, data: DataConfig, base: Base) -> Chat:
@@ -77,11 +84,19 @@ def check_references(chat: Chat, directory: Path, name: str) -> None:
 
 
 def read_tokenizer(directory: Path) -> Any:
-    """A directory's tokenizer. Raises: ModelError when there is none."""
+    """A directory's tokenizer. Raises: ModelError when there is none, or its files are none that can be read."""
     from transformers import AutoTokenizer
 
+    for name, most in LARGEST.items():
+        path = directory / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > most:
+            raise ModelError(f"{path}: {path.stat().st_size:,} bytes, expected at most {most:,}; fetch it again")
+        if name in SETTINGS and (problem := find_tokenizer_problem(read_json(path, most))):
+            raise ModelError(f"{path}: {problem}")
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # transformers and tokenizers have several kinds for a file that they cannot use
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"{directory}: no tokenizer there that transformers can read ({first})") from error

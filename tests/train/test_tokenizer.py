@@ -7,16 +7,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fuzzing import fuzz, within
+from hypothesis import given
+from hypothesis import strategies as st
 from support import CONFIGS, classifier_of, tiny_model
 
 from data.builtin import byte_tokenizer
 from data.chat import Chat
+from data.pairs import DataError
 from data.settings import DataConfig
 from models.attention import ModelError
 from models.build import Base, ModelConfig
+from models.config_check import TOKENIZER_KEYS
+from train.check_export import main as check_export
 from train.references import REFERENCES
 from train.scorer import Scorer
-from train.tokenizer import check_references, load_chat
+from train.tokenizer import SETTINGS, check_references, load_chat, read_tokenizer
 
 
 def edit(path: Path, change: Any) -> None:
@@ -88,3 +94,130 @@ def test_an_export_that_was_trained_on_other_ids_is_not_scored(export: Path) -> 
 def test_another_models_file_of_that_name_says_nothing(export: Path, content: str) -> None:
     (export / "reward_model.json").write_text(content)
     check_references(Chat(byte_tokenizer()), export, "x")
+
+
+# --- a stranger's files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+BAD: list[tuple[str, Any]] = [
+    *(("pad_token", value) for value in (["a"], 5, {}, {"content": 5}, True)),
+    ("eos_token", [1]),
+    *(("model_max_length", value) for value in ("16384", 0, -1, float("nan"))),
+    ("model_input_names", "input_ids"),
+    ("padding_side", "up"),
+    ("added_tokens_decoder", [1]),
+    ("tokenizer_class", ["x"]),
+    ("split_special_tokens", "no"),
+    ("odd", "\ud800"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD)))
+def test_a_setting_that_no_tokenizer_has_is_one_line_that_names_it(tokenizer: Path, number: int) -> None:
+    key, value = BAD[number]
+    file = tokenizer / "tokenizer_config.json"
+    edit(file, lambda content: content.update({key: value}))
+    with pytest.raises(ModelError) as caught:
+        read_tokenizer(tokenizer)
+    assert str(caught.value).startswith(f"{file}: {key}=")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+BROKEN_FILES = {
+    "nested 100,000 deep": b"[" * 10**5,
+    "objects 100,000 deep": b'{"a":' * 10**5,
+    "a list": b"[]",
+    "no JSON": b"{",
+    "empty": b"",
+    "nothing in it": b"{}",
+    "a number": b"5",
+    "not UTF-8": b"\xff",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_FILES)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"])
+def test_a_damaged_file_is_one_line(tokenizer: Path, name: str, kind: str) -> None:
+    (tokenizer / name).write_bytes(BROKEN_FILES[kind])
+    try:
+        with within(20):
+            Chat(read_tokenizer(tokenizer)).ids(REFERENCES[0])
+    except (ModelError, DataError) as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1
+        assert message.startswith(str(tokenizer)) or "chat template" in message or "pad token" in message
+    else:
+        assert kind == "nothing in it" or name not in SETTINGS
+
+
+def test_a_file_larger_than_any_is_not_read(tokenizer: Path) -> None:
+    with open(tokenizer / "tokenizer.json", "r+b") as file:
+        file.truncate(2**27 + 1)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: 134,217,729 bytes, expected at most 134,217,728"):
+        read_tokenizer(tokenizer)
+
+
+JUNK = [None, True, 0, -1, 1e30, float("nan"), "", "abc", "left", "<|im_end|>", [], ["a"], {}, {"content": "a"}]
+VALUES = st.sampled_from(JUNK) | st.text(max_size=3)
+CHANGES = st.dictionaries(
+    st.sampled_from([*TOKENIZER_KEYS, "chat_template", "extra_special_tokens", "additional_special_tokens", "to_dict"])
+    | st.sampled_from(
+        ["__class__", "encode", "auto_map", "vocab_size", "name_or_path", "backend", "odd", "tokenizer_file"]
+    ),
+    VALUES,
+    min_size=1,
+    max_size=3,
+)
+
+
+def test_any_settings_give_a_tokenizer_or_one_line(tokenizer: Path) -> None:
+    file = tokenizer / "tokenizer_config.json"
+    whole = file.read_text()
+    seen = {"read": 0, "refused": 0}
+
+    def outcome() -> str:
+        try:
+            Chat(read_tokenizer(tokenizer)).ids(REFERENCES[0])
+        except (ModelError, DataError) as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1
+            return "refused"
+        return "read"
+
+    @fuzz(80)
+    @given(CHANGES)
+    def check(change: dict[str, Any]) -> None:
+        file.write_text(whole)
+        edit(file, lambda content: content.update(change))
+        seen[outcome()] += 1
+
+    check()
+    assert min(seen.values()) > 5, seen
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[" * 10**5, "[]", "{}", '{"references": []}', '{"references": [{}]}', '{"references": 5}', "\ud800"),
+        *(
+            json.dumps({"references": [{"messages": REFERENCES[0], "input_ids": ids}]})
+            for ids in ([], [259], [-1], "x")
+        ),
+        json.dumps({"references": [{"messages": [{"role": 5}], "input_ids": [1]}]}),
+        json.dumps({"references": [{"messages": REFERENCES[0], "input_ids": [1], "reward": "x"}]}),
+        json.dumps({"references": [{"messages": REFERENCES[0], "input_ids": [1]}], "held_out_pairs": [[[10**12]]]}),
+    ],
+)
+def test_references_that_no_export_has_are_one_line_of_the_check(
+    export: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (export / "reward_model.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert check_export([f"model={export}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(export / "reward_model.json") in line
