@@ -104,7 +104,7 @@ def find_hits(
 ) -> Hits:
     def make(directory: Path, writer: ColumnWriter) -> None:
         with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
-            for _, found in hits_by_chunk(key, source, prompts, workers):
+            for _, _, found in hits_by_chunk(key, source, prompts, workers):
                 for row, hit in found:
                     writer.write("row", np.array([row.number], np.int64))
                     file.write(json.dumps(asdict(hit)) + "\n")
@@ -155,7 +155,7 @@ def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray
 
 
 Found: TypeAlias = (
-    "tuple[int, list[tuple[Row, Hit]]]"  # the number of rows, and those that share something with a benchmark
+    "tuple[int, int, list[tuple[Row, Hit]]]"  # rows, pairs among them, and those that share something with a benchmark
 )
 
 
@@ -167,8 +167,9 @@ def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", w
 def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> Found:
     from data.contamination import texts_of
 
-    hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in _pairs(rows, source)]
-    return len(rows), [(row, hit) for row, hit in hits if hit is not None]
+    pairs = _pairs(rows, source)
+    hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in pairs]
+    return len(rows), len(pairs), [(row, hit) for row, hit in hits if hit is not None]
 
 
 def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:

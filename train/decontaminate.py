@@ -40,15 +40,16 @@ def read_sources(path: str | None, recipe: list[str]) -> dict[str, SourceConfig]
     return {name: source for name, source in load_recipe(recipe).data.sources.items() if source is not None}
 
 
-def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[int, list[dict[str, Any]]]:
-    """The number of rows of a source, and why some are contaminated, in order."""
+def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[int, int, list[dict[str, Any]]]:
+    """The number of rows of a source, of pairs among them, and why some are contaminated, in order."""
     from data.row_facts import hits_by_chunk
 
-    rows, hits = 0, []
-    for count, found in hits_by_chunk(f"data.sources.{name}", source, prompts):
+    rows, pairs, hits = 0, 0, []
+    for count, read, found in hits_by_chunk(f"data.sources.{name}", source, prompts):
         rows += count
+        pairs += read
         hits += [{"source": name, "where": row.where, "row": row.number + 1, **asdict(hit)} for row, hit in found]
-    return rows, hits
+    return rows, pairs, hits
 
 
 def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output: str | None) -> None:
@@ -65,10 +66,16 @@ def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output:
         print(f"WARNING: {line}", file=sys.stderr)
     records: list[dict[str, Any]] = []
     for name, source in sources.items():
-        rows, hits = find(name, source, prompts)
+        rows, pairs, hits = find(name, source, prompts)
         counts = Counter((record["benchmark"], record["kind"]) for record in hits)
         told = "; ".join(f"{benchmark}: {count:,} by {kind}" for (benchmark, kind), count in sorted(counts.items()))
         print(f"{name}: {len(hits):,} of {rows:,} rows{' (' + told + ')' if told else ''}")
+        if pairs < rows:
+            print(
+                f"WARNING: {name}: {rows - pairs:,} of {rows:,} rows are no pairs that can be read, so they were not "
+                "compared (train/prepare.py says why)",
+                file=sys.stderr,
+            )
         records += hits
     if output is not None:
         from data.durable import write_file

@@ -218,6 +218,16 @@ def test_decontaminate_lists_what_overlaps(recipe, tmp_path, capsys):
     assert "mine: 2 of 16 rows" in capsys.readouterr().out
 
 
+def test_decontaminate_says_how_many_rows_it_could_not_compare(recipe, tmp_path, capsys):
+    lost = {"prompt": "Hi", "history": [["Question 5?", "x"]], "chosen": "a", "rejected": "b"}
+    (tmp_path / "rows.jsonl").write_text("{\n" + "\n".join(map(json.dumps, [lost, row("Hi", "a", "b")])))
+    place = f"benchmarks.judgebench={benchmark(tmp_path)}"
+    assert decontaminate.main([f"path={tmp_path}/rows.jsonl", place]) == 0
+    printed = capsys.readouterr()
+    assert "pairs: 0 of 3 rows" in printed.out
+    assert "WARNING: pairs: 2 of 3 rows are no pairs that can be read, so they were not compared" in printed.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
