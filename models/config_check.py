@@ -163,7 +163,7 @@ KEYS: dict[str, Kind] = {
     "is_encoder_decoder": one_of(False),
     "per_layer_config": NOTHING,
     "fusion_config": NOTHING,
-    "experts_implementation": optional(TEXT),
+    "experts_implementation": NOTHING,
     "tie_last_hidden_states": optional(FLAG),
 }
 # What a family says otherwise.
@@ -173,7 +173,7 @@ FACTOR = number(1, 1e6)
 ROPE_KEYS: dict[str, Kind] = {
     "type": one_of(*ROPE_TYPES, *REFUSED_ROPE_TYPES),
     "rope_type": one_of(*ROPE_TYPES, *REFUSED_ROPE_TYPES),
-    "rope_theta": optional(KEYS["rope_theta"]),
+    "rope_theta": KEYS["rope_theta"],
     "factor": FACTOR,
     "original_max_position_embeddings": KEYS["original_max_position_embeddings"],
     "low_freq_factor": number(1e-3, 1e6),

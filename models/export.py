@@ -105,7 +105,7 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
-    """The export as any user of transformers loads it, without the report about the zero `score.bias`.
+    """The export as users of transformers load it, without the report about the zero `score.bias`.
 
     Raises:
         ModelError: its config or its weights are none that are read here.
@@ -117,8 +117,9 @@ def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
         raise ModelError(f"{directory / 'config.json'}: num_labels={config.num_labels}: a reward model has 1; set it")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # The config that was checked: from the file transformers would take keys that name code or kernels, too.
     return AutoModelForSequenceClassification.from_pretrained(
-        directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+        directory, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
     )
 
 

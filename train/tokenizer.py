@@ -96,7 +96,16 @@ def read_tokenizer(directory: Path) -> Any:
         if name in SETTINGS and (problem := find_tokenizer_problem(read_json(path, most))):
             raise ModelError(f"{path}: {problem}")
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers have several kinds for a file that they cannot use
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"{directory}: no tokenizer there that transformers can read ({first})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{directory}: its tokenizer is not one of the tokenizers library; give one with tokenizer.json"
+        )
+    unknown = tokenizer.unk_token
+    if unknown is not None and tokenizer.backend_tokenizer.token_to_id(unknown) is None:
+        # transformers would look for its id without end
+        raise ModelError(f"{directory}: unk_token={unknown!r} is not in the vocabulary; mend tokenizer_config.json")
+    return tokenizer

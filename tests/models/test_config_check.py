@@ -23,6 +23,14 @@ from models.config_check import ACTIVATIONS, KEYS, ROPE_KEYS, find_problem
 from models.export import load_classifier
 from models.weights import weight_files
 
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A classifier with its weights."""
+    classifier_of(tiny_model("llama")).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
 NAN, INF = float("nan"), float("inf")
 LLAMA3 = dict(CONFIGS["llama"]["rope_parameters"])
 
@@ -188,6 +196,31 @@ def test_any_keys_give_a_model_or_one_line() -> None:
     assert min(seen["built"], seen["refused"]) > 10, seen
 
 
+def test_any_config_json_beside_weights_gives_a_classifier_or_one_line(model: Path) -> None:
+    """As transformers reads it, which takes more keys into account when it loads weights."""
+    file, seen = model / "config.json", {"built": 0, "refused": 0}
+    whole = json.loads(file.read_text())
+
+    @fuzz(60)
+    @given(changes)
+    def check(change: dict[str, Any]) -> None:
+        file.write_text(json.dumps(whole | change))
+        try:
+            with within(20):
+                classifier = load_classifier(model, torch.float32)
+        except ModelError as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1
+            seen["refused"] += 1
+            return
+        with torch.no_grad():
+            assert torch.isfinite(classifier(torch.tensor([[1, 2, 3]])).logits).all()
+        seen["built"] += 1
+
+    check()
+    assert min(seen.values()) > 5, seen
+
+
 def outcome(config: dict[str, Any]) -> str:
     """What becomes of a config; fails on anything but a model with finite rewards or one line."""
     try:
@@ -238,12 +271,6 @@ def test_files_that_are_no_settings_are_named(kind: str, tmp_path: Path) -> None
             read()
         assert str(caught.value).startswith(f"{file}: ")
         assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    classifier_of(tiny_model("llama")).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
 
 
 def edit(model: Path, **changes: Any) -> None:

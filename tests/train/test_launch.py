@@ -126,7 +126,7 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         (["data.max_length=99999"], "the model has 16384 positions"),
         (
             ["model.config.vocab_size=200"],
-            "the tokenizer (bytes) gives id 258 for'<|im_end|>' in its vocabulary, and the model's vocab_size is 200",
+            "the tokenizer (bytes) gives id 258 for '<|im_end|>' in its vocabulary, and the model's vocab_size is 200",
         ),
         (["checkpoint.resume=/tmp"], "/tmp: manifest.json is missing"),
         (["data.on_bad_row=error", "data.max_length=90"], "twins-train:"),

@@ -129,6 +129,12 @@ def test_a_setting_that_no_tokenizer_has_is_one_line_that_names_it(tokenizer: Pa
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_an_unknown_token_that_is_not_there_is_named(tokenizer: Path) -> None:
+    edit(tokenizer / "tokenizer_config.json", lambda content: content.update(unk_token=""))
+    with pytest.raises(ModelError, match="unk_token='' is not in the vocabulary"):
+        read_tokenizer(tokenizer)
+
+
 BROKEN_FILES = {
     "nested 100,000 deep": b"[" * 10**5,
     "objects 100,000 deep": b'{"a":' * 10**5,
