@@ -29,6 +29,12 @@ ROLE_ALIASES = {
 FORMATS = ("messages", "prompt", "hh", "sharegpt")
 MAX_NUMBER = 1e30  # well inside float32, also when many are added
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+# Marks of chat templates, at the beginning of a text or of a line in it, and Anthropic's without their empty lines.
+_RENDERED = re.compile(
+    r"\s*(<\|im_start\|>|<\|start_header_id\|>|<\|begin_of_text\|>|<start_of_turn>|<\|(?:user|system)\|>"
+    r"|(?:<s>\s*)?\[INST\]|Human:(?=.*\n\s*Assistant:\s*\Z))|.*\n(<extra_id_1>)(?:User|Assistant)\n",
+    re.DOTALL,
+)
 
 
 class DataError(ValueError):
@@ -203,6 +209,11 @@ def read_prompt(prompt: Any) -> list[Message]:
         open_end = prompt.rstrip().removesuffix("\n\nAssistant:")  # where the response goes
         return read_hh(open_end, "prompt")
     if isinstance(prompt, str):
+        if mark := _RENDERED.match(prompt):
+            raise InvalidPair(
+                "rendered prompt",
+                f"prompt is the text of a whole conversation, with {mark[1] or mark[2]} in it; give a list of messages",
+            )
         return [{"role": "user", "content": check_text(prompt, "prompt")}]
     messages = plain_messages(prompt, "prompt")
     check_messages(messages, "prompt")
@@ -212,10 +223,12 @@ def read_prompt(prompt: Any) -> list[Message]:
 def join_response(prompt: list[Message], response: Any, field: str) -> list[Message]:
     """The whole conversation of a prompt and one response: a string, one message, or messages.
 
-    A message list that starts with the prompt itself is already whole (UltraFeedback's published form).
+    A message list, or a text in Anthropic's form, that starts with the prompt itself is already whole (UltraFeedback's
+    published form).
     """
     if isinstance(response, str):
-        return [*prompt, {"role": "assistant", "content": check_text(response, field)}]
+        whole = _HH_TURN.match(response)
+        response = read_hh(response, field) if whole else {"role": "assistant", "content": check_text(response, field)}
     if isinstance(response, Mapping):
         response = [response]
     messages = cast(list[Message], plain_messages(response, field))
@@ -223,6 +236,12 @@ def join_response(prompt: list[Message], response: Any, field: str) -> list[Mess
     if messages[0]["role"] == "assistant" or messages[: len(prompt)] != prompt:
         if any(m["role"] == "user" for m in messages):
             raise InvalidPair("different prompts", f"{field} holds user turns that differ from the prompt field")
+        if prompt and messages[0]["role"] == prompt[-1]["role"] == "assistant":
+            raise InvalidPair(
+                "prefilled response",
+                f"prompt ends with words of the assistant, and {field} is another message of it; write these words at "
+                "the beginning of both responses",
+            )
         return [*prompt, *messages]
     return messages
 

@@ -395,6 +395,45 @@ def test_prompt_in_anthropics_form_is_split_into_turns():
     )
 
 
+def test_a_prompt_that_is_a_whole_conversation_as_text_is_refused():
+    chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    llama = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+    others = [
+        "<s>[INST] Hi [/INST]",
+        "Human: Hi\n\nAssistant:",
+        "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nYo",
+    ]
+    for prompt in (chatml, llama, *others):
+        with pytest.raises(InvalidPair, match="prompt is the text of a whole conversation") as refusal:
+            parse_pair({"prompt": prompt, "chosen": "a", "rejected": "b"})
+        assert refusal.value.reason == "rendered prompt"
+    for prompt in ("What does <|im_start|> mean?", "Human: a word. Assistant: another?", "Use [INST] here"):
+        assert parse_pair({"prompt": prompt, "chosen": "a", "rejected": "b"}).prompt_key == prompt
+
+
+def test_a_prompt_that_begins_the_answer_is_refused():
+    prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure, here is"}]
+    text = "\n\nHuman: Hi\n\nAssistant: Sure, here is"
+    answer = {"role": "assistant", "content": "a"}
+    for row in (
+        {"prompt": prompt, "chosen": "a"},
+        {"prompt": prompt, "chosen": [answer]},
+        {"prompt": text, "chosen": "a"},
+    ):
+        with pytest.raises(InvalidPair, match="prompt ends with words of the assistant, and chosen is another message"):
+            parse_pair(row | {"rejected": "b"})
+    tool = {"role": "tool", "content": "42"}
+    assert len(parse_pair({"prompt": prompt, "chosen": [tool, answer], "rejected": [tool, GOOD]}).chosen) == 4
+
+
+def test_responses_in_anthropics_form_may_repeat_the_prompt():
+    prompt = "\n\nHuman: What is 2+2?\n\nAssistant: 4\n\nHuman: And times 3?\n\nAssistant:"
+    whole = {"prompt": prompt, "chosen": f"{prompt} 12", "rejected": f"{prompt} 13"}
+    assert parse_pair(whole) == Pair(CHOSEN, REJECTED)
+    with pytest.raises(InvalidPair, match="chosen holds user turns that differ"):
+        parse_pair(whole | {"prompt": "Hi"})
+
+
 @pytest.mark.parametrize(
     "row",
     [
