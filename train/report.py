@@ -10,13 +10,16 @@ own at its end; docs/evaluation.md says what is on it.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from data import screen  # noqa: E402
 from train.report_data import ReportError, RunRecord, read_run, read_runs, wilson  # noqa: E402
+
+T = TypeVar("T")
 
 
 def write_report(runs: list[RunRecord], output: Path) -> None:
@@ -35,8 +38,8 @@ def report_page(runs: list[RunRecord]) -> str:
     for run in runs:
         if not run.lines:
             raise ReportError(f"run={run.directory}: metrics.jsonl has no line yet; wait for the first step")
-    evaluated = held_out(runs)
-    tables = [table for run in runs if (table := source_metrics(run)) is not None]
+    evaluated = _drawn("evaluations/", lambda: held_out(runs))
+    tables = _drawn("evaluations/", lambda: [table for run in runs if (table := source_metrics(run)) is not None])
     evaluated.html = "".join(
         f"<details><summary>All held-out metrics{'' if len(runs) == 1 else ' of a run'}</summary>"
         f"{table_html(table)}</details>"
@@ -48,11 +51,11 @@ def report_page(runs: list[RunRecord]) -> str:
         recipe.html = table_html(differences(runs), wide=True)
     recipe.html += "".join(text_block(f"recipe.yaml of {run.label}", run.recipe) for run in runs if run.recipe)
     sections = [
-        learning_curves(runs),
+        _drawn("metrics.jsonl", lambda: learning_curves(runs)),
         evaluated,
-        benchmarks(runs),
-        speed_and_memory(runs),
-        rows_of_the_data(runs),
+        _drawn("benchmarks/", lambda: benchmarks(runs)),
+        _drawn("metrics.jsonl", lambda: speed_and_memory(runs)),
+        _drawn("drop_report.json", lambda: rows_of_the_data(runs)),
         recipe,
     ]
     title = f"Run {runs[0].label}" if len(runs) == 1 else f"{len(runs)} runs"
@@ -60,7 +63,16 @@ def report_page(runs: list[RunRecord]) -> str:
     notes += [f"{run.label} has not finished" for run in runs if not run.finished]
     lead = "Reward model" + (f". {'. '.join(notes)}." if notes else ", trained to the end.")
     footer = "Every number is that of metrics.jsonl, evaluations/ and benchmarks/ in the run directory."
-    return render_page(title, lead, sections, footer, top=_summary(runs))
+    return _drawn("a file", lambda: render_page(title, lead, sections, footer, top=_summary(runs)))
+
+
+def _drawn(what: str, draw: Callable[[], T]) -> T:
+    """What one part of the run directory shows. Raises: ReportError naming it, when it is not as a run writes it."""
+    try:
+        return draw()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ReportError(f"{what} of the run is not as it was written ({told}); mend it or move it away") from error
 
 
 def _summary(runs: list[RunRecord]) -> str:
@@ -216,6 +228,9 @@ def main(arguments: list[str]) -> int:
         if not output.parent.is_dir():
             raise ReportError(f"output={output}: there is no directory {output.parent}")
         write_report(runs, output)
+        for run in runs:
+            for note in run.notes:
+                print(f"WARNING: {run.directory}: {note}", file=sys.stderr)
     except (ReportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

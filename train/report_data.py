@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1  # of evaluations/step-N.json (train/evaluation_files.py)
+METRICS = ("train/", "eval/", "benchmark/", "time/", "memory/")
 Series = tuple[list[int], list[float]]  # steps, values
 
 
@@ -60,10 +61,10 @@ def read_run(directory: Path, label: str | None = None) -> RunRecord:
         raise ReportError(f"run={directory}: no metrics.jsonl in it; give the directory of a run, e.g. run=runs/tiny")
     lines, damaged = [], 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            lines.append({**line, "step": int(line["step"])})
-        except (ValueError, KeyError, TypeError):
+        line = _read_line(text)
+        if line is not None:
+            lines.append(line)
+        else:
             damaged += bool(text.strip())
     record = RunRecord(label or directory.resolve().name, directory, lines)
     if damaged:
@@ -96,22 +97,42 @@ def read_runs(directories: list[Path]) -> list[RunRecord]:
     return [read_run(d, "/".join(path.parts[-depth:])) for d, path in zip(directories, resolved, strict=True)]
 
 
+def _read_line(text: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None for one that no tracker wrote: half a line, or one that was changed by hand."""
+    try:
+        line = json.loads(text)
+        "".join(line).encode()  # halves of surrogate pairs could not be written
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not _is_number(line.get("step")) or not 0 <= line["step"] < 2**53:
+        return None
+    metrics = {key: value for key, value in line.items() if key.startswith(METRICS)}
+    if line["step"] != int(line["step"]) or not all(map(_is_number, metrics.values())):
+        return None
+    if any(key.count("/") < 2 for key in metrics if key.startswith(("eval/", "benchmark/"))):
+        return None
+    return {**line, "step": int(line["step"])}
+
+
 def _read_json(record: RunRecord, name: str) -> dict[str, Any]:
     path = record.directory / name
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # halves of surrogate pairs could not be written
         if isinstance(value, dict):
             return value
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     record.notes.append(f"{name} is damaged and left out")
     return {}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -1e300 < value < 1e300  # an integer of JSON may be larger than any float
 
 
 def thinned(series: Series, most: int) -> Series:

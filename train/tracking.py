@@ -74,7 +74,7 @@ def _keep_until(path: Path, step: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines():
         # Half a line, of a run that was killed while writing it, or whatever a crash of the machine has left there.
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if 0 < step >= json.loads(line)["step"]:
                 kept.append(line.decode())
     write_file(path, "".join(line + "\n" for line in kept))

@@ -227,6 +227,42 @@ def test_a_run_without_held_out_pairs_or_anything_else(tmp_path):
     assert "1 line(s) of metrics.jsonl are damaged" in page
 
 
+DAMAGED = [
+    "half",
+    "[1]",
+    "[" * 100_000,
+    '{"train/loss": 0.5}',
+    '{"step": Infinity}',
+    '{"step": true}',
+    '{"step": -1}',
+    f'{{"step": 1{"0" * 400}}}',
+    f'{{"step": 2, "train/loss": 1{"0" * 400}}}',
+    '{"step": 2, "train/loss": "low"}',
+    '{"step": 2, "benchmark/": 0.5}',
+    '{"step": 2, "eval/x": 0.5}',
+    '{"step": 2, "eval/\\ud800/accuracy": 0.5}',
+]
+
+
+def test_a_metrics_jsonl_changed_by_hand_is_one_line(tmp_path, capsys):
+    good = '{"step": 1, "train/loss": 0.5}'
+    (tmp_path / "metrics.jsonl").write_text("\n".join([good, *DAMAGED]))
+    assert main([f"run={tmp_path}"]) == 0
+    told = f"WARNING: {tmp_path}: {len(DAMAGED)} line(s) of metrics.jsonl are damaged and left out\n"
+    assert capsys.readouterr().err == told
+    assert Page((tmp_path / "report.html").read_text()).tables["Loss, by step"][1:] == [[1, 0.5]]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(DAMAGED))
+    assert main([f"run={tmp_path}"]) == 2
+    assert capsys.readouterr().err.endswith("metrics.jsonl has no line yet; wait for the first step\n")
+
+
+def test_another_file_changed_by_hand_is_named(tmp_path, capsys):
+    write_run(tmp_path / "run", steps=20)
+    (tmp_path / "run" / "drop_report.json").write_text('{"helpful": {"rows": "many"}}')
+    assert main([f"run={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: drop_report.json of the run is not as it was")
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
