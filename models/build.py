@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config_check import KEYS, find_problem, read_json
-from models.weights import read_shapes, read_tensor, weight_files
+from models.weights import find_non_finite, read_shapes, read_tensor, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -274,6 +274,27 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ModelError(f"{directory}: the weights do not fit the config: {'; '.join(problems[:3])}{more}")
     return head is not None
+
+
+def check_weights(base: Base, share: int, shares: int) -> None:
+    """`check_checkpoint`, and a look for NaN and infinities in this process's share of the weights that are used.
+
+    Raises:
+        ModelError: names the first tensors.
+    """
+    from models.attention import ModelError
+
+    if base.directory is None:
+        return
+    check_checkpoint(base.directory, base.config)
+    unused = tuple(prefix for prefix in UNUSED if prefix != "score.")
+    found = find_non_finite(base.directory, unused, share, shares)
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ModelError(
+            f"{base.directory}: NaN or infinities in {', '.join(found[:3])}{more}, so no reward would be a number; "
+            "fetch the base again, or give another model.base"
+        )
 
 
 class _DeepSpeedConfig:

@@ -75,3 +75,39 @@ def read_tensor(directory: Path, name: str) -> "torch.Tensor":
             if name in file.keys():  # noqa: SIM118
                 return file.get_tensor(name)
     raise KeyError(name)
+
+
+def find_non_finite(directory: Path, unused: tuple[str, ...] = (), share: int = 0, shares: int = 1) -> list[str]:
+    """Names of the tensors in a directory's safetensors that hold a NaN or an infinity.
+
+    Args:
+        unused: how names begin that are passed over.
+        share, shares: which of the tensors this process reads, dealt out in turn.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from models.attention import ModelError
+
+    found, number = [], 0
+    for path in weight_files(directory):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in sorted(name for name in file.keys() if not name.startswith(unused)):  # noqa: SIM118
+                    if number % shares == share and not is_finite(file.get_tensor(name)):
+                        found.append(name)
+                    number += 1
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
+    return found
+
+
+def is_finite(tensor: "torch.Tensor") -> bool:
+    """Whether all elements are finite, told without a copy of a large tensor."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.element_size() == 1:  # eight bits have few functions
+        tensor = tensor.float()
+    return all(bool(end.isfinite()) for end in tensor.aminmax())  # a NaN is both ends

@@ -66,6 +66,11 @@ class TrainState:
     best: dict[str, float] = field(default_factory=dict)  # the best value so far of each `checkpoint.best`
     not_better: int = 0  # evaluations in a row that did not improve it
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the update of any step was applied: only such a step leaves its loss behind."""
+        return bool(self.recent_losses)
+
 
 class CheckpointError(ValueError):
     """Something a person can mend about checkpoints."""

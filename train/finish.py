@@ -17,6 +17,7 @@ import torch
 
 from data import durable
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
+from models.weights import is_finite
 from train.card import BIAS_NOTE, model_card
 from train.distributed import single_process_environment
 from train.engine import gathered_weights
@@ -46,6 +47,11 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
         torch.cuda.empty_cache()
     if state is None:
         return None
+    if bad := [name for name, tensor in state.items() if not is_finite(tensor)]:
+        raise ExportError(
+            f"NaN or infinities in {len(bad)} of the trained tensors ({bad[0]}), so nothing is exported; "
+            "train with a lower optimizer.learning_rate in another run_dir=PATH"
+        )
     final = run.directory / "export"
     # A name of its own: the check of an attempt that was killed may still be at work on the other.
     aside = run.directory / f"export.{uuid.uuid4().hex[:8]}.tmp"

@@ -9,6 +9,7 @@ import torch
 
 from data.loader import PairPack, Step
 from data.progress import progress, say_above_bar
+from models.attention import ModelError
 from models.losses import bradley_terry
 from train.bad_steps import find_bad_pairs, one_line
 from train.checkpoint import improves, state_copy
@@ -22,7 +23,7 @@ from train.metrics import SPIKE_WINDOW, StepTotals, spike_score, step_metrics
 from train.preemption import DEADLINE, REASONS, Stopped
 from train.recipe import RecipeError
 from train.run import Run, StopRequested
-from train.tracking import Tracker, process_age
+from train.tracking import BAD_STEPS, Tracker, process_age
 
 
 class TrainingError(RuntimeError):
@@ -34,7 +35,9 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
 
     Raises:
         Stopped: somebody asked for it; the last finished step is saved.
-        TrainingError: out of memory, or too many steps without a finite loss or gradient; the last good one is saved.
+        TrainingError: out of memory, or too many steps without a finite loss or gradient (the last good one is saved),
+            or no step with one.
+        ModelError: no reward is a number before the first step.
     """
     began_at = run.state.step
     try:
@@ -56,14 +59,22 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
         run.watchdog.close()
     if out_of_patience(run):
         return_to_best(run)
+    if run.state.step and not run.state.is_trained:
+        raise TrainingError(
+            f"nothing was learned: of {run.state.step:,} steps no update was applied, because no loss or gradient was "
+            f"finite ({run.directory / BAD_STEPS} names the pairs). Nothing is exported; begin again with another base "
+            "or other data, in another run_dir=PATH or with checkpoint.resume=never"
+        )
     return run.state.held_out
 
 
 def _train(run: Run, tracker: Tracker) -> None:
     recipe, engine, state, last_step = run.recipe, run.engine, run.state, run.total_steps
     if recipe.engine.dry_run and state.step < last_step:  # too little memory shows now and not after hours
-        _micro_step(run, run.loader.largest_pack(), math.nan, StepTotals(run.device))
+        totals = StepTotals(run.device)
+        _micro_step(run, run.loader.largest_pack(), math.nan, totals)
         discard_update(engine)
+        _check_rewards(run, totals)
     if _evaluate_if_due(run, tracker):  # of a run that was stopped before it could
         _save_if_due(run, tracker, best=True)
     if out_of_patience(run):
@@ -100,6 +111,16 @@ def _train(run: Run, tracker: Tracker) -> None:
                 warm = True
                 set_timeouts(60 * recipe.engine.hang_minutes)
             started = time.perf_counter()
+
+
+def _check_rewards(run: Run, totals: StepTotals) -> None:
+    """Raises: ModelError: on every rank: an untrained model has no reward that is a number, in the dry run's pack."""
+    rewards = totals.packs[0][1]
+    if not run.state.is_trained and not any(agree([int(rewards.isfinite().any())])):
+        raise ModelError(
+            f"no reward is finite before the first step, of {rewards.numel()} in the largest pack: "
+            "fetch the base again, or give another model.base"
+        )
 
 
 def _micro_step(run: Run, pair_pack: PairPack, num_pairs: float, totals: StepTotals) -> None:

@@ -16,11 +16,11 @@ from data.loader import PairLoader, PairPack, Step
 from data.mixture import Mixture
 from data.pairs import DataError
 from data.prepare import PreparedData, why_nothing_is_left
-from models.attention import choose_backend
-from models.build import Base, apply_liger, build_model, use_liger
+from models.attention import ModelError, choose_backend
+from models.build import Base, apply_liger, build_model, check_weights, use_liger
 from train import checkpoint, shards, starting_point
 from train.checkpoint import Checkpoints, TrainState
-from train.distributed import START_SECONDS, Ranks, choose_device, set_timeouts, start
+from train.distributed import START_SECONDS, Ranks, choose_device, raise_together, set_timeouts, start
 from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
 from train.evaluation import check_metric
 from train.example import Example, find_example
@@ -112,7 +112,10 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     mixture = Mixture(data.train, recipe.seed)
     start(ranks, device)
     # From here on every rank has read what the run directory held, and the main one may change it.
-    if ranks.is_main and recipe.checkpoint.resume == "never":
+    never = recipe.checkpoint.resume == "never"
+    if never:
+        _check_weights(base, ranks)
+    if ranks.is_main and never:
         starting_point.set_aside(directory)
     resume_from = starting_point.choose(directory / "checkpoints", recipe.checkpoint.resume, ranks)
     made_of = {
@@ -124,6 +127,8 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     if resume_from is not None:
         starting_point.check_same(resume_from, made_of)
         _check_epochs(recipe, mixture, checkpoint.read_state(resume_from))
+    elif not never:
+        _check_weights(base, ranks)
     if ranks.is_main:
         if resume_from is not None and resume_from == Path(recipe.checkpoint.resume):
             starting_point.begin_at(directory / "checkpoints", resume_from)
@@ -185,6 +190,16 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         find_example(recipe.data, data) if ranks.is_main else None,
         benchmarks=benchmarks,
     )
+
+
+def _check_weights(base: Base, ranks: Ranks) -> None:
+    """All ranks call it and share the reading. Raises: ModelError: on every rank: a weight of the base is no number."""
+    error = None
+    try:
+        check_weights(base, ranks.rank, ranks.world_size)
+    except ModelError as found:
+        error = found
+    raise_together(error)
 
 
 def _check_epochs(recipe: Recipe, mixture: Mixture, state: TrainState) -> None:

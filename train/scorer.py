@@ -27,6 +27,7 @@ from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import fetch, read_config
 from models.export import load_classifier, packed_view
+from models.weights import is_finite
 from train.flops import attention_cost
 from train.tokenizer import check_ids, check_references, read_tokenizer
 
@@ -62,6 +63,10 @@ class Scorer:
             raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
         wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
         classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
+        if bad := [name for name, tensor in classifier.state_dict().items() if not is_finite(tensor)]:
+            raise ModelError(
+                f"model={model}: NaN or infinities in {', '.join(bad[:3])}, so no reward would be a number"
+            )
         self.dtype = classifier.dtype
         self.attention = choose_backend(attention, self.device, self.dtype)
         self.chat = Chat(read_tokenizer(directory))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from data.builtin import byte_tokenizer
 from data.chat import make_group
 from data.packing import build_pack
 from models.attention import ModelError
-from models.build import ModelConfig, build_model, check_checkpoint, resolve_base, use_liger
+from models.build import ModelConfig, build_model, check_checkpoint, check_weights, resolve_base, use_liger
+from models.weights import find_non_finite
 from train.engine import EngineConfig, checkpoint_layers
 
 
@@ -195,6 +197,29 @@ def test_liger_is_an_error_where_it_cannot_run():
         assert use_liger(requested, torch.device("cpu")) is False
     with pytest.raises(ModelError, match=r"model\.liger=always"):
         use_liger("always", torch.device("cpu"))
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    base = resolve_base(ModelConfig(base=str(save_causal_lm("llama", tmp_path))))
+    edit(tmp_path, lambda tensors: tensors["lm_head.weight"].fill_(math.nan))  # of no use here
+    check_weights(base, 0, 1)
+    worst = {
+        "model.embed_tokens.weight": math.inf,
+        "model.norm.weight": -math.inf,
+        **{f"model.layers.{i}.self_attn.{p}_proj.weight": math.nan for i in (0, 1) for p in "qk"},
+    }
+    for name, value in worst.items():
+        edit(tmp_path, lambda tensors, name=name, value=value: tensors[name].view(-1)[-1:].fill_(value))
+    with pytest.raises(ModelError, match=r"and 3 more, so no reward would be a number; fetch the base again") as caught:
+        check_weights(base, 0, 1)
+    assert str(caught.value).startswith(f"{tmp_path}: NaN or infinities in model.embed_tokens.weight, ")
+    shares = [find_non_finite(tmp_path, ("lm_head.",), share, 3) for share in range(3)]
+    assert sorted(name for share in shares for name in share) == sorted(worst)  # each is read by one of them
+    edit(tmp_path, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight has shape"):  # names and shapes are looked at before
+        check_weights(base, 0, 1)
+    save_file({"odd": torch.zeros(0), "whole": torch.tensor([2**40])}, tmp_path / "model.safetensors")
+    assert find_non_finite(tmp_path) == []
 
 
 def test_loading_into_partitions_gives_the_same_run(runs, tmp_path_factory):

@@ -39,6 +39,10 @@ def nan_from_the_fourth_pack_on() -> None:
     _wrap_rewards(lambda rewards, call: rewards * float("nan") if call > 4 and not _every_rank_but(0) else rewards)
 
 
+def no_reward_is_a_number() -> None:
+    _wrap_rewards(lambda rewards, call: rewards * float("nan"))
+
+
 def infinite_gradient_once() -> None:
     """The reward is finite and its gradient is not, in the third pack of rank 0."""
 

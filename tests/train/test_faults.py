@@ -1,11 +1,15 @@
 """What goes wrong inside a run: numbers that are not finite, too little memory, full disks, hangs."""
 
 import json
+import math
 import re
 from pathlib import Path
 
+import exporting
 import pytest
 from runs import RECIPE, assert_same, fingerprint, finish, metrics, newest, straight, tensors
+from safetensors.torch import save_file
+from support import CONFIGS
 
 from train.metrics import spike_score
 
@@ -69,6 +73,35 @@ def test_bad_steps_survive_a_restart(warm, tmp_path):
     state = json.loads((newest(tmp_path) / "state.json").read_text())
     assert state["bad_steps"] >= 1
     assert state["step"] == 5
+
+
+def test_a_base_whose_weights_are_no_numbers_is_refused_by_all_ranks(warm, tmp_path):
+    base, name = tmp_path / "base", "model.layers.1.mlp.up_proj.weight"
+    tensors = exporting.weights()
+    tensors[name][0, 0] = math.nan
+    base.mkdir()
+    save_file({key: tensor for key, tensor in tensors.items() if key != "score.weight"}, base / "model.safetensors")
+    (base / "config.json").write_text(json.dumps(CONFIGS["qwen3"]))
+    given = [f"model.base={base}", "model.config=null", "data.max_length=4096", f"run_dir={tmp_path / 'run'}"]
+    ended = warm.run([*RECIPE, *given], ranks=2, grace=20)
+    assert ended.codes == [2, 2], ended.output
+    assert f"error: {base}: NaN or infinities in {name}, so no reward" in ended.output
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert "Traceback" not in ended.output
+
+
+def test_a_run_without_one_update_has_failed(warm, tmp_path):
+    """Each step's update is left out, and there are fewer than engine.max_bad_steps."""
+    arguments = [*RECIPE, "training.max_steps=2", f"run_dir={tmp_path}"]
+    early = warm.run(arguments, patch="no_reward_is_a_number")
+    assert early.codes == [2], early.output
+    assert "error: no reward is finite before the first step, of " in early.output
+    for _ in range(2):  # the same command finds all steps done, and says it again
+        ended = warm.run([*arguments, "engine.dry_run=false"], patch="no_reward_is_a_number")
+        assert ended.codes == [1], ended.output
+        assert "error: nothing was learned: of 2 steps no update was applied" in ended.output
+        assert "Done" not in ended.output
+        assert not (tmp_path / "finished.json").exists()
 
 
 def test_too_little_memory_is_found_before_the_first_step(warm, tmp_path):

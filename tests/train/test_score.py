@@ -7,9 +7,10 @@ import subprocess
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from support import ROOT, environment, launcher, no_file_larger_than
+from support import ROOT, classifier_of, environment, launcher, no_file_larger_than, tiny_model
 
 import train.score
+from data.builtin import byte_tokenizer
 from data.pairs import InvalidPair
 from models.attention import ModelError
 from models.export import load_classifier
@@ -25,6 +26,18 @@ ROWS = [
     {"id": 6, "chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
     {"id": 7, "text": "what is this"},
 ]
+
+
+def test_a_model_whose_weights_are_no_numbers_scores_nothing(tmp_path):
+    model = classifier_of(tiny_model("llama"))
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 2] = float("inf")
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"NaN or infinities in model\.layers\.1\.mlp\.up_proj\.weight, so no reward is"
+    ):
+        Scorer(tmp_path)
 
 
 @pytest.fixture
