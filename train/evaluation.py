@@ -1,6 +1,7 @@
 """Held-out pairs, scored during training: metrics per source and overall, exact over ranks and packs."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,3 +147,18 @@ def evaluate(
     if directory is not None:
         write_evaluation(directory, step, loader.sets, parts, rewards, facts, metrics)
     return metrics
+
+
+def headlines(metrics: dict[str, float]) -> list[tuple[str, float]]:
+    """The score of each benchmark among some metrics: (name, share)."""
+    headline = re.compile(r"benchmark/([^/]+)/score/accuracy")
+    return [(found[1], value) for key, value in metrics.items() if (found := headline.fullmatch(key))]
+
+
+def one_line(step: int, metrics: dict[str, float]) -> str:
+    """An evaluation for the screen."""
+    told = [f"{name} {score:.1%}" for name, score in headlines(metrics)]
+    if "eval/all/loss" in metrics:
+        loss, accuracy, pairs = (metrics[f"eval/all/{key}"] for key in ("loss", "accuracy", "pairs"))
+        told.insert(0, f"loss {loss:.4f}, accuracy {accuracy:.1%} on {pairs:,.0f} pairs")
+    return f"evaluation at step {step:,}: {'; '.join(told)}"

@@ -5,6 +5,7 @@ export/                checked, sealed with the hashes of its files (manifest.js
 export.failed/         the last one that did not pass
 """
 
+import math
 import re
 import shlex
 import shutil
@@ -21,10 +22,13 @@ from models.weights import is_finite
 from train.card import BIAS_NOTE, model_card
 from train.distributed import single_process_environment
 from train.engine import gathered_weights
+from train.evaluation import headlines
 from train.recipe import to_yaml
 from train.references import REFERENCES
+from train.report_data import wilson
 from train.run import Run
 from train.scorer import Scorer, find_damage
+from train.tracking import BAD_STEPS
 
 
 class ExportError(RuntimeError):
@@ -167,9 +171,8 @@ def summary(
             f"Held-out accuracy {metrics['eval/all/accuracy']:.1%} on {metrics['eval/all/pairs']:,.0f} pairs "
             f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."
         )
-    headline = re.compile(r"benchmark/([^/]+)/score/accuracy")
-    scores = [(found[1], value) for key, value in metrics.items() if (found := headline.fullmatch(key))]
-    lines += [f"Benchmark {name}: {value:.1%}." for name, value in scores]
+    lines += [f"Benchmark {name}: {value:.1%}." for name, value in headlines(metrics)]
+    lines += [f"WARNING: {doubt}" for doubt in doubts(metrics, run.directory, run.state.step)]
     if report is not None:
         lines.append(f"Report: {report}")
     if export is None:
@@ -180,6 +183,37 @@ def summary(
         f"  .venv/bin/python train/score.py {shlex.quote(f'model={export}')} input=my.jsonl output=scores.jsonl"
     )
     return "\n".join(lines)
+
+
+def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
+    """Why a run that has ended well may have learned nothing, and what to look at; nothing where it surely has learned.
+
+    Args:
+        metrics: of the last evaluation.
+        directory: of the run.
+    """
+    told, left_out = [], directory / BAD_STEPS
+    if left_out.is_file() and (bad := len(left_out.read_bytes().splitlines())):
+        told.append(f"the updates of {bad:,} of {steps:,} steps were left out; {left_out} names their pairs")
+    if not metrics:
+        told.append("nothing was held out, so nothing says how good this is; data.eval.fraction=0.05 holds pairs out")
+    if "eval/all/accuracy" not in metrics:
+        return told
+    loss, accuracy, pairs = (metrics[f"eval/all/{key}"] for key in ("loss", "accuracy", "pairs"))
+    low, high = wilson(accuracy * pairs, int(pairs))
+    found = []
+    if not loss < math.log(2):  # NaN is not, either
+        found.append(f"the held-out loss, {loss:.4f}, is not below that of a coin, {math.log(2):.4f}")
+    if low <= 0.5:
+        where = "holds 50 %" if high >= 0.5 else "is below 50 %"
+        found.append(f"the 95 % interval of the held-out accuracy, {low:.1%} to {high:.1%}, {where}")
+    if found:
+        told.append(
+            f"{', and '.join(found)}. Does train/loss fall (python train/report.py run={directory})? If not, look at "
+            "optimizer.learning_rate, too large or too small, and the number of steps. If it does, look at pairs "
+            "(train/show.py): whether chosen and rejected are what they should be, and enough of them are held out"
+        )
+    return told
 
 
 def _example(run: Run, export: Path) -> list[str]:

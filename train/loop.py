@@ -17,6 +17,7 @@ from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeou
 from train.early_stop import out_of_patience, return_to_best
 from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
 from train.evaluation import evaluate
+from train.evaluation import one_line as one_line_of_evaluation
 from train.flops import attention_cost, flops_utilisation
 from train.loop_benchmarks import score_benchmarks
 from train.metrics import SPIKE_WINDOW, StepTotals, spike_score, step_metrics
@@ -193,6 +194,8 @@ def _evaluate_if_due(run: Run, tracker: Tracker) -> bool:
         return False
     metrics = _held_out_metrics(run)
     tracker.log(state.step, {key: value for key, value in metrics.items() if math.isfinite(value)})
+    if run.ranks.is_main:
+        say_above_bar(one_line_of_evaluation(state.step, metrics))
     state.evaluated, state.held_out = state.step, metrics
     name = run.recipe.checkpoint.best
     if name is None:
