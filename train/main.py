@@ -37,14 +37,14 @@ def main(arguments: list[str]) -> int:
     try:
         # Before the heavy imports, so that a signal that comes during them finds somebody.
         preemption = Preemption(recipe.directory(), is_main=is_main, max_hours=recipe.run.max_hours)
-        return run_and_explain(recipe, preemption)
+        return run_and_explain(recipe, preemption, arguments)
     except Stopped as stopped:
         if is_main:
             print(stopped, flush=True)
         return EXIT_STOPPED
 
 
-def run_and_explain(recipe: Recipe, preemption: Preemption) -> int:
+def run_and_explain(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> int:
     """Run a recipe; the exit code, once what went wrong is told in one line."""
     from data.pairs import DataError  # heavy imports wait until the recipe is known to be right
     from models.attention import ModelError
@@ -54,7 +54,7 @@ def run_and_explain(recipe: Recipe, preemption: Preemption) -> int:
     from train.loop import TrainingError
 
     try:
-        run_recipe(recipe, preemption)
+        run_recipe(recipe, preemption, arguments)
     except (RecipeError, DataError, ModelError, CheckpointError) as error:
         return complain(error)
     except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
@@ -66,8 +66,12 @@ def run_and_explain(recipe: Recipe, preemption: Preemption) -> int:
     return 0
 
 
-def run_recipe(recipe: Recipe, preemption: Preemption) -> None:
-    """Train, export and check a recipe, on as many ranks as the launcher started."""
+def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> None:
+    """Train, export and check a recipe, on as many ranks as the launcher started.
+
+    Args:
+        arguments: of the command line that gave it.
+    """
     from dataclasses import asdict
 
     from data.durable import check_directory, hold_directory, write_file
@@ -76,12 +80,13 @@ def run_recipe(recipe: Recipe, preemption: Preemption) -> None:
     from train.loop import train
     from train.report import report_run
     from train.resumable import at_commits, check_same_run
-    from train.run import FINISHED, set_up
+    from train.run import set_up
+    from train.starting_point import FINISHED
     from train.tracking import Tracker
 
     started = time.perf_counter()
     ranks, directory = read_ranks(), recipe.directory()
-    changes = check_same_run(recipe)
+    changes = check_same_run(recipe, arguments)
     if recipe.checkpoint.resume == "auto" and (directory / FINISHED).is_file() and not changes.extension:
         exported = is_exported(directory / "export")
         if exported or changes.starts_again or not recipe.export.enabled:  # else there is the export left to make

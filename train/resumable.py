@@ -6,16 +6,23 @@ makes another run; *extends*, which moves the end of the run; *free*; and *moves
 
 import copy
 import json
-from collections.abc import Iterator
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from train.checkpoint import read_state
+from train.distributed import in_slurm_step, read_ranks
 from train.engine import OptimizerConfig, learning_rate_at
 from train.recipe import Recipe, RecipeError, read_recipe
-from train.starting_point import candidates
+from train.starting_point import FINISHED, candidates
 
+# Keys that may differ between a run and the checkpoint of another that it begins at: neither data nor model.
+BRANCHES = ("optimizer.", "loss.label_smoothing", "loss.center_coefficient", "training.pairs_per_step")
+DECAY = "optimizer.weight_decay"
 Change = tuple[Any, Any]  # a key's value at the last start, and now
 
 
@@ -27,28 +34,46 @@ class Changes:
     free: dict[str, Change] = field(default_factory=dict)
     commits: dict[str, str] = field(default_factory=dict)  # that the run began with, where no revision is given now
     starts_again: bool = False  # something ran here, and there is no checkpoint to go on from
+    origin: Recipe | None = None  # of the run whose checkpoint this one begins at, in another directory
+    origin_unread: str = ""  # why there is none to compare with, though there is a file
 
     def lines(self) -> list[str]:
         """What to tell at the start; `explain_extension` tells what an extension means."""
         news = self.free | (self.extension if self.starts_again else {})
         changed = [shown(key, *change) for key, change in news.items()]
         told = [f"changed since the last start: {', '.join(changed)}"] if changed else []
+        if self.origin_unread:
+            told.append(f"WARNING: what changed since that run cannot be told: {self.origin_unread}")
         if self.starts_again:
             told.append("the last start left no checkpoint: the run begins again at its first step")
         return told
 
 
-def check_same_run(recipe: Recipe) -> Changes:
+def check_same_run(recipe: Recipe, arguments: Sequence[str] = ()) -> Changes:
     """Compare a recipe with that of the last start in its run directory. Every rank does, before any writes there.
+
+    Args:
+        arguments: of the command line, for the command that an error gives.
 
     Raises:
         RecipeError: it is another run, or it is to end before where it stands; names the keys and the ways out.
     """
-    directory = recipe.directory()
     if recipe.checkpoint.resume == "never":
         return Changes()
-    found = candidates(directory / "checkpoints", recipe.checkpoint.resume)
+    found = candidates(recipe.directory() / "checkpoints", recipe.checkpoint.resume)
     _check_end(recipe, found)
+    changes = _changes(recipe, found, arguments)
+    if found and found[0] == Path(recipe.checkpoint.resume):
+        try:
+            changes.origin = _read_origin(recipe)
+        except RecipeError as error:
+            changes.origin_unread = str(error)
+        _check_decay(recipe, changes.origin)
+    return changes
+
+
+def _changes(recipe: Recipe, found: list[Path], arguments: Sequence[str]) -> Changes:
+    directory = recipe.directory()
     if not (directory / "recipe.yaml").is_file() or not (found or _has_metrics(directory)):
         return Changes()  # nothing was trained here
     changed, commits = compare(_read_last(directory / "recipe.yaml"), recipe)
@@ -57,6 +82,7 @@ def check_same_run(recipe: Recipe) -> Changes:
         raise RecipeError(
             f"{directory} holds a run of another recipe; it differs in {differs}: "
             "give another run_dir=PATH, or checkpoint.resume=never to replace it"
+            + (_how_to_branch(directory, found[0], arguments) if found and _may_branch(changed["identity"]) else "")
         )
     if changed["extends"] and not found and (directory / "export").is_dir():
         raise RecipeError(
@@ -97,10 +123,31 @@ def explain_extension(changes: Changes, step: int, old_total: int, new_total: in
     )
     if step >= new_total:
         return f"{steps}; they are done"
-    now = f"{steps}; the learning rate of step {step + 1:,} is {learning_rate_at(step + 1, new_total, optimizer):.3g}"
-    if step >= old_total:
-        return f"{now}, where the schedule had ended"
-    return f"{now}, and would have been {learning_rate_at(step + 1, old_total, optimizer):.3g}"
+    return f"{steps}; {_rates(step, (old_total, optimizer), (new_total, optimizer))}"
+
+
+def explain_branch(origin: Recipe, now: Recipe, step: int, old_total: int, new_total: int) -> list[str]:
+    """What to tell where a run begins at a checkpoint of another one: the keys that changed, and both rates.
+
+    Args:
+        step: of the checkpoint.
+        old_total, new_total: steps of the whole run, by the recipe `origin` and by that of `now`.
+    """
+    changed, _ = compare(origin, now)
+    keys = changed["identity"] | changed["extends"]
+    told = [f"changed since {origin.directory()}: {', '.join(shown(k, *c) for k, c in keys.items()) or 'nothing'}"]
+    if step < new_total:
+        told.append(_rates(step, (old_total, origin.optimizer), (new_total, now.optimizer)))
+    return told
+
+
+def _rates(step: int, before: tuple[int, OptimizerConfig], now: tuple[int, OptimizerConfig]) -> str:
+    """The rates of the next step by two schedules: (steps in all, settings)."""
+    new, last = learning_rate_at(step + 1, *now), before[0]
+    told = f"the learning rate of step {step + 1:,} is {new:.3g}"
+    if step >= last:
+        return f"{told}; the schedule had ended with {learning_rate_at(last, *before):.3g} in step {last:,}"
+    return f"{told}, and would have been {learning_rate_at(step + 1, *before):.3g}"
 
 
 def shown(key: str, old: Any, new: Any) -> str:
@@ -125,6 +172,72 @@ def _check_end(recipe: Recipe, found: list[Path]) -> None:
         raise RecipeError(
             f"training.max_steps={limit}: the run has done {done:,} steps ({found[0]}). Give {done} to end it there, "
             "more to go on, or checkpoint.resume=PATH of an earlier checkpoint"
+        )
+
+
+# --- branches: a run that begins at another one's checkpoint ----------------------------------------------------------
+
+
+def _may_branch(changed: dict[str, Change]) -> bool:
+    """Whether a checkpoint can be gone on from with these keys changed: data and model are checked to be the same."""
+    return all(key.startswith(BRANCHES) and not _moves_decay(*changed.get(DECAY, (0, 0))) for key in changed)
+
+
+def _moves_decay(before: float, now: float) -> bool:
+    """The optimizer has a group of parameters more where there is decay, and its state cannot be divided."""
+    return (before == 0) != (now == 0)
+
+
+def _how_to_branch(directory: Path, path: Path, arguments: Sequence[str]) -> str:
+    """The rest of a sentence: the command that goes on from a checkpoint as another run."""
+    number = next(n for n in range(2, 10**6) if not directory.with_name(f"{directory.name}-{n}").exists())
+    given = [f"run_dir={directory.with_name(f'{directory.name}-{number}')}", f"checkpoint.resume={path}"]
+    kept = [a for a in arguments if not a.startswith(("run_dir=", "checkpoint.resume=", "--local"))]
+    launcher = _launcher(arguments) if kept else None
+    command = shlex.join([*kept, *given]) if launcher else shlex.join(given)
+    told = f"{launcher} {command}" if launcher else f"the same command with {command}"
+    done = (directory / FINISHED).is_file()
+    more = "; it is finished, so give a larger training.epochs or training.max_steps beside" if done else ""
+    return f". To go on from where it stands with what you give now, as a run of its own: {told}{more}"
+
+
+def _launcher(arguments: Sequence[str]) -> str | None:
+    """What this process was launched with, for a shell; None where it cannot be told."""
+    ranks, root = read_ranks(), Path(__file__).parents[1]
+    script = os.path.relpath(root / "train" / "main.py")
+    if ranks.world_size > ranks.local_world_size or in_slurm_step(os.environ):
+        return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun --nproc-per-node {ranks.world_size} {shlex.quote(script)}"
+    if any(argument.startswith("--local") for argument in arguments):  # the deepspeed launcher adds it
+        return f"NUM_GPUS={ranks.world_size} {shlex.quote(os.path.join(os.path.relpath(root), 'launch.sh'))}"
+    return f"{shlex.quote(sys.executable)} {shlex.quote(script)}"
+
+
+def _read_origin(recipe: Recipe) -> Recipe | None:
+    """The recipe of the run that wrote the checkpoint at which this one begins; None where it is not beside it.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    directory = Path(recipe.checkpoint.resume).resolve().parent.parent
+    if directory == recipe.directory().resolve() or not (directory / "recipe.yaml").is_file():
+        return None
+    origin = read_recipe(directory / "recipe.yaml")
+    origin.run_dir = str(directory)  # wherever it has been moved to
+    return origin
+
+
+def _check_decay(recipe: Recipe, origin: Recipe | None) -> None:
+    """Raises: RecipeError when the optimizer's state does not fit."""
+    if origin is None:
+        return
+    before, now = origin.optimizer.weight_decay, recipe.optimizer.weight_decay
+    if _moves_decay(before, now):
+        raise RecipeError(
+            f"{shown(DECAY, before, now)}: the optimizer's state in {recipe.checkpoint.resume} is of a run "
+            f"{'without' if before == 0 else 'with'} weight decay, and is divided otherwise; "
+            "to begin at its weights alone, give its export as model.base"
         )
 
 

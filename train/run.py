@@ -29,10 +29,9 @@ from train.inputs import prepare, write_inputs
 from train.loop_benchmarks import LoopBenchmark, load_benchmarks
 from train.preemption import Preemption
 from train.recipe import Recipe
-from train.resumable import Changes, explain_extension
+from train.resumable import Changes, explain_branch, explain_extension
+from train.starting_point import FINISHED
 from train.watchdog import Watchdog
-
-FINISHED = "finished.json"  # in the run directory, once all is done
 
 
 class StopRequested(Exception):
@@ -165,7 +164,11 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     total_steps = total_steps_of(recipe, mixture, state)
     if state.step:
         ranks.say(f"resumed from step {state.step:,} of {total_steps:,} ({resume_from})")
-        if changes.extension:
+        if changes.origin is not None:
+            old_total = total_steps_of(changes.origin, mixture, state)
+            for line in explain_branch(changes.origin, recipe, state.step, old_total, total_steps):
+                ranks.say(line)
+        elif changes.extension:
             before = replace(recipe, training=replace(recipe.training, **_before(changes)))
             old_total = total_steps_of(before, mixture, state)
             ranks.say(explain_extension(changes, state.step, old_total, total_steps, recipe.optimizer))

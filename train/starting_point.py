@@ -9,6 +9,7 @@ from data import durable
 from train.checkpoint import VERSION, CheckpointError, number_of, steps_of
 from train.distributed import Ranks, gather
 
+FINISHED = "finished.json"  # in the run directory, once all is done
 ORIGIN = "origin"  # in the directory of checkpoints: the one of `checkpoint.resume=PATH` that the run began at
 
 

@@ -18,7 +18,7 @@ from train.recipe_yaml import RecipeError
 from train.sweep_points import Changes, Points, SweepConfig, points_of
 
 FORMAT = 1  # of sweep.json
-FINISHED = "finished.json"  # of a run directory, as in train/run.py
+FINISHED = "finished.json"  # of a run directory, as in train/starting_point.py
 POINT = "point.yaml"
 LABELS = ("name", "run_dir")  # keys in which every run differs from every other
 

@@ -1,12 +1,14 @@
 """What may change between two starts of one run directory: each kind of key, sources, commits, the run's end."""
 
 import json
+import shlex
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 from runs import RECIPE, metrics
-from support import no_file_larger_than
+from support import ROOT, no_file_larger_than
 
 from data.durable import ROOM, check_directory
 from data.sources import SourceConfig
@@ -88,13 +90,19 @@ IDENTITY = {
 }
 
 
+WAY = "run_dir=RUN-2 checkpoint.resume=RUN/checkpoints/step-4"
+
+
 @pytest.mark.parametrize("argument", IDENTITY)
 def test_another_identity_is_another_run(directory, argument):
     make_run(directory)
     with pytest.raises(RecipeError) as caught:
         start(directory, argument)
     expected = f"{directory} holds a run of another recipe; it differs in {IDENTITY[argument]}: "
-    assert str(caught.value) == expected + "give another run_dir=PATH, or checkpoint.resume=never to replace it"
+    expected += "give another run_dir=PATH, or checkpoint.resume=never to replace it"
+    branch = f". To go on from where it stands with what you give now, as a run of its own: the same command with {WAY}"
+    may = argument.startswith(("loss", "training", "optimizer"))  # neither data nor model: what a checkpoint is of
+    assert str(caught.value) == expected + (branch.replace("RUN", str(directory)) if may else "")
     assert start(directory, argument, "checkpoint.resume=never") == Changes()
 
 
@@ -106,6 +114,45 @@ def test_all_keys_that_differ_are_named(directory):
         assert named in str(caught.value)
     assert "pack_tokens" not in str(caught.value)
     assert "epochs" not in str(caught.value)
+
+
+def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
+    """Of whichever launcher, quoted for a shell, into a directory that is not there; what is given now is kept."""
+    directory = tmp_path / "a run"
+    make_run(directory)
+    (tmp_path / "a run-2").mkdir()
+    arguments = [*TINY, f"run_dir={directory}", "checkpoint.resume=auto", "optimizer.learning_rate=5", "name=a.b"]
+
+    def told(*more: str) -> list[str]:
+        with pytest.raises(RecipeError) as caught:
+            check_same_run(load_recipe([*arguments, *more]), [*arguments, *more])
+        return shlex.split(str(caught.value).partition("as a run of its own: ")[2])
+
+    kept = [*TINY, "optimizer.learning_rate=5", "name=a.b"]
+    way = [f"run_dir={tmp_path}/a run-3", f"checkpoint.resume={directory}/checkpoints/step-4"]
+    monkeypatch.chdir(ROOT)
+    assert told() == [sys.executable, "train/main.py", *kept, *way]
+    assert load_recipe([*kept, *way]).optimizer.learning_rate == 5
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert told("--local_rank=0") == ["NUM_GPUS=2", "./launch.sh", *kept, *way]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert told() == ["torchrun", "--nproc-per-node", "2", "train/main.py", *kept, *way]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # two machines
+    assert told() == ["the", "same", "command", "with", *way]
+    (directory / "finished.json").touch()
+    assert told()[-5:] == ["larger", "training.epochs", "or", "training.max_steps", "beside"]
+    assert told("optimizer.weight_decay=0.1") == told("seed=1") == []  # with which its state cannot go on
+
+
+def test_a_checkpoint_without_decay_begins_no_run_with_it(directory):
+    make_run(directory)
+    fork = [f"checkpoint.resume={directory}/checkpoints/step-4", "optimizer.weight_decay=0.1"]
+    with pytest.raises(RecipeError, match=r"^optimizer\.weight_decay \(0\.0 -> 0\.1\): .* without weight decay"):
+        start(directory.with_name("fork"), *fork)
+    (directory / "recipe.yaml").write_text("momentum: 0.9\n")  # of another version: nothing can be compared
+    (line,) = start(directory.with_name("fork"), *fork).lines()
+    assert line.startswith("WARNING: what changed since that run cannot be told: ")
+    assert "unknown key momentum" in line
 
 
 FREE = [
@@ -247,7 +294,7 @@ def test_the_consequence_for_the_schedule():
     )
     assert [learning_rate_at(5, total, optimizer) for total in (20, 10)] == [0.8, 0.6]
     finished = explain_extension(changes, 10, 10, 20, optimizer)
-    assert finished.endswith("the learning rate of step 11 is 0.5, where the schedule had ended")
+    assert finished.endswith("the learning rate of step 11 is 0.5; the schedule had ended with 0.1 in step 10")
     assert explain_extension(changes, 10, 20, 10, optimizer).endswith("10 steps in all, not 20; they are done")
     same = explain_extension(Changes(extension={"training.max_steps": (None, 99)}), 4, 10, 10, optimizer)
     assert same.startswith("training.max_steps (null -> 99): 10 steps in all, as before; the learning rate of step 5")
@@ -266,8 +313,8 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     assert longer.codes == [0], longer.output
     assert "resumed from step 2 of 4" in longer.output
     assert (
-        "training.max_steps (2 -> 4): 4 steps in all, not 2; the learning rate of step 3 is 0.0005, "
-        "where the schedule had ended\n" in longer.output
+        "training.max_steps (2 -> 4): 4 steps in all, not 2; the learning rate of step 3 is 0.0005; "
+        "the schedule had ended with 0.0005 in step 2\n" in longer.output
     )
     assert longer.output.count("changed since the last start: data.pack_tokens (1024 -> 2048)\n") == 1
     rates = [line["train/lr"] for line in metrics(tmp_path) if "train/lr" in line]
@@ -279,6 +326,14 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     forked = warm.run([*RECIPE, *fork, "training.max_steps=5", "optimizer.learning_rate=1e-4"])
     assert forked.codes == [0], forked.output
     assert "resumed from step 4 of 5" in forked.output
+    assert (
+        f"changed since {tmp_path}: optimizer.learning_rate (0.001 -> 0.0001), optimizer.warmup_ratio (0.0 -> 0.03), "
+        "training.max_steps (4 -> 5)\n"
+        "the learning rate of step 5 is 2e-05; the schedule had ended with 0.00025 in step 4\n" in forked.output
+    )
+    again = warm.run([*RECIPE, *fork, "training.max_steps=6", "optimizer.learning_rate=1e-4"])  # from its own
+    assert again.codes == [0], again.output
+    assert "changed since " not in again.output
 
 
 def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
