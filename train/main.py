@@ -103,9 +103,7 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
         check_directory(directory)
         hold_directory(directory)
     run = set_up(recipe, ranks, preemption, changes)
-    tracker = Tracker(
-        run.directory, recipe.tracking, name=recipe.name, recipe=asdict(recipe), main=ranks.is_main, step=run.state.step
-    )
+    tracker = Tracker(run.directory, recipe.tracking, recipe=asdict(recipe), main=ranks.is_main, step=run.state.step)
     metrics = train(run, tracker)
     tracker.close()
     export = export_run(run, metrics) if recipe.export.enabled else None

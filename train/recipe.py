@@ -59,8 +59,8 @@ class Recipe:
     safe default: with another value it is another run.
     """
 
-    name: str = free("run")  # of the run: wandb, model card; default: the recipe's file name, then the overlays'
-    run_dir: str | None = free(None)  # default: runs/<name>
+    name: str = free("run")  # on the model card; default: the recipe's file name, then the overlays'
+    run_dir: str | None = free(None)  # default: runs/<name>; its last part is the run's name in wandb
     seed: int = 0  # of the order of pairs, the score head and random weights
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

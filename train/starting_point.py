@@ -8,6 +8,7 @@ from typing import Any
 from data import durable
 from train.checkpoint import VERSION, CheckpointError, number_of, steps_of
 from train.distributed import Ranks, gather
+from train.tracking import BAD_STEPS, WANDB_ID
 
 FINISHED = "finished.json"  # in the run directory, once all is done
 ORIGIN = "origin"  # in the directory of checkpoints: the one of `checkpoint.resume=PATH` that the run began at
@@ -124,7 +125,7 @@ def set_aside(run_dir: Path) -> None:
     durable.recover(run_dir / "export")
     before, now = run_dir / "checkpoints.replaced", run_dir / "checkpoints"
     keep_before = _steps_in(before) > _steps_in(now)
-    for name in ("checkpoints", "export", "metrics.jsonl", "bad_steps.jsonl"):
+    for name in ("checkpoints", "export", "metrics.jsonl", BAD_STEPS, WANDB_ID):
         path, replaced = run_dir / name, run_dir / f"{name}.replaced"
         for old in [path] if keep_before else [replaced]:
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)

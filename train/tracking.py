@@ -13,6 +13,7 @@ from data.durable import write_file
 from data.keys import free
 
 BAD_STEPS = "bad_steps.jsonl"
+WANDB_ID = "wandb-id.txt"
 
 
 @dataclass
@@ -27,9 +28,7 @@ class TrackingConfig:
 class Tracker:
     """Writes metrics on the main rank and does nothing on others."""
 
-    def __init__(
-        self, directory: Path, config: TrackingConfig, *, name: str, recipe: dict[str, Any], main: bool, step: int
-    ):
+    def __init__(self, directory: Path, config: TrackingConfig, *, recipe: dict[str, Any], main: bool, step: int):
         """
         Args:
             step: the step that the run goes on from; later lines of an earlier attempt are taken out.
@@ -42,7 +41,7 @@ class Tracker:
             _keep_until(path, step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         if config.wandb:
-            self._wandb = _start_wandb(directory, config, name, recipe)
+            self._wandb = _start_wandb(directory, config, recipe)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.main:
@@ -80,7 +79,7 @@ def _keep_until(path: Path, step: int) -> None:
     write_file(path, "".join(line + "\n" for line in kept))
 
 
-def _start_wandb(directory: Path, config: TrackingConfig, name: str, recipe: dict[str, Any]) -> Any:
+def _start_wandb(directory: Path, config: TrackingConfig, recipe: dict[str, Any]) -> Any:
     import wandb
 
     mode: Any = os.environ.get("WANDB_MODE")
@@ -89,12 +88,12 @@ def _start_wandb(directory: Path, config: TrackingConfig, name: str, recipe: dic
         print(f"wandb: not logged in, so the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
     # Metrics and the recipe, no more: a remote's address may hold a token, and code, a diff or a screen anything.
     settings = wandb.Settings(disable_git=True, disable_code=True, save_code=False, console="off")
+    name = directory.resolve().name[:128]  # runs of one recipe are told apart by where they are; wandb takes so much
     options: Any = {"project": config.project, "group": config.group, "name": name, "dir": directory, "config": recipe}
-    options["settings"] = settings
-    if mode == "offline":
+    # A run that goes on draws on in the same curves; `wandb sync` lays offline starts of one id one after the other.
+    options |= {"settings": settings, "id": _wandb_id(directory / WANDB_ID), "resume": "allow"}
+    try:
         return wandb.init(mode=mode, **options)
-    try:  # a run that goes on draws on in the same curves
-        return wandb.init(mode=mode, id=_wandb_id(directory / "wandb-id.txt"), resume="allow", **options)
     except wandb.errors.Error as error:
         print(f"WARNING: wandb: {error}; the run is kept offline in {directory / 'wandb'} (wandb sync uploads it)")
         return wandb.init(mode="offline", **options)

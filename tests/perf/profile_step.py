@@ -90,7 +90,7 @@ def profile(config: CompareConfig, out: Path) -> Profile:
     profiler = new_profiler(run.device.type)
     loader = WatchedLoader(run.loader, config.warmup_steps, profiler)
     run.engine.step = marked(run.engine.step, record_function, OPTIMIZER)
-    tracker = Tracker(run.directory, recipe.tracking, name=recipe.name, recipe={}, main=True, step=0)
+    tracker = Tracker(run.directory, recipe.tracking, recipe={}, main=True, step=0)
     try:
         train(replace(run, loader=loader), tracker)  # type: ignore[arg-type]
     finally:

@@ -197,7 +197,7 @@ def test_flops_count_what_multiplies(family):
 
 
 def tracker(directory, step=0, **config):
-    return Tracker(directory, TrackingConfig(**config), name="run", recipe={}, main=True, step=step)
+    return Tracker(directory, TrackingConfig(**config), recipe={}, main=True, step=step)
 
 
 def test_metrics_of_a_run_that_goes_on_have_no_step_twice(tmp_path):
@@ -221,7 +221,7 @@ def test_metrics_of_a_run_that_goes_on_have_no_step_twice(tmp_path):
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    other = Tracker(tmp_path, TrackingConfig(), name="run", recipe={}, main=False, step=0)
+    other = Tracker(tmp_path, TrackingConfig(), recipe={}, main=False, step=0)
     other.log(1, {"train/loss": 1.0})
     other.close()
     assert list(tmp_path.iterdir()) == []
@@ -242,8 +242,25 @@ def test_wandb_that_cannot_be_reached_does_not_end_the_run(tmp_path, monkeypatch
     for _ in range(2):
         tracker(tmp_path, wandb=True).close()
     run_id = (tmp_path / "wandb-id.txt").read_text().strip()
-    assert asked == [(None, run_id), ("offline", None)] * 2  # the same run at every start
+    assert asked == [(None, run_id), ("offline", run_id)] * 2  # the same run at every start
     assert capsys.readouterr().out.count("WARNING: wandb: no route to host; the run is kept offline in ") == 2
+
+
+def test_an_offline_run_goes_on_under_its_id(tmp_path, monkeypatch):
+    """By wandb itself, and is called after its directory; `wandb sync` lays the files of one id one after the other."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    names = []
+    for step in (0, 2):
+        started = tracker(tmp_path, step=step, wandb=True)
+        started.log(step + 1, {"train/loss": 1.0})
+        names.append(wandb.run.name)
+        started.close()
+    (run_id,) = (tmp_path / "wandb-id.txt").read_text().split()
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert [path.name for path in files] == [f"run-{run_id}.wandb"] * 2
+    assert names == [tmp_path.name] * 2
 
 
 def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def test_wandb_is_not_given_the_repository(tmp_path, monkeypatch):
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     monkeypatch.chdir(repository)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    tracker = Tracker(tmp_path, TrackingConfig(wandb=True), name="n", recipe={"seed": 1}, main=True, step=0)
+    tracker = Tracker(tmp_path, TrackingConfig(wandb=True), recipe={"seed": 1}, main=True, step=0)
     print(secret)  # what is on the screen is not sent either
     tracker.log(1, {"train/loss": 1.0})
     tracker.close()
