@@ -110,6 +110,22 @@ def test_the_tables_are_what_the_command_computes():
     assert [part.split(END)[0].strip() for part in parts] == computed(), f"{__doc__}"
 
 
+def test_the_gpu_hours_of_the_recipes_are_what_the_command_computes():
+    """The last column of docs/recipes.md, which is written by hand."""
+    page = PAGE.with_name("recipes.md").read_text()
+    for name in SHAPES:
+        question, others = read_question([f"recipe={name}", "pairs=77e3"])
+        recipe = load_recipe(others, with_data=False)
+        pairs = find_pairs(recipe, question)
+        steps = costs.num_steps(recipe, pairs.count)
+        about = {"gpu": costs.GPUS[question.gpu], "mfu": question.mfu, "network": question.network}
+        slow, fast = costs.step_cost(recipe, memory.read_shape(config_of(name)), pairs.tokens, 1, **about).computing
+        all_steps = steps * (1 + costs.evaluation_share(recipe, steps, pairs.held_out))
+        hours = "{:.2g} to {:.2g}".format(*(seconds * all_steps / 3600 for seconds in (fast, slow)))
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} | "))
+        assert row.endswith(f"| {hours} |")
+
+
 if __name__ == "__main__":
     first, *parts = PAGE.read_text().split(BEGIN)
     tables = computed()
