@@ -210,6 +210,20 @@ def make_group(conversations: list[list[int]]) -> Group:
     return Group(arrays[0][:shared], tuple(ids[shared:] for ids in arrays))
 
 
+def first_equals(group: Group) -> list[int]:
+    """For each conversation, the first of its group that has the same ids (itself, where none has)."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(ids.tobytes(), i) for i, ids in enumerate(group.response_ids)]
+
+
+def check_end(ids: list[int], pad: int | None) -> None:
+    """Raises: InvalidPair when a conversation ends with the pad token, which Hugging Face never pools at."""
+    if ids[-1] == pad:
+        raise InvalidPair(
+            "ends with pad", "a conversation ends with the pad token; scoring would read the token before"
+        )
+
+
 def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_length: int, keep: int) -> list[list[int]]:
     """Cut the shared prompt from the left until the longest conversation fits, equally on all.
 

@@ -149,13 +149,18 @@ def read_conversations(row: Mapping[str, Any], format: str | None = None) -> tup
     return chosen, rejected
 
 
-def check_conversation(messages: Any, field: str) -> list[Message]:
+def check_conversation(messages: Any, field: str, *, blank: bool = False) -> list[Message]:
     """Check that `messages` is a conversation that ends with the assistant, and return it.
+
+    Training, scoring and benchmarks all ask this function.
+
+    Args:
+        blank: texts may be blank, as they are in published benchmarks, whose scores count every answer.
 
     Raises:
         InvalidPair: it is not; the sentence names `field`.
     """
-    check_messages(messages, field)
+    check_messages(messages, field, blank=blank)
     if messages[-1]["role"] != "assistant":
         raise InvalidPair("no response", f"{field} ends with role {messages[-1]['role']!r}, expected 'assistant'")
     if not any(m["role"] == "user" for m in messages):
@@ -163,7 +168,7 @@ def check_conversation(messages: Any, field: str) -> list[Message]:
     return cast(list[Message], messages)
 
 
-def check_messages(messages: Any, field: str) -> None:
+def check_messages(messages: Any, field: str, *, blank: bool = False) -> None:
     """Raises: InvalidPair when `messages` is not a list of {role, content} with known roles and text that is text."""
     if not _is_list(messages) or not len(messages):
         raise InvalidPair("not a conversation", f"{field} is {_kind(messages)}, expected a list of messages")
@@ -175,14 +180,14 @@ def check_messages(messages: Any, field: str) -> None:
         if message["role"] not in ROLES:
             role = _short(message["role"])
             raise InvalidPair("unknown role", f"{where} has role {role}, expected one of {list(ROLES)}")
-        check_text(message["content"], f"{where}.content")
+        check_text(message["content"], f"{where}.content", blank=blank)
 
 
-def check_text(text: Any, field: str) -> str:
-    """Raises: InvalidPair when `text` is not a string, is blank, or is not valid Unicode."""
+def check_text(text: Any, field: str, *, blank: bool = False) -> str:
+    """Raises: InvalidPair when `text` is not a string, is blank (unless it may be), or is not valid Unicode."""
     if not isinstance(text, str):
         raise InvalidPair("not text", f"{field} is {_kind(text)}, expected text")
-    if not text.strip():
+    if not blank and not text.strip():
         raise InvalidPair("blank text", f"{field} is blank")
     try:
         text.encode("utf-8")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.chat import Chat, Group, common_prefix_length, make_group, truncate_prompt
+from data.chat import Chat, Group, check_end, common_prefix_length, make_group, truncate_prompt
 from data.columns import BESIDE, READ, Columns, count_columns, without
 from data.pairs import InvalidPair, Message, Pair, detect_format, parse_pair
 from data.sources import Row, SourceConfig
@@ -139,10 +139,8 @@ def _fit(chat: Chat, pair: Pair, sides: list[list[int]], settings: TokeniseSetti
         sides = truncate_prompt(sides, prompt_length, settings.max_length, chat.num_leading(sides[0]))
     if sides[0] == sides[1]:
         raise InvalidPair("identical tokens", "chosen and rejected are the same tokens once the template is applied")
-    if chat.tokenizer.pad_token_id in (sides[0][-1], sides[1][-1]):
-        raise InvalidPair(
-            "ends with pad", "a conversation ends with the pad token; scoring would read the token before"
-        )
+    for ids in sides:
+        check_end(ids, chat.tokenizer.pad_token_id)
     return make_group(sides)
 
 

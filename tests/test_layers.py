@@ -7,7 +7,7 @@ import pytest
 from support import ROOT
 
 LAYERS = [
-    *(f"data.{name}" for name in ("screen", "durable", "progress", "keys", "columns", "pairs")),
+    *(f"data.{name}" for name in ("screen", "durable", "progress", "keys", "columns", "pairs", "conversations")),
     *(f"data.{name}" for name in ("builtin", "condition", "hub", "sources", "where")),
     *(f"data.{name}" for name in ("words", "markdown", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
