@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from data.benchmarks.comparison import Comparison, Reading, Rewards
-from data.pairs import Message
+from data.benchmarks.comparison import Candidates, Comparison, Reading, Rewards
+from data.pairs import InvalidPair, Message
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
-ScoreGroups = Callable[[Sequence[list[list[Message]]]], Sequence[Sequence[float] | None]]
+ScoreGroups = Callable[[Sequence[list[list[Message]]]], Sequence[Sequence[float] | InvalidPair | None]]
 
 SAMPLES = 2000  # of a bootstrap
 _BLOCK = 1 << 22  # numbers of weights that are in memory at a time
@@ -48,9 +48,9 @@ class Means:
             taken &= np.isin(self._subsets, subsets)
         return ratio(self._weights[:, taken] @ values[taken], self._weights[:, taken].sum(axis=1))
 
-    def whole(self, name: str) -> bool:
-        """Whether every item has the measure."""
-        return name in self._values and not bool(np.isnan(self._values[name]).any())
+    def whole(self, name: str, among: str) -> bool:
+        """Whether every item that has the measure `among` has this one too."""
+        return name in self._values and not bool(np.isnan(self._values[name][~np.isnan(self._values[among])]).any())
 
 
 class Benchmark(Protocol):
@@ -188,7 +188,7 @@ def ties_in(items: Sequence[Comparison], rewards: Sequence[Rewards]) -> int:
     return sum(any(map(_tied, item.groups, r)) for item, r in zip(items, rewards, strict=True))
 
 
-def _tied(group: Any, rewards: Sequence[float]) -> bool:
+def _tied(group: Candidates, rewards: Sequence[float]) -> bool:
     truths: dict[float, set[float]] = {}
     for reward, truth in zip(rewards, group.truth, strict=True):
         truths.setdefault(reward, set()).add(truth)
@@ -202,26 +202,33 @@ def level(item: Comparison, rewards: Rewards) -> Rewards:
     """The same reward for equal responses of a prompt, that of the first: rounding, which depends on the place in a
     pack, must not make one of them win. (RMB has pairs of equal responses, in which nothing can be right.)
     """
-    return [
-        values
-        if len(set(group.responses)) == len(values)
-        else [values[group.responses.index(r)] for r in group.responses]
-        for group, values in zip(item.groups, rewards, strict=True)
-    ]
+    return [_level(group, values) for group, values in zip(item.groups, rewards, strict=True)]
 
 
-def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[Rewards | None]:
-    """The rewards of each item; None where the scorer gave None for one of its groups.
+def _level(group: Candidates, rewards: Sequence[float]) -> Sequence[float]:
+    if group.turns:
+        return [rewards[group.turns.index(turns)] for turns in group.turns]
+    if len(set(group.responses)) == len(rewards):
+        return rewards
+    return [rewards[group.responses.index(response)] for response in group.responses]
+
+
+def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[Rewards | InvalidPair | None]:
+    """The rewards of each item; where the scorer refused one of its groups, what it gave instead.
 
     Args:
-        score_groups: conversations of each group -> a reward for each of them, or None for a group that it refuses.
+        score_groups: conversations of each group -> a reward for each of them; None, or the reason, for a group that
+            it refuses.
     """
     scored = iter(score_groups([group.conversations() for item in items for group in item.groups]))
-    found: list[Rewards | None] = []
+    found: list[Rewards | InvalidPair | None] = []
     for item in items:
         rewards = [next(scored) for _ in item.groups]
-        whole = [list(r) for r in rewards if r is not None]
-        found.append(level(item, whole) if len(whole) == len(rewards) else None)
+        problem = next((r for r in rewards if r is None or isinstance(r, InvalidPair)), 0)
+        if problem is None or isinstance(problem, InvalidPair):
+            found.append(problem)
+        else:
+            found.append(level(item, [list(r) for r in rewards if r is not None and not isinstance(r, InvalidPair)]))
     return found
 
 
@@ -230,6 +237,7 @@ def run_benchmark(score_groups: ScoreGroups, benchmark: Benchmark, items: Sequen
 
     Items that the scorer refuses are left out; `unscored` counts them where there are any.
     """
-    scored = [(item, r) for item, r in zip(items, score_items(score_groups, items), strict=True) if r is not None]
+    rewards = zip(items, score_items(score_groups, items), strict=True)
+    scored = [(item, r) for item, r in rewards if r is not None and not isinstance(r, InvalidPair)]
     scores = aggregate(benchmark, [item for item, _ in scored], [r for _, r in scored])
     return scores | ({"unscored": float(len(items) - len(scored))} if len(scored) < len(items) else {})

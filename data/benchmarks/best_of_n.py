@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from data.benchmarks.aggregate import Array, Means, expected_best_of, ratio
-from data.benchmarks.comparison import Comparison, Reading, Rewards, data_files, rows_of, with_unique_ids
+from data.benchmarks.comparison import Comparison, Fields, Reading, Rewards, read_own
 from data.benchmarks.comparisons import read_scored
 from data.pairs import DataError
 
@@ -22,22 +22,27 @@ PUBLISHED: dict[str, dict[str, float]] = {}
 
 
 def read(path: str | None = None) -> Reading:
-    """A file, or a directory of files."""
-    if path is None:
-        raise DataError(f"benchmark {NAME} is your own file: give path.{NAME}=FILE.jsonl")
-    items = []
-    for row in rows_of(NAME, data_files(NAME, path, NAME)):
-        name = str(row.get("id")) if "id" in row else row.where.rpartition("/")[2]
-        items.append(Comparison(name, "all", (read_scored(row),)))
-    if not items:
-        raise DataError(f"path.{NAME}={path}: has no rows")
-    counts = [len(item.groups[0].responses) for item in items]
+    """A file, or a directory of files. Raises: DataError when there is no row all of whose responses can be scored."""
+    reading = read_own(NAME, path, _item)
+    counts = [len(item.groups[0].responses) for item in reading.items if not item.groups[0].refused]
+    if not counts:
+        raise DataError(f"path.{NAME}={path}: no row whose responses can all be scored; {reading.missing[-1]}")
+    if len(counts) < len(reading.items):
+        reading.missing.append(
+            f"{len(reading.items) - len(counts):,} rows are no part of the curve, as a response has no reward"
+        )
     fewest = min(counts)
     longer = sum(count > fewest for count in counts)
-    notes = (
-        [f"the curve ends at n = {fewest}, the fewest responses of a row; {longer:,} rows have more"] if longer else []
-    )
-    return Reading(with_unique_ids(items), notes=notes)
+    if longer:
+        reading.notes.append(
+            f"the curve ends at n = {fewest}, the fewest responses of a row; {longer:,} rows have more"
+        )
+    return reading
+
+
+def _item(row: Fields) -> Comparison:
+    name = str(row.get("id")) if "id" in row else row.where.rpartition("/")[2]
+    return Comparison(name, "all", (read_scored(row),))
 
 
 def kl_of(n: int) -> float:
@@ -47,6 +52,8 @@ def kl_of(n: int) -> float:
 
 def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
     truth = item.groups[0].truth
+    if item.groups[0].refused:  # a draw of n responses may hold one without a reward
+        return {"random": math.nan}
     curve, oracle = expected_best_of(rewards[0], truth), expected_best_of(truth, truth)
     found = {"random": float(np.mean(truth))}
     for n in range(len(truth)):
@@ -56,7 +63,7 @@ def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
 
 def combine(means: Means) -> dict[str, Array]:
     n = 0
-    while means.whole(f"best-of-{n + 1}"):
+    while means.whole(f"best-of-{n + 1}", among="random"):
         n += 1
     random = means("random")
     ends = {"score": means(f"best-of-{n}"), "random": random, "oracle": means(f"oracle-{n}")}

@@ -1,18 +1,19 @@
 """What every benchmark module shares: the shape of an item, and readers that never lose a row in silence.
 
 A benchmark is a module with the names of `aggregate.Benchmark`. Its items are `Comparison`s: one or more prompts, each
-with its candidate responses, scored as one group that shares the prompt. A row of a benchmark is never dropped: a
-published score counts every row, so a row that can't be read stops the run with its address.
+with its candidate responses, scored as one group that shares the prompt. A row of a public benchmark is never dropped:
+a published score counts every row, so a row that can't be read stops the run with its address. Of a user's own file
+such rows are counted and named (`Reading.bad_rows`).
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.pairs import DataError, Message
+from data.pairs import DataError, InvalidPair, Message, check_conversation, plain_messages
 from data.sources import SourceConfig, read_rows
 
 DATA_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".arrow")
@@ -27,8 +28,13 @@ class Candidates:
     truth: tuple[float, ...]  # 1 for a correct response and 0 for a wrong one, or its true score
     kinds: tuple[str, ...] = ()  # what else the rule asks of a response: its style, its place
     pairs: tuple[tuple[int, int], ...] = ()  # positions (better, worse) that the rule compares, where it names them
+    turns: tuple[tuple[Message, ...], ...] = ()  # what follows the prompt, where it is more than one assistant message
+    # Responses of the row that are not among the above, as they cannot be scored: (position in the row, why).
+    refused: tuple[tuple[int, str], ...] = ()
 
     def conversations(self) -> list[list[Message]]:
+        if self.turns:
+            return [[*self.prompt, *turns] for turns in self.turns]
         return [[*self.prompt, {"role": "assistant", "content": response}] for response in self.responses]
 
 
@@ -48,6 +54,12 @@ class Reading:
     items: list[Comparison]
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)  # of a user's file: address and reason; `missing` counts them
+
+    def refuse_bad_rows(self, key: str) -> None:
+        """What `error` means for the setting `key`. Raises: DataError that names the first bad row."""
+        if self.bad_rows:
+            raise DataError(f"{self.bad_rows[0]} ({key}=drop leaves such rows out)")
 
 
 Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward of each response
@@ -63,6 +75,11 @@ class Fields:
         if not isinstance(row, Mapping):
             raise DataError(f"{where}: the row is not an object with named fields")
         self.where, self._row = where, row
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The row as it is."""
+        return self._row
 
     def __contains__(self, name: str) -> bool:
         return self._row.get(name) is not None
@@ -82,18 +99,25 @@ class Fields:
             raise DataError(f"{self.where}: {name} is {type(values).__name__}, expected a list of texts")
         return tuple(self._text(value, f"{name}[{i}]") for i, value in enumerate(values))
 
-    def prompt(self, name: str) -> tuple[Message, ...]:
-        """A user turn from a text, or turns of role and content that end with the user's."""
+    def prompt(self, name: str, beside: Sequence[str] = ()) -> tuple[Message, ...]:
+        """A user turn from a text, or turns of role and content that end with the user's; checked as in training.
+
+        Texts may be blank: some published prompts hold a blank turn.
+
+        Args:
+            beside: keys of a turn that are no part of what the model reads.
+        """
         value = self.get(name)
         if isinstance(value, str):
-            return ({"role": "user", "content": value},)
+            value = [{"role": "user", "content": value}]
         if not isinstance(value, list | tuple) or not value:
             raise DataError(f"{self.where}: {name} is {type(value).__name__}, expected a text or a list of messages")
-        turns = []
-        for i, turn in enumerate(value):
-            if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
-                raise DataError(f"{self.where}: {name}[{i}] is no message with role and content")
-            turns.append({"role": turn["role"], "content": self._text(turn.get("content"), f"{name}[{i}].content")})
+        bare = [{k: v for k, v in t.items() if k not in beside} if isinstance(t, Mapping) else t for t in value]
+        try:
+            turns = plain_messages(bare, name)
+            check_conversation([*turns, {"role": "assistant", "content": ""}], name, blank=True)
+        except InvalidPair as error:
+            raise DataError(f"{self.where}: {error}") from None
         if turns[-1]["role"] == "assistant":
             raise DataError(f"{self.where}: {name} ends with the assistant; the responses come after it")
         return tuple(turns)
@@ -133,6 +157,37 @@ def rows_of(name: str, files: Sequence[Path]) -> Iterator[Fields]:
     """All rows of files. Raises: DataError at the first that can't be read."""
     for file in files:
         yield from _checked(read_rows(f"path.{name}", SourceConfig(path=str(file))))
+
+
+def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) -> Reading:
+    """The items of a user's file, or directory of files. What is no item is named in `bad_rows` and counted.
+
+    Args:
+        item: a row -> its item. Raises: DataError.
+
+    Raises:
+        DataError: there is no path, or no row is an item.
+    """
+    if path is None:
+        raise DataError(f"benchmark {name} is your own file: give path.{name}=FILE.jsonl")
+    items, bad = [], []
+    for file in data_files(name, path, name):
+        for row in read_rows(f"path.{name}", SourceConfig(path=str(file))):
+            try:
+                if row.error is not None:
+                    raise row.error
+                items.append(item(Fields(row.where, row.value)))
+            except DataError as error:
+                bad.append(f"{row.where}: {str(error).removeprefix(f'{row.where}: ')}")
+    if not items:
+        raise DataError(
+            f"none of {len(bad):,} rows can be read; {bad[0]}" if bad else f"path.{name}={path}: has no rows"
+        )
+    missing = [f"{len(bad):,} of {len(bad) + len(items):,} rows cannot be read; {bad[0]}"] if bad else []
+    refused = [(i.id, why) for i in items for group in i.groups for _, why in group.refused]
+    if refused:
+        missing.append(f"{len(refused):,} responses have no reward; {refused[0][0]}: {refused[0][1]}")
+    return Reading(with_unique_ids(items), missing, bad_rows=bad)
 
 
 def hub_rows(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
@@ -186,13 +241,40 @@ def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], wh
 
 def with_unique_ids(items: Iterable[Comparison]) -> list[Comparison]:
     """Items whose ids repeat get #2, #3, ... in their order; a per-item file needs names."""
+    items = list(items)
     seen: Counter[str] = Counter()
+    taken = {item.id for item in items}  # a file may have a "7#2" of its own
     unique = []
     for item in items:
         seen[item.id] += 1
-        number = seen[item.id]
-        unique.append(item if number == 1 else Comparison(f"{item.id}#{number}", item.subset, item.groups))
+        name = item.id
+        if seen[item.id] > 1:
+            while (name := f"{item.id}#{seen[item.id]}") in taken:
+                seen[item.id] += 1
+            taken.add(name)
+        unique.append(item if name == item.id else Comparison(name, item.subset, item.groups))
     return unique
+
+
+def group_of(conversations: Sequence[list[Message] | InvalidPair], truth: Sequence[float]) -> Candidates:
+    """Whole conversations as a group: the messages that all of them begin with are its prompt.
+
+    Args:
+        conversations: each ends with the assistant; or why it cannot be scored (not all of them).
+        truth: one number for each.
+    """
+    found = [(c, t) for c, t in zip(conversations, truth, strict=True) if not isinstance(c, InvalidPair)]
+    refused = tuple((i, str(c)) for i, c in enumerate(conversations) if isinstance(c, InvalidPair))
+    first = found[0][0]
+    shared = min(len(c) for c, _ in found) - 1
+    while any(c[:shared] != first[:shared] for c, _ in found):
+        shared -= 1
+    turns = tuple(tuple(c[shared:]) for c, _ in found)
+    plain = all(len(t) == 1 and t[0]["role"] == "assistant" for t in turns)
+    responses = tuple(c[-1]["content"] for c, _ in found)
+    return Candidates(
+        tuple(first[:shared]), responses, tuple(t for _, t in found), turns=() if plain else turns, refused=refused
+    )
 
 
 def best_first(prompt: tuple[Message, ...], best: str, others: Iterable[str]) -> Candidates:

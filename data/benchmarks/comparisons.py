@@ -1,24 +1,20 @@
-"""Your own comparisons: JSONL with `prompt`, `responses`, and `best` (a position, or several) or `scores`.
+"""Your own comparisons: `prompt`, `responses`, and `best` (a position, or several) or `scores`; or pairs of training.
 
     {"prompt": "Is 7 prime?", "responses": ["Yes.", "No."], "best": 0, "subset": "maths"}
+    {"prompt": "Is 7 prime?", "chosen": "Yes.", "rejected": "No."}
 
 A row is right when one of its best responses is strictly above all others; a tie is not a win. `pairs` is the share of
 all pairs of a better and a worse response that are in strict order, mean over rows. `subset` and `id` are optional.
+Rows are read and checked as by train/score.py, pairs as in training, in any of its formats: chosen is the best. A row
+in which no response is better than another (a labelled tie) is scored and is no part of the scores.
 """
 
+import math
+
 from data.benchmarks.aggregate import Array, Means
-from data.benchmarks.comparison import (
-    Candidates,
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    beats_all,
-    data_files,
-    rows_of,
-    with_unique_ids,
-)
-from data.pairs import DataError
+from data.benchmarks.comparison import Candidates, Comparison, Fields, Reading, Rewards, beats_all, group_of, read_own
+from data.conversations import read_row
+from data.pairs import DataError, InvalidPair, Message, parse_pair
 
 NAME = "comparisons"
 VERSION = "1"
@@ -28,48 +24,74 @@ PUBLISHED: dict[str, dict[str, float]] = {}
 
 
 def read(path: str | None = None) -> Reading:
-    """A file, or a directory of files."""
-    if path is None:
-        raise DataError(f"benchmark {NAME} is your own file: give path.{NAME}=FILE.jsonl")
-    items = [_item(row) for row in rows_of(NAME, data_files(NAME, path, NAME))]
-    if not items:
-        raise DataError(f"path.{NAME}={path}: has no rows")
-    return Reading(with_unique_ids(items))
+    """A file, or a directory of files. Raises: DataError when no row compares anything."""
+    reading = read_own(NAME, path, _item)
+    ties = [item for item in reading.items if not _pairs(item.groups[0])]
+    labelled = [item for item in ties if not item.groups[0].refused]
+    if len(ties) == len(reading.items):
+        why = [why for _, why in ties[0].groups[0].refused] or ["no response is better than another"]
+        raise DataError(f"path.{NAME}={path}: there is nothing to compare; {ties[0].id}: {why[0]}")
+    if labelled:
+        reading.notes.append(f"{len(labelled):,} labelled ties are no part of the scores; the first: {labelled[0].id}")
+    if len(ties) > len(labelled):
+        count = len(ties) - len(labelled)
+        reading.missing.append(f"{count:,} rows have nothing to compare, as a response has no reward")
+    return reading
 
 
 def read_scored(row: Fields) -> Candidates:
     """A prompt with two or more responses and their scores."""
-    responses = row.texts("responses")
-    if len(responses) < 2:
-        raise DataError(f"{row.where}: responses has {len(responses)} entries, expected 2 or more")
-    return Candidates(row.prompt("prompt"), responses, row.numbers("scores", len(responses)))
+    conversations = _responses(row)
+    if len(conversations) < 2:
+        raise DataError(f"{row.where}: responses has {len(conversations)} entries, expected 2 or more")
+    return group_of(conversations, row.numbers("scores", len(conversations)))
 
 
 def _item(row: Fields) -> Comparison:
     if "best" in row:
-        responses = row.texts("responses")
-        best = row.positions("best", row.get("best"), len(responses))
-        group = Candidates(row.prompt("prompt"), responses, tuple(float(i in best) for i in range(len(responses))))
+        conversations = _responses(row)
+        best = row.positions("best", row.get("best"), len(conversations))
+        group = group_of(conversations, [float(i in best) for i in range(len(conversations))])
     elif "scores" in row:
         group = read_scored(row)
+    elif "chosen" in row or "rejected" in row:
+        pair = parse_pair(row.columns)
+        group = group_of([pair.chosen, pair.rejected], (1.0, 0.0))
     else:
         raise DataError(f"{row.where}: neither best nor scores; say which of the responses is the best")
-    if len(set(group.truth)) < 2:
-        raise DataError(f"{row.where}: no response is better than another, so there is nothing to compare")
+    if len(group.responses) + len(group.refused) < 2:
+        raise DataError(f"{row.where}: one response alone; there is nothing to compare it with")
     subset = row.text("subset") if "subset" in row else "all"
     return Comparison(str(row.get("id")) if "id" in row else row.where.rpartition("/")[2], subset, (group,))
 
 
+def _responses(row: Fields) -> list[list[Message] | InvalidPair]:
+    """The conversations of a row of responses. Raises: DataError."""
+    row.get("responses")
+    try:
+        return read_row({name: value for name, value in row.columns.items() if name != "messages"})[1]
+    except InvalidPair as error:
+        raise DataError(f"{row.where}: {error}") from None
+
+
+def _pairs(group: Candidates) -> list[tuple[int, int]]:
+    """Positions of a better and a worse response."""
+    places = range(len(group.truth))
+    return [(i, j) for i in places for j in places if group.truth[i] > group.truth[j]]
+
+
 def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
     group, values = item.groups[0], rewards[0]
+    pairs = _pairs(group)
+    if not pairs:
+        return {"accuracy": math.nan, "pairs": math.nan}
     top = max(group.truth)
     best = Candidates(group.prompt, group.responses, tuple(float(truth == top) for truth in group.truth))
-    places = range(len(values))
-    pairs = [(i, j) for i in places for j in places if group.truth[i] > group.truth[j]]
     ordered = sum(values[i] > values[j] for i, j in pairs)
     return {"accuracy": beats_all(best, values), "pairs": ordered / len(pairs)}
 
 
 def combine(means: Means) -> dict[str, Array]:
-    subsets = {subset: means("accuracy", subset) for subset in means.subsets} if len(means.subsets) > 1 else {}
+    """A subset has whatever name its file gives it, so these names stand apart from those of the scores."""
+    subsets = {f"subset/{name}": means("accuracy", name) for name in means.subsets} if len(means.subsets) > 1 else {}
     return {"score": means("accuracy"), "pairs": means("pairs"), **subsets}

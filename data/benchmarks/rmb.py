@@ -87,7 +87,7 @@ def _item(row: Fields, kind: str, goal: str) -> Comparison:
     best = _answer(row, "chosen" if pairwise else "bon_best", row.get("chosen" if pairwise else "bon_best"))
     others = [row.get("reject")] if pairwise else row.get("loser_list")
     losers = [_answer(row, "reject" if pairwise else f"loser_list[{i}]", other) for i, other in enumerate(others)]
-    group = best_first(row.prompt("conversation_input"), best, losers)
+    group = best_first(row.prompt("conversation_input", beside=("language",)), best, losers)
     return Comparison(f"{kind}/{row.get('pair_uid' if pairwise else 'bon_uid')}", f"{kind}/{goal}", (group,))
 
 

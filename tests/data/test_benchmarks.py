@@ -24,7 +24,8 @@ from data.benchmarks.aggregate import (
 )
 from data.benchmarks.catalogue import BENCHMARKS
 from data.benchmarks.comparison import Candidates, Comparison
-from data.pairs import DataError
+from data.conversations import read_row
+from data.pairs import DataError, InvalidPair, parse_pair
 
 EACH = 40  # items of each subset of a file made by hand
 
@@ -481,10 +482,10 @@ def test_short_curve_is_said(tmp_path):
     [
         ("comparisons", {"prompt": "Q", "responses": ["a", "b"]}, "neither best nor scores"),
         ("comparisons", {"prompt": "Q", "responses": ["a", "b"], "best": 2}, "positions from 0 to 1"),
-        ("comparisons", {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]}, "nothing to compare"),
+        ("comparisons", {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]}, "no response is better"),
         ("comparisons", {"prompt": "Q", "responses": ["a", 3], "best": 0}, r"responses\[1\] is int"),
         ("comparisons", {"prompt": "Q", "responses": ["a", "b"], "scores": [1, float("nan")]}, "finite"),
-        ("comparisons", {"responses": ["a", "b"], "best": 0}, "no prompt among"),
+        ("comparisons", {"responses": ["a", "b"], "best": 0}, "prompt is missing"),
         ("comparisons", {"prompt": [{"role": "assistant", "content": "a"}], "responses": ["a"]}, "neither best"),
         ("best-of-n", {"prompt": "Q", "responses": ["a"], "scores": [1]}, "2 or more"),
         ("best-of-n", {"prompt": "Q", "responses": ["a", "b"], "scores": [1]}, "list of 2 numbers"),
@@ -502,6 +503,140 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, name, row, message):
     path = write_jsonl(tmp_path / "rows.jsonl", [row])
     with pytest.raises(DataError, match=rf"rows\.jsonl:1: .*{message}"):
         BENCHMARKS[name].read(str(path))
+
+
+ODD = {  # conversations that training refuses, and the reason
+    "unknown role": [{"role": "user", "content": "weather?"}, {"role": "tool_response", "content": "42 degrees"}],
+    "unknown role ": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    "no user turn": [{"role": "system", "content": "Be brief."}],
+    "blank text": [{"role": "user", "content": " "}],
+    "not text": [{"role": "user", "content": 7}],
+    "not unicode": [{"role": "user", "content": "\ud800"}],
+    "not a message": [{"role": "user", "text": "Hi"}],
+    "tool calls": [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}],
+}
+
+
+@pytest.mark.parametrize("reason", ODD)
+def test_training_scoring_and_benchmarks_refuse_the_same_prompts(tmp_path, reason):
+    prompt = ODD[reason]
+    answers = [[*prompt, {"role": "assistant", "content": text}] for text in ("Yes.", "No.")]
+    with pytest.raises(InvalidPair) as training:
+        parse_pair({"chosen": answers[0], "rejected": answers[1]})
+    assert training.value.reason == reason.strip()
+    row = {"prompt": prompt, "responses": ["Yes.", "No."]}
+    for scored in (row, {"messages": answers[0]}, {"chosen": answers[0], "rejected": answers[1]}):
+        with pytest.raises(InvalidPair) as scoring:
+            read_row(scored)
+        assert scoring.value.reason == training.value.reason
+    good = {"prompt": "Is 7 prime?", "responses": ["Yes.", "No."], "best": 0, "scores": [1, 0]}
+    for name in ("comparisons", "best-of-n"):
+        path = write_jsonl(tmp_path / f"{name}.jsonl", [row | {"best": 0, "scores": [1, 0]}, good])
+        reading = BENCHMARKS[name].read(str(path))
+        assert len(reading.items) == 1
+        assert reading.missing[0].startswith("1 of 2 rows cannot be read; ")
+        with pytest.raises(DataError, match=rf"{name}\.jsonl:1: .*\(on_bad_row=drop leaves such rows out\)"):
+            reading.refuse_bad_rows("on_bad_row")
+    if reason == "blank text":  # which published prompts hold
+        return
+    path = WRITERS["rmb"](tmp_path / "rmb", 1)
+    file = path / "RMB_dataset" / "Pairwise_set" / "Harmlessness" / "S1.json"
+    rows = json.loads(file.read_text())
+    rows[0]["conversation_input"] = prompt
+    file.write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"S1\.json:1: conversation_input"):
+        rmb.read(str(path))
+
+
+def read_comparisons(path, *rows):
+    return BENCHMARKS["comparisons"].read(str(write_jsonl(path / "mine.jsonl", rows)))
+
+
+def test_a_system_column_counts_in_comparisons(tmp_path):
+    row = {"system": "Be kind.", "prompt": "Hi", "responses": ["Hello", "No"], "best": 0}
+    (one,) = read_comparisons(tmp_path, row).items
+    assert one.groups[0].conversations() == read_row(row)[1]
+    assert one.groups[0].prompt[0] == {"role": "system", "content": "Be kind."}
+
+
+def test_pairs_of_every_format_of_training_are_comparisons(tmp_path):
+    user, yes, no = ({"role": r, "content": c} for r, c in (("user", "Q"), ("assistant", "Yes"), ("assistant", "No")))
+    longer = [user, no, {"role": "user", "content": "Sure?"}, yes]
+    rows = [
+        {"prompt": "Q", "chosen": "Yes", "rejected": "No"},
+        {"chosen": [user, yes], "rejected": [user, no], "subset": "b"},
+        {"chosen": "\n\nHuman: Q\n\nAssistant: Yes", "rejected": "\n\nHuman: Q\n\nAssistant: No"},
+        {
+            "conversations": [{"from": "human", "value": "Q"}],
+            "chosen": {"from": "gpt", "value": "Yes"},
+            "rejected": {"from": "gpt", "value": "No"},
+        },
+        {"chosen": longer, "rejected": [user, no]},
+        {"prompt": "Q", "chosen": "Yes", "rejected": "Yes"},
+    ]
+    reading = read_comparisons(tmp_path, *rows)
+    assert [i.subset for i in reading.items] == ["all", "b", "all", "all", "all"]
+    for found in reading.items:
+        group = found.groups[0]
+        assert group.truth == (1.0, 0.0)
+        pair = parse_pair(rows[reading.items.index(found)])
+        assert group.conversations() == [pair.chosen, pair.rejected]
+    assert reading.bad_rows[0].endswith("mine.jsonl:6: chosen and rejected are the same conversation")
+
+
+def test_labelled_ties_and_blank_responses_cost_no_more_than_themselves(tmp_path):
+    reading = read_comparisons(
+        tmp_path,
+        {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]},
+        {"prompt": "Q", "responses": ["a", "b"], "scores": [2, 2]},
+        {"prompt": "Q", "responses": ["a", " ", "b", 3], "best": 2},
+        {"prompt": "Q", "responses": ["", "b"], "best": 0},
+        {"prompt": "Q", "responses": ["a", "b"], "best": 0},
+        {"prompt": "Q", "responses": ["a"], "best": 0},
+    )
+    assert reading.notes == ["2 labelled ties are no part of the scores; the first: mine.jsonl:1"]
+    assert [line.split(";")[0] for line in reading.missing] == [
+        "1 of 6 rows cannot be read",
+        "3 responses have no reward",
+        "1 rows have nothing to compare, as a response has no reward",
+    ]
+    group = reading.items[2].groups[0]
+    assert (group.responses, group.truth) == (("a", "b"), (0.0, 1.0))
+    assert [position for position, _ in group.refused] == [1, 3]
+    scores = run_benchmark(
+        lambda groups: [list(map(float, range(len(g)))) for g in groups], BENCHMARKS["comparisons"], reading.items
+    )  # the last is the best: right in the third row, wrong in the fifth
+    assert scores == {"score": 0.5, "pairs": 0.5}
+
+
+def test_a_file_of_ties_alone_has_nothing_to_compare(tmp_path):
+    with pytest.raises(DataError, match=r"mine\.jsonl:1: no response is better than another"):
+        read_comparisons(tmp_path, {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]})
+
+
+def test_a_blank_response_does_not_shorten_the_curve(tmp_path):
+    rows = [{"prompt": f"Q{i}", "responses": ["a", "b", "c"], "scores": [0, 1, 2]} for i in range(4)]
+    rows.append({"prompt": "Q", "responses": ["a", "", ""], "scores": [0, 1, 2]})
+    reading = best_of_n.read(str(write_jsonl(tmp_path / "mine.jsonl", rows)))
+    assert "1 rows are no part of the curve, as a response has no reward" in reading.missing
+    scores = run_benchmark(by_hash, best_of_n, reading.items)
+    assert "curve/3" in scores
+    assert scores["random"] == 1
+
+
+def test_subsets_of_any_name_replace_nothing(tmp_path):
+    names = ["score", "pairs", "curve/1", "oracle/1", "all", "auc", "loss", "subset/score", "a|b"]
+    rows = [{"prompt": f"Q{i}", "responses": ["a", "b"], "best": i % 2} for i in range(len(names))]
+    plain = run_benchmark(by_hash, BENCHMARKS["comparisons"], read_comparisons(tmp_path, *rows).items)
+    named = [row | {"subset": name} for row, name in zip(rows, names, strict=True)]
+    scores = run_benchmark(by_hash, BENCHMARKS["comparisons"], read_comparisons(tmp_path, *named).items)
+    assert {name: scores[name] for name in ("score", "pairs")} == plain
+    assert set(scores) - set(plain) == {f"subset/{name}" for name in names}
+
+
+def test_no_two_items_have_one_id(tmp_path):
+    rows = [{"prompt": "Q", "responses": ["a", "b"], "best": 0, "id": name} for name in ("a", "a", "a#2", "a", "a#2")]
+    assert [i.id for i in read_comparisons(tmp_path, *rows).items] == ["a", "a#3", "a#2", "a#4", "a#2#2"]
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"comparisons", "best-of-n"}))
