@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.benchmarks.aggregate import Benchmark, combined, intervals, score_items, ties_in
-from data.benchmarks.comparison import Comparison, Reading, Rewards
+from data.benchmarks.comparison import Candidates, Comparison, Reading, Rewards
 from data.durable import append_lines, hash_file, keep_whole_lines, write_file
 from data.pairs import DataError, InvalidPair, Message
+from train.pair_metrics import PairFacts, pair_metrics
 
 if TYPE_CHECKING:
     from train.distributed import Ranks
@@ -86,7 +87,7 @@ def score_benchmark(
     finished = gather(_finished_items(file, benchmark.NAME, identity) if ranks.is_main else 0)[0]
     if finished:
         ranks.say(f"{benchmark.NAME}: going on after {finished:,} finished items")
-    started, errors = time.monotonic(), _Refused(scorer)
+    started, tolerant = time.monotonic(), _Tolerant(scorer)
     with progress(
         desc=benchmark.NAME,
         unit=" items",
@@ -96,7 +97,7 @@ def score_benchmark(
     ) as bar:
         for start in range(finished, len(sample.items), CHUNK):
             chunk = sample.items[start : start + CHUNK]
-            rewards = gather_in_turn(score_items(errors, chunk[ranks.rank :: ranks.world_size]))
+            rewards = gather_in_turn(score_items(tolerant, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:
                 append_lines(file, (json.dumps(_line(benchmark, i, r)) for i, r in zip(chunk, rewards, strict=True)))
             bar.update(len(chunk))
@@ -115,25 +116,24 @@ def result_of(
 ) -> dict[str, Any]:
     """Everything that a reader of the score must know, without NaN."""
     scored = [(item, row) for item, row in zip(sample.items, rows, strict=True) if row["rewards"] is not None]
+    missing = [*reading.missing, *_why_not_scored(rows, model)]
     if not scored:
-        raise DataError(f"benchmark {benchmark.NAME}: no item could be scored; all are longer than max_length")
+        raise DataError(f"benchmark {benchmark.NAME}: no item could be scored; {missing[-1]}")
     items, measures = [item for item, _ in scored], [measures_of(row) for _, row in scored]
     subsets = [item.subset for item in items]
     values, ranges = combined(benchmark, subsets, measures), intervals(benchmark, subsets, measures)
-    missing = list(reading.missing)
     if sample.limit is not None:
         missing.append(
             f"a sample: {len(sample.items):,} of {sample.of:,} items (limit={sample.limit}, seed={sample.seed})"
         )
-    if len(scored) < len(rows):
-        missing.append(f"{len(rows) - len(scored):,} items are longer than max_length={model['max_length']} tokens")
+    rewards = [rewards_of(row) for _, row in scored]
     scores = {name: _score(value, ranges[name]) for name, value in values.items()}
     groups = [group for item in items for group in item.groups]
     counts = {
         "items": len(items),
         "prompts": len(groups),
         "conversations": sum(len(group.responses) for group in groups),
-        "items_with_ties": ties_in(items, [row["rewards"] for _, row in scored]),
+        "items_with_ties": ties_in(items, rewards),
         "subsets": dict(sorted(Counter(subsets).items())),
     }
     return {
@@ -149,7 +149,35 @@ def result_of(
         "curves": {name: score for name, score in scores.items() if name.startswith(CURVES)},
         "published_percent": benchmark.PUBLISHED,
         "model": model,
-    }
+    } | ({"pairs": as_pairs(items, rewards)} if benchmark.NAME == "comparisons" else {})
+
+
+def _why_not_scored(rows: Sequence[dict[str, Any]], model: dict[str, Any]) -> list[str]:
+    """A line for each reason."""
+    left_out = [row for row in rows if row["rewards"] is None]
+    reasons = Counter(row.get("reason", "over length") for row in left_out)
+    first = {row.get("reason"): f"{row['id']}: {row.get('error')}" for row in reversed(left_out)}
+    return [
+        f"{count:,} items are longer than max_length={model['max_length']} tokens"
+        if reason == "over length"
+        else f"{count:,} items are refused, the first {first[reason]}"
+        for reason, count in reasons.items()
+    ]
+
+
+def as_pairs(items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, float]:
+    """`pair_metrics` of the items with one better and one worse response: what an evaluation says of held-out pairs."""
+    margins = [
+        (values[0], values[1]) if group.truth[0] > group.truth[1] else (values[1], values[0])
+        for item, (values, *_) in zip(items, rewards, strict=True)
+        for group in item.groups[:1]
+        if len(values) == 2 and group.truth[0] != group.truth[1]
+    ]
+    if not margins:
+        return {}
+    unknown = np.zeros(len(margins), dtype=np.int64)  # lengths: their part is left out
+    metrics = pair_metrics(np.array(margins), PairFacts(unknown, unknown, unknown, unknown))
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _score(value: float, interval: tuple[float, float]) -> dict[str, float | None]:
@@ -160,12 +188,32 @@ def _score(value: float, interval: tuple[float, float]) -> dict[str, float | Non
 # --- the file of items ----------------------------------------------------------------------------------------------
 
 
-def _line(benchmark: Benchmark, item: Comparison, rewards: Rewards | None) -> dict[str, Any]:
+def _line(benchmark: Benchmark, item: Comparison, rewards: Rewards | InvalidPair | None) -> dict[str, Any]:
+    line: dict[str, Any] = {"id": item.id, "subset": item.subset, "rewards": None}
     if rewards is None:
-        return {"id": item.id, "subset": item.subset, "rewards": None}
+        return line
+    if isinstance(rewards, InvalidPair):
+        return line | {"reason": rewards.reason, "error": str(rewards)}
     measures = benchmark.measure(item, rewards)
     kept = {name: None if math.isnan(value) else value for name, value in measures.items()}
-    return {"id": item.id, "subset": item.subset, "rewards": rewards, "measures": kept}
+    line |= {"rewards": rewards, "measures": kept}
+    if any(group.refused for group in item.groups):
+        line["rewards"] = [_in_place(group, values) for group, values in zip(item.groups, rewards, strict=True)]
+        line["errors"] = [why for group in item.groups for _, why in group.refused]
+    return line
+
+
+def _in_place(group: Candidates, rewards: Sequence[float]) -> list[float | None]:
+    """A place for every response of the row: None for those that have no reward."""
+    places: list[float | None] = list(rewards)
+    for position, _ in group.refused:  # ascending
+        places.insert(position, None)
+    return places
+
+
+def rewards_of(row: dict[str, Any]) -> list[list[float]]:
+    """The rewards of a line, without the places of responses that have none."""
+    return [[reward for reward in group if reward is not None] for group in row["rewards"]]
 
 
 def measures_of(row: dict[str, Any]) -> dict[str, float]:
@@ -181,9 +229,15 @@ def identity_of(benchmark: Benchmark, sample: Sample, model: dict[str, Any]) -> 
     """A hash of all that decides the lines of the file of items."""
     decided = {key: value for key, value in model.items() if key != "path"}
     texts = [
-        (i.id, i.subset, [(g.prompt, g.responses, g.truth, g.kinds, g.pairs) for g in i.groups]) for i in sample.items
+        (i.id, i.subset, [(g.prompt, g.responses, g.truth, g.kinds, g.pairs, *_further(g)) for g in i.groups])
+        for i in sample.items
     ]
     return _hash([benchmark.NAME, benchmark.VERSION, decided, texts])
+
+
+def _further(group: Candidates) -> list[Any]:
+    """What few groups have."""
+    return [part for part in (group.turns, group.refused) if part]
 
 
 def about(file: Path) -> Path:
@@ -221,21 +275,17 @@ def _hash(value: Any) -> str:
 # --- scoring --------------------------------------------------------------------------------------------------------
 
 
-class _Refused:
-    """A scorer that gives None for a group with a conversation longer than the model takes."""
+class _Tolerant:
+    """A scorer that gives, for a group with a conversation that it refuses, the reason."""
 
     def __init__(self, scorer: "Scorer"):
         self._scorer = scorer
 
-    def __call__(self, groups: Sequence[list[list[Message]]]) -> list[list[float] | None]:
-        ids = self._scorer.encode(groups)
-        fits = [self._fits(group) for group in ids]
-        rewards = iter(self._scorer.score_ids([group for group, ok in zip(ids, fits, strict=True) if ok]))
-        return [next(rewards) if ok else None for ok in fits]
-
-    def _fits(self, ids: list[list[int]]) -> bool:
-        try:
-            self._scorer.check_length(ids)
-        except InvalidPair:
-            return False
-        return True
+    def __call__(self, groups: Sequence[list[list[Message]]]) -> list[list[float] | InvalidPair]:
+        encoded = self._scorer.try_encode(groups)
+        problems = [next((ids for ids in group if isinstance(ids, InvalidPair)), None) for group in encoded]
+        whole = [
+            [ids for ids in g if not isinstance(ids, InvalidPair)] if p is None else []
+            for g, p in zip(encoded, problems, strict=True)
+        ]
+        return [p or rewards for p, rewards in zip(problems, self._scorer.score_ids(whole), strict=True)]

@@ -6,9 +6,11 @@
 Input rows (JSONL, JSONL.gz, JSON, parquet, arrow) are one of
     {"messages": [...]}                        -> adds "reward"
     {"chosen": ..., "rejected": ...}           -> adds "chosen_reward", "rejected_reward" (any format of training)
-    {"prompt": ..., "responses": [...]}        -> adds "rewards"
-The output (.jsonl, .jsonl.gz, .parquet) keeps order and columns. A row that cannot be scored gets "error" instead. An
-interrupted run goes on where it stopped. From Python: `train.scorer.Scorer("runs/tiny/export").score(conversations)`.
+    {"prompt": ..., "responses": [...]}        -> adds "rewards", and "best", the position of the highest
+The output (.jsonl, .jsonl.gz, .parquet) keeps order and columns. A row that cannot be scored gets "error" instead; of
+several responses one that cannot (a blank one, say) has no reward, and "errors" says why. A file of pairs ends with
+their accuracy. Exit code 2, and the first reason, when no row could be scored. An interrupted run goes on where it
+stopped. From Python: `train.scorer.Scorer("runs/tiny/export").score(conversations)`.
 """
 
 import contextlib
@@ -57,6 +59,7 @@ def score_file(config: ScoreConfig) -> Path:
 
     Raises:
         DataError, ModelError: something to mend in the settings, the input or the model.
+            No row could be scored: then the output holds the reason of each.
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
     from data.progress import progress
@@ -84,21 +87,80 @@ def score_file(config: ScoreConfig) -> Path:
     )
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
-    errors = 0
+    tally = Tally()
+    if ranks.is_main:
+        tally.add_lines(partial)
     with progress(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main) as bar:
         for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
             rows = gather_in_turn(score_rows(scorer, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:
                 _append(partial, rows)
-            errors += sum("error" in row for row in rows)
+            tally.add(rows)
             bar.update(len(chunk))
     if ranks.is_main:
         with _keeping(partial):
             _finish(partial, output)
             about.unlink(missing_ok=True)
-    ranks.say(f"wrote {output}" + (f"; {errors:,} rows have an error instead of a score" if errors else ""))
+    ranks.say("\n".join([f"wrote {output}", *tally.lines()]))
     stop()
+    if ranks.is_main and not tally.scored:
+        raise DataError(f"input={config.input}: {tally.why_nothing()}; the reasons are in {output}")
     return output
+
+
+@dataclass
+class Tally:
+    """What is said of the output at the end."""
+
+    scored: int = 0  # rows
+    errors: int = 0  # rows without any score
+    parts: int = 0  # responses without one, of rows that have some
+    first: str = ""  # the first error
+    pairs: int = 0
+    won: int = 0  # pairs with chosen strictly above rejected
+    ties: int = 0
+    own_best: int = 0  # rows with a `best` of their own
+
+    def add_lines(self, partial: Path) -> None:
+        """Count rows that an interrupted run has finished."""
+        with open(partial) as lines:
+            for line in lines:
+                self.add([json.loads(line)])
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            number = self.scored + self.errors + 1
+            if "error" in row:
+                self.errors += 1
+                self.first = self.first or f"row {number:,}: {row['error']}"
+                continue
+            self.scored += 1
+            for problem in filter(None, row.get("errors", ())):
+                self.parts += 1
+                self.first = self.first or f"row {number:,}: {problem}"
+            self.own_best += "best_by_reward" in row
+            if "chosen_reward" in row:
+                margin = row["chosen_reward"] - row["rejected_reward"]
+                self.pairs, self.won, self.ties = self.pairs + 1, self.won + (margin > 0), self.ties + (margin == 0)
+
+    def lines(self) -> list[str]:
+        found = []
+        if self.errors:
+            found.append(f"{self.errors:,} rows have an error instead of a score")
+        if self.parts:
+            found.append(f"{self.parts:,} responses have no reward, and the others of their rows have theirs")
+        if self.first:
+            found[-1] += f"; the first: {self.first}"
+        if self.own_best:
+            found.append(f"{self.own_best:,} rows have a `best` of their own, which is kept: see `best_by_reward`")
+        if self.pairs:
+            ties = f", {self.ties:,} ties" if self.ties else ""
+            share = f"{self.won:,} of {self.pairs:,} pairs have chosen above rejected{ties}"
+            found.append(f"accuracy {self.won / self.pairs:.4f}: {share}")
+        return found
+
+    def why_nothing(self) -> str:
+        return f"no row could be scored; {self.first}" if self.errors else "has no rows"
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -9,20 +9,11 @@ import numpy as np
 import torch
 
 from data import durable
-from data.chat import Chat, make_group
+from data.chat import Chat, check_end, first_equals, make_group
+from data.conversations import first_usable, read_row
 from data.packing import build_pack, split_group
-from data.pairs import (
-    InvalidPair,
-    Message,
-    check_conversation,
-    join_response,
-    plain_messages,
-    read_conversations,
-    read_prompt,
-    with_row_context,
-)
+from data.pairs import InvalidPair, Message, check_conversation, plain_messages
 from data.planning import plan_packs
-from data.render import text_of
 from data.sources import Row
 from models.attention import ModelError, choose_backend
 from models.build import fetch, read_config
@@ -32,7 +23,7 @@ from train.flops import attention_cost
 from train.tokenizer import check_ids, check_references, read_tokenizer
 
 CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
-RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error")
+RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error", "errors", "best_by_reward")
 
 
 class Scorer:
@@ -78,43 +69,81 @@ class Scorer:
         self._attention_cost = attention_cost(config)
 
     def score(self, conversations: Sequence[list[Message]]) -> list[float]:
-        """The reward of each conversation.
+        """The reward of each conversation; equal ones have the same.
 
         Raises:
             InvalidPair: one is not a conversation that ends with the assistant, or is too long.
         """
-        for i, messages in enumerate(conversations):
-            check_conversation(messages, f"conversations[{i}]")
-        return [rewards[0] for rewards in self.score_groups([[messages] for messages in conversations])]
+        checked = [_checked(messages, f"conversations[{i}]") for i, messages in enumerate(conversations)]
+        found = [self.check_ids(ids) for ids in self.encode([checked])[0]]
+        unique = {tuple(ids): ids for ids in found}
+        rewards = dict(zip(unique, self.score_ids([[ids] for ids in unique.values()]), strict=True))
+        return [rewards[tuple(ids)][0] for ids in found]
 
     def score_groups(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[float]]:
-        """Rewards of groups of conversations; within a group the common token prefix is computed once."""
-        ids = self.encode(groups)
-        for group in ids:
-            self.check_length(group)
-        return self.score_ids(ids)
+        """Rewards of groups of conversations; within a group the common token prefix is computed once.
+
+        A blank answer is scored as it stands, as benchmarks ask for.
+
+        Raises:
+            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        """
+        checked = []
+        for i, group in enumerate(groups):
+            if not isinstance(group, list | tuple):
+                kind = type(group).__name__
+                raise InvalidPair("not a group", f"groups[{i}] is {kind}, expected a list of conversations")
+            checked.append([_checked(messages, f"groups[{i}][{j}]", blank=True) for j, messages in enumerate(group)])
+        return self.score_ids([[self.check_ids(ids) for ids in group] for group in self.encode(checked)])
 
     def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
-        """Token ids of every conversation of every group."""
-        rendered = iter(self.chat.render_all([messages for group in groups for messages in group]))
-        return self.encode_texts([[text_of(next(rendered)) for _ in group] for group in groups])
+        """Token ids of every conversation of every group. Raises: InvalidPair when the template refuses one."""
+        found = self.try_encode(groups, usable=False)
+        return [[first_usable([ids]) for ids in group] for group in found]
 
-    def encode_texts(self, groups: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """Token ids of every rendered conversation of every group."""
-        flat = iter(self.chat.encode([text for group in groups for text in group]))
-        return [[next(flat) for _ in group] for group in groups]
+    def try_encode(
+        self, groups: Sequence[Sequence[list[Message] | InvalidPair]], usable: bool = True
+    ) -> list[list[list[int] | InvalidPair]]:
+        """Token ids of every conversation, or why it has none; a refusal stays where it is.
 
-    def check_length(self, group: Sequence[list[int]]) -> None:
-        """Raises: InvalidPair when a conversation is longer than `max_length`."""
-        longest = max(map(len, group), default=0)
-        if longest > self.max_length:
-            raise InvalidPair("over length", f"a conversation has {longest} tokens, more than {self.max_length}")
+        Args:
+            usable: refuse also what no reward can be read of: see `check_ids`.
+        """
+        given = [[m for m in group if not isinstance(m, InvalidPair)] for group in groups]
+        rendered = self.chat.render_all([messages for group in given for messages in group])
+        texts = iter(self.chat.encode([text for text in rendered if isinstance(text, str)]))
+        each = iter([next(texts) if isinstance(text, str) else text for text in rendered])
+        found = [[m if isinstance(m, InvalidPair) else next(each) for m in group] for group in groups]
+        return [[self._tried(ids) for ids in group] for group in found] if usable else found
+
+    def check_ids(self, ids: list[int]) -> list[int]:
+        """The same ids.
+
+        Raises:
+            InvalidPair: a conversation is longer than `max_length`, or ends with the pad token.
+        """
+        if len(ids) > self.max_length:
+            raise InvalidPair("over length", f"a conversation has {len(ids)} tokens, more than {self.max_length}")
+        check_end(ids, self.chat.tokenizer.pad_token_id)
+        return ids
+
+    def _tried(self, ids: list[int] | InvalidPair) -> list[int] | InvalidPair:
+        try:
+            return ids if isinstance(ids, InvalidPair) else self.check_ids(ids)
+        except InvalidPair as problem:
+            return problem
 
     def score_ids(self, groups: Sequence[list[list[int]]]) -> list[list[float]]:
-        """Rewards of groups of conversations given as token ids, in their order."""
-        parts, owner = [], []
-        for i, group in enumerate(groups):
-            for part in split_group(make_group(group), self.pack_tokens) if group else []:
+        """Rewards of groups of conversations given as token ids, in their order.
+
+        Equal conversations of a group have one reward, that of the first: rounding depends on the place in a pack, and
+        must not make one of them win.
+        """
+        parts, owner, firsts = [], [], list[list[int]]()
+        for i, ids in enumerate(groups):
+            group = make_group(ids) if ids else None
+            firsts.append(first_equals(group) if group else [])
+            for part in split_group(group, self.pack_tokens) if group else []:
                 parts.append(part)
                 owner.append(i)
         rewards: list[list[float]] = [[] for _ in groups]
@@ -129,12 +158,12 @@ class Scorer:
         with torch.inference_mode():
             # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
             outputs = [self._model(**build_pack([parts[i] for i in pack]).to(self.device).inputs()) for pack in packs]
-            values = iter(torch.cat(outputs).tolist())
+            flat = iter(torch.cat(outputs).tolist())
         for i in itertools.chain.from_iterable(packs):
-            scored[i] = [next(values) for _ in parts[i].response_ids]
+            scored[i] = [next(flat) for _ in parts[i].response_ids]
         for i, values_of_part in zip(owner, scored, strict=True):
             rewards[i] += values_of_part
-        return rewards
+        return [[values[k] for k in first] for values, first in zip(rewards, firsts, strict=True)]
 
 
 def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
@@ -157,69 +186,57 @@ def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The output rows of input rows: their columns with rewards, or with an `error`; old `RESULTS` are replaced."""
     kinds: list[str] = []
-    texts: list[list[str]] = []  # of all rows, tokenised at once: a tokenizer does that in parallel
-    problems: dict[int, str] = {}
-    found: list[list[list[Message]]] = []
-    for number, row in enumerate(rows):
-        kind = "error"
-        conversations: list[list[Message]] = []
+    found: list[list[list[Message] | InvalidPair]] = []  # of all rows, tokenised at once: in parallel
+    for row in rows:
         try:
             if row.error is not None:
                 raise row.error
             kind, conversations = read_row(row.value)
         except InvalidPair as error:
-            problems[number] = str(error)
+            kind, conversations = "error", [error]
         kinds.append(kind)
         found.append(conversations)
-    rendered = iter(scorer.chat.render_all([messages for conversations in found for messages in conversations]))
-    for number, conversations in enumerate(found):
-        group = [next(rendered) for _ in conversations]
-        try:
-            texts.append([text_of(text) for text in group])
-        except InvalidPair as error:
-            problems[number] = str(error)
-            texts.append([])
-    groups = scorer.encode_texts(texts)
-    for number, ids in enumerate(groups):
-        try:
-            scorer.check_length(ids)
-        except InvalidPair as error:
-            problems[number], groups[number] = str(error), []
+    encoded = scorer.try_encode(found)
+    groups = []
+    for number, (kind, group) in enumerate(zip(kinds, encoded, strict=True)):
+        problems = [ids for ids in group if isinstance(ids, InvalidPair)]
+        if problems and (kind != "responses" or len(problems) == len(group)):
+            kinds[number], encoded[number] = "error", [problems[0]]
+        groups.append([ids for ids in encoded[number] if not isinstance(ids, InvalidPair)])
     done = []
-    for number, (row, kind, rewards) in enumerate(zip(rows, kinds, scorer.score_ids(groups), strict=True)):
+    for row, kind, group, rewards in zip(rows, kinds, encoded, scorer.score_ids(groups), strict=True):
         columns = row.value if isinstance(row.value, dict) else {}
-        kept = {key: value for key, value in columns.items() if key not in RESULTS}  # an old score must not look new
-        done.append(kept | ({"error": problems[number]} if number in problems else _results(kind, rewards)))
+        best = _best_column(columns)
+        stale = (*RESULTS, best)  # an old score must not look new
+        kept = {key: value for key, value in columns.items() if key not in stale}
+        done.append(kept | _results(kind, group, rewards, best))
     return done
 
 
-def _results(kind: str, rewards: list[float]) -> dict[str, Any]:
+def _best_column(columns: dict[str, Any]) -> str:
+    """Where the position of the best response goes: `best` may be a label of the row's own, and then it stays."""
+    ours = "best" in columns and "rewards" in columns and "best_by_reward" not in columns
+    return "best" if ours or "best" not in columns else "best_by_reward"
+
+
+def _results(kind: str, group: Sequence[list[int] | InvalidPair], rewards: list[float], best: str) -> dict[str, Any]:
     """The columns that a row of a kind gets."""
+    if kind == "error":
+        return {"error": str(group[0])}
     if kind == "messages":
         return {"reward": rewards[0]}
     if kind == "pair":
         return {"chosen_reward": rewards[0], "rejected_reward": rewards[1]}
-    return {"rewards": rewards}
+    left = iter(rewards)
+    each = [None if isinstance(ids, InvalidPair) else next(left) for ids in group]
+    columns: dict[str, Any] = {"rewards": each}
+    if len(each) > 1:
+        columns[best] = each.index(max(rewards))  # the first of equal ones
+    if len(rewards) < len(each):
+        columns["errors"] = [str(ids) if isinstance(ids, InvalidPair) else None for ids in group]
+    return columns
 
 
-def read_row(row: Any) -> tuple[str, list[list[Message]]]:
-    """(kind of the row, its conversations). Raises: InvalidPair when it is none that can be scored."""
-    if not isinstance(row, dict):
-        raise InvalidPair("not an object", "the row is not an object with named fields")
-    if row.get("messages") is not None:
-        return "messages", [_conversation(row, plain_messages(row["messages"], "messages"), "messages")]
-    if row.get("responses") is not None:
-        if not isinstance(row["responses"], list) or not row["responses"]:
-            raise InvalidPair("no response", "responses is not a list with at least one response")
-        prompt = read_prompt(row.get("prompt"))
-        conversations = [
-            join_response(prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])
-        ]
-        return "responses", [_conversation(row, c, f"responses[{i}]") for i, c in enumerate(conversations)]
-    if row.get("chosen") is not None or row.get("rejected") is not None:
-        return "pair", list(read_conversations(row))
-    raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {sorted(row)}")
-
-
-def _conversation(row: dict[str, Any], messages: Any, field: str) -> list[Message]:
-    return check_conversation(with_row_context(row, messages), field)
+def _checked(messages: Any, field: str, blank: bool = False) -> list[Message]:
+    """A conversation of a caller, checked as a row of training is. Raises: InvalidPair."""
+    return check_conversation(plain_messages(messages, field), field, blank=blank)

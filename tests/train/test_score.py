@@ -308,3 +308,142 @@ def test_odd_columns_do_not_stop_it(export, tmp_path):
     parquet.write_table(table, tmp_path / "[in.parquet")
     main([f"model={export}", f"input={tmp_path}/[[]in.parquet", f"output={tmp_path / 'out.jsonl'}"])
     assert read(tmp_path / "out.jsonl")[0]["when"] == "2026-01-02 00:00:00"
+
+
+def test_what_is_wrong_with_one_response_costs_it_alone(export, tmp_path, capsys):
+    """Also in the benchmark of the same row: docs/benchmarks.md."""
+    long = "word " * 2000
+    responses = ["Hello", " ", "Go away", [{"role": "tool_response", "content": "x"}], long, "Hello"]
+    rows = [
+        {"prompt": "Hi", "responses": responses},
+        {"prompt": "Hi", "responses": ["", long]},
+        {"prompt": "Hi", "responses": ["Hello", "Go away", "Hello"]},
+        {"prompt": [{"role": "user", "content": "Hi"}, {"role": "developer", "content": "x"}], "responses": ["a", "b"]},
+        {"prompt": "Hi", "chosen": "Hello", "rejected": ""},
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    output = tmp_path / "out.jsonl"
+    assert main([f"model={export}", f"input={source}", f"output={output}", "max_length=4096"]) == 0
+    out = read_any(output)
+    alone = read_any(
+        score_file(ScoreConfig(str(export), str(write(tmp_path / "one.jsonl", rows[2:3])), f"{tmp_path}/o.jsonl"))
+    )
+    hello, away = alone[0]["rewards"][:2]
+    assert [r is None for r in out[0]["rewards"]] == [False, True, False, True, True, False]
+    assert out[0]["rewards"][0] == out[0]["rewards"][5] == pytest.approx(hello, abs=1e-5)
+    assert out[0]["rewards"][2] == pytest.approx(away, abs=1e-5)
+    assert out[0]["best"] == (0 if hello > away else 2)
+    assert [e and e.partition(" ")[0] for e in out[0]["errors"]] == [
+        None, "responses[1]", None, "responses[3][0]", "a", None,
+    ]  # fmt: skip
+    assert out[1]["error"] == "responses[0] is blank"
+    assert out[2]["rewards"][0] == out[2]["rewards"][2]
+    assert "errors" not in out[2]
+    assert "role 'developer'" in out[3]["error"]
+    assert out[4]["error"] == "rejected is blank"
+    said = capsys.readouterr().out
+    assert "3 rows have an error instead of a score" in said
+    assert (
+        "3 responses have no reward, and the others of their rows have theirs; the first: row 1: responses[1] is blank"
+        in said
+    )
+
+
+def test_equal_conversations_have_one_reward(export):
+    """Wherever in a pack they are: rounding would make one of them win."""
+    scorer = Scorer(export, device="cpu")
+    texts = ["Yes.", "No. " * 30, "Yes.", "Perhaps. " * 11, "Yes."]
+    groups = [
+        [[{"role": "user", "content": f"{i} " * i}, {"role": "assistant", "content": t}] for t in texts]
+        for i in range(1, 12)
+    ]
+    for narrow in (scorer, Scorer(export, device="cpu", pack_tokens=300)):
+        for rewards in narrow.score_groups(groups):
+            assert len(set(rewards)) == 3
+            assert rewards[0] == rewards[2] == rewards[4]
+    for group in groups:
+        rewards = scorer.score([*group, group[0]])
+        assert rewards[0] == rewards[2] == rewards[4] == rewards[5]
+
+
+def test_a_file_without_anything_to_score_is_an_error(export, tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", [{"question": "Hi", "answer": "Hello"}] * 3)
+    command = [f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]
+    assert main(command) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(err) == 1
+    assert "no row could be scored; row 1: neither messages nor chosen/rejected nor prompt/responses among" in err[0]
+    assert f"the reasons are in {tmp_path}/out.jsonl" in err[0]
+    assert len(read(tmp_path / "out.jsonl")) == 3
+    write(source, [])
+    assert main([*command, "overwrite=true"]) == 2
+    assert "has no rows" in capsys.readouterr().err
+    write(source, [*ROWS[:1], {"question": "Hi"}])
+    assert main([*command, "overwrite=true"]) == 0
+    assert "1 rows have an error instead of a score; the first: row 2: neither messages" in capsys.readouterr().out
+
+
+def test_pairs_end_with_their_accuracy_also_after_an_interruption(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("train.score.CHUNK", 4)
+    rows = [{"prompt": f"Is {i} prime?", "chosen": "Yes.", "rejected": "No." * (1 + i % 3)} for i in range(9)]
+    rows.append({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"})
+    source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    command = [f"model={export}", f"input={source}", f"output={output}"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out.splitlines()[-1]
+    won = sum(row["chosen_reward"] > row["rejected_reward"] for row in read(output))
+    assert whole == f"accuracy {won / 10:.4f}: {won} of 10 pairs have chosen above rejected, 1 ties"
+    lines = output.read_text().splitlines(keepends=True)
+    output.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("train.score._finish", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            main(command)
+    (tmp_path / "out.jsonl.partial").write_text("".join(lines[:5]))
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == whole
+
+
+def test_a_label_called_best_is_kept(export, tmp_path, capsys):
+    rows = [
+        {"prompt": "Hi", "responses": ["Hello", "Go away"], "best": 7},
+        {"prompt": "Hi", "responses": ["Hello", "Go away"]},
+    ]
+    first = read(score_file(ScoreConfig(str(export), str(write(tmp_path / "in.jsonl", rows)), f"{tmp_path}/out.jsonl")))
+    ours = first[0]["rewards"].index(max(first[0]["rewards"]))
+    assert (first[0]["best"], first[0]["best_by_reward"], first[1]["best"]) == (7, ours, ours)
+    assert "1 rows have a `best` of their own, which is kept" in capsys.readouterr().out
+    stale = [first[0] | {"best_by_reward": 5}, first[1] | {"best": 5, "rewards": [0, 1]}]
+    again = read(
+        score_file(ScoreConfig(str(export), str(write(tmp_path / "in2.jsonl", stale)), f"{tmp_path}/out2.jsonl"))
+    )
+    assert again == first, "its own columns of an earlier run are replaced, the label is not"
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("score", ["Hi"], r"conversations\[0\] is str"),
+        ("score", [{"role": "user", "content": "Hi"}], r"conversations\[0\] is an object with fields"),
+        (
+            "score",
+            [[{"role": "user", "content": "Hi"}, {"role": "developer", "content": "x"}]],
+            r"conversations\[0\]\[1\] has",
+        ),
+        ("score_groups", [{"role": "user"}], r"groups\[0\] is dict, expected a list of conversations"),
+        ("score_groups", [[{"role": "user", "content": "Hi"}]], r"groups\[0\]\[0\] is an object with fields"),
+        ("score_groups", [["Hi", "Hello"]], r"groups\[0\]\[0\] is str 'Hi', expected a list of messages"),
+        ("score_groups", [[[{"role": "user", "content": "Hi"}]]], r"groups\[0\]\[0\] ends with role 'user'"),
+        ("score_groups", [[[{"role": "assistant", "content": "Hi"}]]], r"groups\[0\]\[0\] has no user turn"),
+    ],
+)
+def test_a_wrong_argument_is_named(export, method, given, message):
+    with pytest.raises(InvalidPair, match=message):
+        getattr(Scorer(export, device="cpu"), method)(given)
+
+
+def test_a_conversation_that_ends_with_the_pad_token_is_refused_as_in_training(export):
+    scorer = Scorer(export, device="cpu")
+    pad = scorer.chat.tokenizer.pad_token_id
+    with pytest.raises(InvalidPair, match="ends with the pad token"):
+        scorer.check_ids([1, 2, pad])
