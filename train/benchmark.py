@@ -3,6 +3,7 @@
     python train/benchmark.py model=runs/tiny/export benchmark=judgebench path=JudgeBench
     python train/benchmark.py model=DIR benchmark=rm_bench,rmb path.rm_bench=RM-Bench path.rmb=RMB limit=200
     python train/benchmark.py model=DIR benchmark=all            (the seven public ones; from the hub without a path)
+    python train/benchmark.py model=DIR benchmark=comparisons path=pairs.jsonl    (your own, or pairs as in training)
     python train/benchmark.py model=DIR benchmark=best-of-n path=scored.jsonl
     python train/benchmark.py benchmark=compare results=runs/a/benchmarks,runs/b/benchmarks
     torchrun --nproc-per-node 8 train/benchmark.py model=... benchmark=...          (all GPUs)
@@ -42,6 +43,7 @@ class BenchmarkConfig:
     attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager
     pack_tokens: int = 16384  # tokens of one pack at most
     max_length: int | None = None  # an item with a longer conversation is left out, and counted
+    on_bad_row: str = "drop"  # of your own files: drop (counted, and the first is named) | error (stop at the first)
     overwrite: bool = False  # forget earlier results in the output directory
 
 
@@ -75,6 +77,8 @@ def check(config: BenchmarkConfig) -> None:
     for key in ("pack_tokens", "max_length", "limit"):
         if getattr(config, key) is not None and getattr(config, key) < 1:
             raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
+    if config.on_bad_row not in ("drop", "error"):
+        raise DataError(f"on_bad_row={config.on_bad_row}: expected drop or error")
     if config.benchmark == "compare":
         if not config.results or len(config.results.split(",")) < 2:
             raise DataError("benchmark=compare: give results=A,B with two or more directories or result files")
@@ -141,6 +145,8 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     readings = {name: BENCHMARKS[name].read(path_of(config, name)) for name in names_of(config)}
     ranks, output = read_ranks(), output_of(config)
     for name, reading in readings.items():
+        if config.on_bad_row == "error":
+            reading.refuse_bad_rows("on_bad_row")
         for line in reading.missing:
             ranks.say(f"WARNING: {name} is incomplete: {line}")
     start_gloo(ranks)

@@ -17,6 +17,7 @@ from data.pairs import DataError
 from train.benchmark_run import measures_of, read_items
 
 COLUMNS = 8  # of scores in a table; the JSON has them all
+PAIR_COLUMNS = ("accuracy", "ties", "loss", "loss_calibrated", "brier", "ece", "ece_calibrated", "temperature")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ def text(table: Table, markdown: bool) -> str:
 
 def tables_of(results: Sequence[dict[str, Any]]) -> list[Table]:
     """A table for each benchmark and, of several public ones, one of their headlines."""
-    tables = [curve_table(r) if r["benchmark"] == "best-of-n" else benchmark_table(r) for r in results]
+    tables = []
+    for result in results:
+        tables.append(curve_table(result) if result["benchmark"] == "best-of-n" else benchmark_table(result))
+        if result.get("pairs"):
+            tables.append(pairs_table(result))
     public = [r for r in results if r["published_percent"]]
     return tables + ([summary(public)] if len(public) > 1 else [])
 
@@ -46,8 +51,7 @@ def tables_of(results: Sequence[dict[str, Any]]) -> list[Table]:
 def benchmark_table(result: dict[str, Any]) -> Table:
     """This model with its intervals, then the published rows, in percent."""
     scores, published = result["scores"], result["published_percent"]
-    named = [name for name in scores if any(name in row for row in published.values())]
-    columns = named if len(named) > 1 else list(scores)[:COLUMNS]
+    columns = columns_of(scores, published)
     ours = [_percent(scores[name]["value"]) for name in columns]
     ranges = [_range(scores[name]) for name in columns]
     rows = [["model", *columns], [_label(result), *ours], ["  95 % interval", *ranges]]
@@ -56,7 +60,30 @@ def benchmark_table(result: dict[str, Any]) -> Table:
     ]
     counts = result["counts"]
     title = f"{result['benchmark']} {result['version']}: {counts['items']:,} items, in percent"
-    return Table(title, rows, [f"score: {result['headline']}", *_warnings(result)])
+    remarks = [f"score: {result['headline']}", *_warnings(result)]
+    rest = [name for name, score in scores.items() if name not in columns and score["value"] is not None]
+    if rest:
+        more = f"{rest[0]} to {rest[-1]}" if len(rest) > 1 else rest[0]
+        remarks.append(f"{len(rest):,} more scores ({more}) are in {result['benchmark']}.json")
+    return Table(title, rows, remarks)
+
+
+def columns_of(scores: dict[str, Any], published: dict[str, dict[str, float]]) -> list[str]:
+    """All scores where they fit; else those that are published beside the headline, or the first."""
+    named = [name for name in scores if any(name in row for row in published.values())]
+    there = [name for name in scores if name in named or scores[name]["value"] is not None]
+    if len(there) <= COLUMNS or len(named) <= 1:
+        return there[:COLUMNS]
+    return named
+
+
+def pairs_table(result: dict[str, Any]) -> Table:
+    """What an evaluation during training says of held-out pairs, of the rows with two responses."""
+    metrics = result["pairs"]
+    columns = [name for name in PAIR_COLUMNS if name in metrics]
+    rows = [["model", *columns], [_label(result), *(f"{metrics[name]:.4f}" for name in columns)]]
+    title = f"{result['benchmark']}: its {int(metrics['pairs']):,} rows of a better and a worse response, as pairs"
+    return Table(title, rows, ["loss: of Bradley-Terry, a coin has 0.6931; docs/evaluation.md has every formula"])
 
 
 def curve_table(result: dict[str, Any]) -> Table:

@@ -5,7 +5,8 @@ each group on one rank, in packs of which every rank has equally many.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from data.benchmarks.aggregate import Benchmark, aggregate
 from data.benchmarks.catalogue import BENCHMARKS
 from data.benchmarks.comparison import Comparison
-from data.chat import Chat, Group, make_group
+from data.chat import Chat, Group, check_end, first_equals, make_group
 from data.packing import build_pack, split_group
 from data.pairs import DataError, InvalidPair
 from data.render import release
@@ -42,7 +43,7 @@ class LoopBenchmark:
         return list(self.metrics(rewards))
 
     def metrics(self, rewards: list[list[list[float]]]) -> dict[str, float]:
-        """`benchmark/NAME/SUBSET/accuracy` (other scores without the last part) from the rewards of each item."""
+        """`benchmark/NAME/SCORE/accuracy` (other scores without the last part) from the rewards of each item."""
         scores = aggregate(self.benchmark, self.items, rewards)
         return {
             _key(self.benchmark.NAME, score): value
@@ -56,9 +57,16 @@ def _key(name: str, score: str) -> str:
 
 
 def load_benchmarks(
-    configs: Mapping[str, BenchmarkEvaluation | None], chat: Chat, max_length: int, say: Callable[[str], None]
+    configs: Mapping[str, BenchmarkEvaluation | None],
+    chat: Chat,
+    max_length: int,
+    say: Callable[[str], None],
+    on_bad_row: str = "drop",
 ) -> list[LoopBenchmark]:
     """Read and tokenise what the recipe asks for. What is missing or too long is said, never passed over.
+
+    Args:
+        on_bad_row: `data.on_bad_row`, for the files of a user's own benchmarks.
 
     Raises:
         DataError: a benchmark cannot be read, or none of its items fits `max_length`.
@@ -68,16 +76,25 @@ def load_benchmarks(
         if config is None:
             continue
         reading = BENCHMARKS[name].read(config.path)
+        if on_bad_row == "error":
+            reading.refuse_bad_rows("data.on_bad_row")
         sample = draw(reading, config.limit, seed=0)
         items, groups = [], []
+        left_out: Counter[str] = Counter()
+        first: dict[str, str] = {}
         for start in range(0, len(sample.items), CHUNK):
             for item, of_item in _tokenised(sample.items[start : start + CHUNK], chat, max_length):
-                items.append(item)
-                groups += of_item
+                if isinstance(of_item, InvalidPair):
+                    left_out[of_item.reason] += 1
+                    first.setdefault(of_item.reason, f"are refused, the first {item.id}: {of_item}")
+                else:
+                    items.append(item)
+                    groups += of_item
+        first["over length"] = "do not fit data.max_length"
+        why_not = [f"{count:,} items {first[reason]}" for reason, count in left_out.items()]
         if not items:
-            raise DataError(f"evaluation.benchmarks.{name}: none of {len(sample.items):,} items fits data.max_length")
-        left_out = len(sample.items) - len(items)
-        missing = [*reading.missing, *([f"{left_out:,} items do not fit data.max_length"] if left_out else [])]
+            raise DataError(f"evaluation.benchmarks.{name}: no item can be scored: {'; '.join(why_not)}")
+        missing = [*reading.missing, *why_not]
         sampled = f" of {sample.of:,}" if sample.limit is not None else ""
         conversations = sum(len(group.response_ids) for group in groups)
         say(f"benchmark {name}: {len(items):,}{sampled} items, {conversations:,} conversations")
@@ -89,18 +106,29 @@ def load_benchmarks(
     return loaded
 
 
-def _tokenised(items: list[Comparison], chat: Chat, max_length: int) -> list[tuple[Comparison, list[Group]]]:
-    """Items with their groups, without those that the template refuses or that are too long."""
+def _tokenised(
+    items: list[Comparison], chat: Chat, max_length: int
+) -> Iterator[tuple[Comparison, list[Group] | InvalidPair]]:
+    """Items with their groups, or with the reason why one of their conversations is refused."""
     rendered = chat.render_all([c for item in items for group in item.groups for c in group.conversations()])
-    ids = iter(chat.encode(["" if isinstance(text, InvalidPair) else str(text) for text in rendered]))
-    refused = iter([isinstance(text, InvalidPair) for text in rendered])
-    kept = []
+    texts = iter(chat.encode([text for text in rendered if isinstance(text, str)]))
+    each = iter([next(texts) if isinstance(text, str) else text for text in rendered])
     for item in items:
-        sides = [[next(ids) for _ in group.responses] for group in item.groups]
-        bad = [next(refused) for group in sides for _ in group]
-        if not any(bad) and max(len(side) for group in sides for side in group) <= max_length:
-            kept.append((item, [make_group(group) for group in sides]))
-    return kept
+        sides = [[next(each) for _ in group.responses] for group in item.groups]
+        try:
+            yield item, [make_group([_usable(ids, chat, max_length) for ids in group]) for group in sides]
+        except InvalidPair as problem:
+            yield item, problem
+
+
+def _usable(ids: list[int] | InvalidPair, chat: Chat, max_length: int) -> list[int]:
+    """Raises: InvalidPair when no reward is read of a conversation."""
+    if isinstance(ids, InvalidPair):
+        raise ids
+    if len(ids) > max_length:
+        raise InvalidPair("over length", f"{len(ids)} tokens, more than data.max_length={max_length}")
+    check_end(ids, chat.tokenizer.pad_token_id)
+    return ids
 
 
 def score_benchmarks(
@@ -147,7 +175,10 @@ def score_groups(
     attention_cost: float,
     pairs_per_plan: int = 1024,
 ) -> list[list[float]]:
-    """The reward of each response of each group, float32. All ranks call it; each group is scored on one of them."""
+    """The reward of each response of each group, float32. All ranks call it; each group is scored on one of them.
+
+    Equal responses of a group have the reward of the first (see `Scorer.score_ids`).
+    """
     parts = [part for group in groups for part in split_group(group, pack_tokens)]
     counts = np.array([len(part.response_ids) for part in parts])
     starts = np.cumsum(counts) - counts
@@ -166,4 +197,5 @@ def score_groups(
                 rewards[torch.tensor(at, dtype=torch.int64, device=device)] = scored.view(-1).double()
     model.train()
     values = iter(sum_over_ranks(rewards).tolist())
-    return [[next(values) for _ in group.response_ids] for group in groups]
+    found = [[next(values) for _ in group.response_ids] for group in groups]
+    return [[own[k] for k in first_equals(group)] for group, own in zip(groups, found, strict=True)]

@@ -85,7 +85,9 @@ def better(metric: str, value: float, best: float) -> bool:
     if name in ("temperature", "length_correlation"):  # best at 1 and at 0
         at = 1.0 if name == "temperature" else 0.0
         return abs(value - at) < abs(best - at)
-    if name.startswith(("loss", "ties", "brier", "ece")) or "/loss/" in metric:
+    if name.startswith(("loss", "ties", "brier", "ece")) or metric.startswith(
+        "benchmark/ppe_correctness/best-of-k/loss"
+    ):
         return value < best
     return value > best
 

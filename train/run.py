@@ -104,7 +104,9 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         if ranks.is_main:
             write_inputs(directory, recipe, base, data)
         raise DataError(why_nothing_is_left(data))
-    benchmarks = load_benchmarks(recipe.evaluation.benchmarks, chat, recipe.data.max_length, ranks.say)
+    benchmarks = load_benchmarks(
+        recipe.evaluation.benchmarks, chat, recipe.data.max_length, ranks.say, recipe.data.on_bad_row
+    )
     if recipe.checkpoint.best is not None:
         keys = [key for benchmark in benchmarks for key in benchmark.metric_names()]
         check_metric("checkpoint.best", recipe.checkpoint.best, [s.name for s in data.held_out if len(s)], keys)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from support import CONFIGS, PAD, ROOT, environment, launcher, tiny_model
@@ -22,6 +23,8 @@ from data.chat import Chat
 from models.build import read_config
 from models.export import export_config, export_tensors, save_json, save_weights
 from train.benchmark import main
+from train.pair_metrics import calibration_error
+from train.score import ScoreConfig, score_file
 from train.scorer import Scorer
 
 
@@ -194,6 +197,77 @@ def test_compare(export, tmp_path, capsys):
     assert "paired bootstrap" in (tmp_path / "compared" / "tables.md").read_text()
 
 
+def test_a_users_file_as_the_scoring_command_reads_it(export, tmp_path, capsys):
+    """Rewards of each response equal those of train/score.py; what cannot be scored is told, and costs only itself."""
+    rows = [{"prompt": f"Is {i} prime?", "responses": ["Yes.", "No.", "Yes."], "best": i % 2} for i in range(6)]
+    rows[1] |= {"responses": ["Yes.", "", "No, it is not."], "best": 2}
+    rows[2] |= {"best": [0, 1, 2]}
+    rows[3] |= {"prompt": [{"role": "user", "content": "Hi"}, {"role": "function", "content": "42"}]}
+    rows[4] |= {"system": "Be kind."}
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{no json\n")
+    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    assert start(*command, "on_bad_row=error") == 2
+    assert f"error: {path}:4: prompt[1] has role 'function'" in capsys.readouterr().err
+    assert start(*command) == 0
+    said = capsys.readouterr().out
+    scored = score_file(ScoreConfig(str(export), str(path), str(tmp_path / "scored.jsonl")))
+    expected = [json.loads(line) for line in scored.read_text().splitlines()]
+    found = {row["id"]: row for row in items(tmp_path / "out", "comparisons")}
+    for number in (0, 1, 2, 4, 5):
+        ours = found[f"mine.jsonl:{number + 1}"]
+        pairs = zip(ours["rewards"][0], expected[number]["rewards"], strict=True)
+        assert all(a is b is None or a == pytest.approx(b, abs=1e-5) for a, b in pairs)
+        if number != 1:
+            assert ours["rewards"][0][0] == ours["rewards"][0][2], "equal responses"
+    assert found["mine.jsonl:2"]["errors"] == ["responses[1] is blank"]
+    assert found["mine.jsonl:2"]["rewards"][0][1] is None
+    whole = result(tmp_path / "out", "comparisons")
+    assert whole["notes"] == ["1 labelled ties are no part of the scores; the first: mine.jsonl:3"]
+    assert whole["missing"][0].startswith(f"2 of 7 rows cannot be read; {path}:4: prompt[1] has role 'function'")
+    assert whole["missing"][1] == "1 responses have no reward; mine.jsonl:2: responses[1] is blank"
+    assert all(f"WARNING: comparisons is incomplete: {line}" in said for line in whole["missing"])
+    right = [row["measures"]["accuracy"] for row in found.values() if row["measures"]["accuracy"] is not None]
+    assert len(right) == 4
+    assert whole["scores"]["score"]["value"] == pytest.approx(sum(right) / 4)
+
+
+def test_a_file_of_pairs_is_evaluated_as_held_out_pairs_are(export, tmp_path, capsys):
+    rows = [{"prompt": f"Is {i} prime?", "chosen": "Yes." * (1 + i % 4), "rejected": "No."} for i in range(20)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    assert start(*command) == 0
+    rewards = np.array([row["rewards"][0] for row in items(tmp_path / "out", "comparisons")])
+    margin = rewards[:, 0] - rewards[:, 1]
+    whole = result(tmp_path / "out", "comparisons")
+    found = whole["pairs"]
+    assert found["accuracy"] == whole["scores"]["score"]["value"] == (margin > 0).mean()
+    assert found["loss"] == pytest.approx(np.log1p(np.exp(-margin)).mean())
+    assert found["brier"] == pytest.approx(((1 / (1 + np.exp(margin))) ** 2).mean())
+    assert found["ece"] == pytest.approx(calibration_error(margin))
+    assert found["pairs"] == 20
+    out = capsys.readouterr().out
+    assert "comparisons: its 20 rows of a better and a worse response, as pairs" in out
+    assert re.search(rf"accuracy +ties +loss .*\n.* +{found['accuracy']:.4f} +0.0000 +{found['loss']:.4f} ", out)
+
+
+def test_tables_say_where_the_rest_is(export, tmp_path, capsys):
+    rows = [{"prompt": f"{i}?", "responses": ["a", "b"], "best": 0, "subset": f"s|{i:02}"} for i in range(12)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"path.{name}={WRITERS[name](tmp_path / name, 2)}" for name in ("rm_bench", "rmb", "rewardbench")]
+    names = "benchmark=comparisons,rm_bench,rmb,rewardbench"
+    assert start(f"model={export}", names, f"path.comparisons={path}", *given, f"output={tmp_path / 'out'}") == 0
+    out = capsys.readouterr().out
+    assert "  6 more scores (subset/s|06 to subset/s|11) are in comparisons.json" in out
+    assert re.search(r"\nmodel +score +easy +normal +hard +chat +code +math +safety\n", out)
+    cells = [f"{kind}/{goal}" for kind in ("pairwise", "best-of-n") for goal in ("helpful", "harmless")]
+    assert re.search(rf"\nmodel +score +pairwise +best-of-n +{' +'.join(cells)}\n", out)
+    assert "  23 more scores (alpacaeval-easy to hep-rust) are in rewardbench.json" in out
+    assert "subset/s\\|00 |" in (tmp_path / "out" / "tables.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -206,6 +280,7 @@ def test_compare(export, tmp_path, capsys):
         (["model=x", "benchmark=rmb", "path=/none/there"], "no such file"),
         (["model=x", "benchmark=rmb", "limit=0"], "limit=0"),
         (["model=x", "benchmark=rmb", "limit=x"], "limit"),
+        (["model=x", "benchmark=rmb", "on_bad_row=skip"], "on_bad_row=skip: expected drop or error"),
         (["benchmark=compare", "results=a"], "two or more"),
         (["benchmark=compare", "results=/none/a,/none/b"], "no result of train/benchmark.py"),
         (["model=x", "benchmark=rmb", "results=a,b"], "is for benchmark=compare"),

@@ -53,9 +53,9 @@ def test_what_is_left_out_is_said(file):
     assert said[0].startswith("benchmark comparisons: 5 of 30 items")
     assert benchmark.metric_names() == [
         "benchmark/comparisons/score/accuracy", "benchmark/comparisons/pairs",
-        "benchmark/comparisons/a/accuracy", "benchmark/comparisons/b/accuracy",
+        "benchmark/comparisons/subset/a/accuracy", "benchmark/comparisons/subset/b/accuracy",
     ]  # fmt: skip
-    with pytest.raises(DataError, match="none of 30 items fits"):
+    with pytest.raises(DataError, match=r"no item can be scored: 30 items do not fit data\.max_length"):
         load(file, max_length=3)
 
 
@@ -96,7 +96,7 @@ def test_a_run_scores_as_the_command_scores_its_export(file, warm, tmp_path):
         directory,
         [
             *RECIPE, f"evaluation.benchmarks.comparisons.path={file}", "data.max_length=512", "export.enabled=true",
-            "data.eval.sources.twins_heldout=null", "checkpoint.best=benchmark/comparisons/a/accuracy",
+            "data.eval.sources.twins_heldout=null", "checkpoint.best=benchmark/comparisons/subset/a/accuracy",
         ],
         ranks=2,
     )  # fmt: skip
@@ -112,9 +112,57 @@ def test_a_run_scores_as_the_command_scores_its_export(file, warm, tmp_path):
     assert found == {
         "benchmark/comparisons/score/accuracy": result["score"]["value"],
         "benchmark/comparisons/pairs": result["pairs"]["value"],
-        "benchmark/comparisons/a/accuracy": result["a"]["value"],
-        "benchmark/comparisons/b/accuracy": result["b"]["value"],
+        "benchmark/comparisons/subset/a/accuracy": result["subset/a"]["value"],
+        "benchmark/comparisons/subset/b/accuracy": result["subset/b"]["value"],
     }
+
+
+def test_equal_ids_have_one_reward_whatever_their_texts():
+    """Of two parts of one group that lie in different packs, too."""
+    model = tiny_model("qwen3")
+    ids = np.random.default_rng(0).integers(0, 250, (16, 30)).tolist()
+    groups = [make_group([[1, 2, 3, *ids[i]], [1, 2, 4, *ids[i + 1]], [1, 2, 3, *ids[i]]]) for i in range(15)]
+    at = SimpleNamespace(world_size=1, rank=0)
+    for pack_tokens in (900, 40):
+        found = score_groups(
+            model, groups, torch.device("cpu"), at, lambda: None, pack_tokens=pack_tokens, attention_cost=0.001
+        )
+        for first, second, third in found:
+            assert first == third != second
+
+
+def test_rows_that_cannot_be_read_follow_the_recipe(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": PROMPTS[0], "responses": ["a", "b"], "best": i % 2, "subset": "loss"} for i in range(4)]
+    rows += [{"prompt": [{"role": "developer", "content": "x"}], "responses": ["a", "b"], "best": 0}]
+    rows += [{"prompt": "Q", "responses": ["a", "b"], "best": [0, 1], "subset": "score"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (benchmark,), said = load(path)
+    assert len(benchmark.items) == 5
+    assert said[1].startswith("WARNING: benchmark comparisons is incomplete: 1 of 6 rows cannot be read; ")
+    assert set(benchmark.metric_names()) == {  # the only item of the other subset is a tie
+        "benchmark/comparisons/score/accuracy", "benchmark/comparisons/pairs",
+        "benchmark/comparisons/subset/loss/accuracy",
+    }  # fmt: skip
+    assert improves("benchmark/comparisons/subset/loss/accuracy", 0.6, 0.5)
+    with pytest.raises(DataError, match=r"mine\.jsonl:5: .*\(data\.on_bad_row=drop leaves such rows out\)"):
+        load_benchmarks(
+            {"comparisons": BenchmarkEvaluation(str(path))}, Chat(byte_tokenizer()), 512, said.append, "error"
+        )
+
+
+def test_what_the_template_refuses_is_not_called_too_long(file):
+    template = byte_tokenizer().chat_template.replace(
+        "{%", "{% if messages[0].content == 'Is 7 prime?' %}{{ raise_exception('no primes') }}{% endif %}{%", 1
+    )
+    said = []
+    config = {"comparisons": BenchmarkEvaluation(str(file))}
+    (benchmark,) = load_benchmarks(config, Chat(byte_tokenizer(), template), 512, said.append)
+    assert len(benchmark.items) == 19
+    refused = next(line for line in said if "refused" in line)
+    assert (
+        "10 items are refused, the first mine.jsonl:3: the chat template refuses the conversation: no primes" in refused
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,6 +174,7 @@ def test_a_run_scores_as_the_command_scores_its_export(file, warm, tmp_path):
         (["evaluation.benchmarks.rmb.limit=0"], "evaluation.benchmarks.rmb.limit=0: expected 1 or more items"),
         (["evaluation.benchmarks.rmb.pth=x"], "did you mean evaluation.benchmarks.rmb.path?"),
         (["evaluation.benchmarks.rmb=/tmp"], "evaluation.benchmarks.rmb is a group of keys"),
+        (["training.max_steps=0"], "python train/benchmark.py model=EXPORT benchmark=comparisons path=PAIRS.jsonl"),
     ],
 )
 def test_mistakes(arguments, said):
@@ -139,3 +188,4 @@ def test_which_scores_are_better_when_smaller():
     assert improves("benchmark/ppe_correctness/best-of-k/loss/math", 0.5, 0.6)
     assert improves("benchmark/ppe_correctness/best-of-k/loss", 0.5, 0.6)
     assert improves("benchmark/ppe_correctness/auc/math", 0.6, 0.5)
+    assert improves("eval/loss/accuracy", 0.6, 0.5), "of a source called loss"
