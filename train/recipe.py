@@ -192,7 +192,12 @@ def check_recipe(recipe: Recipe) -> None:
     require(bool(re.fullmatch(r"\w[\w.-]{0,99}", recipe.name)), "name", "letters, digits, '.', '_' and '-'")
     require(training.pairs_per_step >= 1, "training.pairs_per_step", "1 or more")
     require(training.epochs >= 1, "training.epochs", "1 or more")
-    require(training.max_steps is None or training.max_steps >= 1, "training.max_steps", "1 or more")
+    require(
+        training.max_steps is None or training.max_steps >= 1,
+        "training.max_steps",
+        "1 or more; to evaluate an export on pairs without training: "
+        "python train/benchmark.py model=EXPORT benchmark=comparisons path=PAIRS.jsonl",
+    )
     require(0 <= recipe.loss.label_smoothing < 0.5, "loss.label_smoothing", "0 or more and below 0.5")
     require(recipe.loss.center_coefficient >= 0, "loss.center_coefficient", "0 or more")
     require(0 < optimizer.learning_rate < float("inf"), "optimizer.learning_rate", "a finite number above 0")
