@@ -6,7 +6,7 @@
 Input rows (JSONL, JSONL.gz, JSON, parquet, arrow) are one of
     {"messages": [...]}                        -> adds "reward"
     {"chosen": ..., "rejected": ...}           -> adds "chosen_reward", "rejected_reward" (any format of training)
-    {"prompt": ..., "responses": [...]}        -> adds "rewards", and "best", the position of the highest
+    {"prompt": ..., "responses": [...]}        -> adds "rewards", and "best": where the highest is (the first of equals)
 The output (.jsonl, .jsonl.gz, .parquet) keeps order and columns. A row that cannot be scored gets "error" instead; of
 several responses one that cannot (a blank one, say) has no reward, and "errors" says why. A file of pairs ends with
 their accuracy. Exit code 2, and the first reason, when no row could be scored. An interrupted run goes on where it
