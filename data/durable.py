@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around writes to an open file: the system's error of a full disk names none. Raises: OSError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def write_file(path: Path, text: str) -> None:
     """Replace a file by `text` in UTF-8, whole. Raises: OSError, with nothing left behind."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -63,7 +74,7 @@ def write_file(path: Path, text: str) -> None:
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a file, and wait until they are on the disk. Raises: OSError."""
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())

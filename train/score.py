@@ -230,11 +230,12 @@ def _finish(partial: Path, output: Path) -> None:
         return
     temporary = output.with_name(output.name + ".tmp")
     try:
-        if output.name.endswith(".gz"):
-            with open(partial, "rb") as rows, gzip.open(temporary, "wb") as file:
-                file.writelines(rows)
-        else:
-            _write_parquet(partial, temporary)
+        with durable.naming(output):
+            if output.name.endswith(".gz"):
+                with open(partial, "rb") as rows, gzip.open(temporary, "wb") as file:
+                    file.writelines(rows)
+            else:
+                _write_parquet(partial, temporary)
         durable.sync(temporary)
         temporary.replace(output)
     finally:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.durable import naming
 from train.ports import free_port
 
 MAIN = Path(__file__).resolve().parent / "main.py"
@@ -85,7 +86,7 @@ class Process:
     def __init__(self, job: Job, gpus: list[str], at_once: int):
         self.job, self.gpus, self.started = job, gpus, time.monotonic()
         command = command_of(job, gpus)
-        with open(job.directory / LOG, "ab") as log:
+        with naming(job.directory / LOG), open(job.directory / LOG, "ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             self._process = subprocess.Popen(
                 command,

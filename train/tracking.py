@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.durable import write_file
+from data.durable import naming, write_file
 from data.keys import free
 
 BAD_STEPS = "bad_steps.jsonl"
@@ -45,19 +45,17 @@ class Tracker:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.main:
-            try:
+            with naming(self.path):
                 self._file.write(json.dumps({"step": step, **metrics}) + "\n")
                 self._file.flush()
-            except OSError as error:
-                error.filename = str(self.path)  # or nobody would know what was full
-                raise
             if self._wandb is not None:
                 self._wandb.log(metrics, step=step)
 
     def bad_step(self, record: dict[str, Any]) -> None:
         """Add a line about a step whose update was left out."""
         if self.main:
-            with open(self.path.with_name(BAD_STEPS), "a", encoding="utf-8") as file:
+            path = self.path.with_name(BAD_STEPS)
+            with naming(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def close(self) -> None:

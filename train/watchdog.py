@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from data.durable import naming
+
 FIRST_SECONDS = 1800.0  # the first step may compile kernels and open connections
 
 
@@ -90,7 +92,7 @@ class Watchdog:
         # First of all, because the file's disk may be what hangs.
         print(f"WARNING: {what}; stacks of all threads: {self.path}", file=sys.stderr, flush=True)
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from crashes import NEW, OLD, make_sealed
 from killed import kill_everywhere
+from support import no_file_larger_than
 
 from data import durable
-from data.durable import find_damage, publish, read_manifest, recover, seal, write_file
+from data.durable import append_lines, find_damage, publish, read_manifest, recover, seal, write_file
 
 
 @pytest.fixture
@@ -203,3 +205,9 @@ def test_progress_is_told_of_every_byte(sealed: Path) -> None:
     told: list[int] = []
     assert find_damage(sealed, progress=told.append) == []
     assert sum(told) == sum(entry["bytes"] for entry in read_manifest(sealed)["files"].values())
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with no_file_larger_than(10), pytest.raises(OSError, match=re.escape(f"File too large: '{path}'")):
+        append_lines(path, ["x" * 20])

@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
         assert main(arguments) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(err) == 1
-    assert "the output could not be written: [Errno 27] File too large" in err[0]
+    assert f"the output could not be written: [Errno 27] File too large: '{partial}'" in err[0]
     assert f"are kept in {partial}: make room, then the same command goes on after them" in err[0]
     kept = partial.read_text()
     assert 8 <= kept.count("\n") < 12
@@ -207,6 +207,7 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
 
             patch.setattr("train.score._finish", full)
             assert main(arguments) == 2
+        assert f"File too large: '{output}'" in capsys.readouterr().err or suffix == ".parquet"
         assert partial.read_text().count("\n") == 15
         assert sorted(path.name for path in tmp_path.glob("out*")) == [partial.name, f"{partial.name}.json"]
     assert main(arguments) == 0
