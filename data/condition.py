@@ -1,12 +1,21 @@
-"""The text of a `where` (data/where.py): what a condition may hold, and a DuckDB with everything else locked."""
+"""The text of a `where` (data/where.py): what a condition may hold, and a DuckDB with everything else locked.
+
+Conditions meet DuckDB in a child process with limits (data/child.py): few functions of SQL that see one row only may
+take all memory or run for hours, and DuckDB looks at neither its memory limit nor an interrupt inside of most of them.
+"""
 
 import difflib
 import json
 import string
 from typing import Any, NoReturn
 
+import numpy as np
+
+from data.child import Child, ChildEnded, cpu_end, limit_cpu, limit_memory
 from data.pairs import DataError
 
+SECONDS = 60  # of CPU time for one chunk of rows
+MEMORY, MEMORY_PER_BYTE = 2**30, 20  # bytes for one chunk of rows, and for each byte of the columns it names
 MAX_LENGTH = 10_000  # characters of a condition
 TABLE = "rows_of_this_source"
 
@@ -61,7 +70,106 @@ def check_where(key: str, where: str | None) -> None:
         DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
     """
     if where is not None:
-        parse(key, where, connect())
+        columns_of(key, where)
+
+
+class Failed(Exception):
+    """DuckDB does not evaluate a condition on some rows."""
+
+    def __init__(self, why: str, limit: str | None = None):
+        super().__init__(why)
+        self.limit = limit  # "memory" or "time": which one it goes beyond
+
+
+def columns_of(key: str, where: str) -> list[str]:
+    """The columns that a condition names. Raises: DataError when it is not one deterministic condition."""
+    try:
+        found = _ask(_columns_of, key, where)
+    except Failed as error:
+        refuse(key, where, f"{error} to be read")
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def type_of(query: str, table: Any) -> str:
+    """DuckDB's name of the type of the first column that a query gives over the columns of a table. Raises: Failed."""
+    return _ask(_type_of, query, table.schema.empty_table())
+
+
+def holds(query: str, table: Any) -> np.ndarray:
+    """Whether a query's column `holds` is true, (rows,) bool.
+
+    Args:
+        table: a pyarrow Table, to which the query refers as `TABLE`.
+
+    Raises:
+        Failed: on any of the rows, or a limit is too low for all of them together.
+    """
+    return np.frombuffer(_ask(_holds, query, table), np.bool_)
+
+
+def release() -> None:
+    """End the child now. The next condition gets a new one."""
+    _child.release()
+
+
+def _ask(work: Any, *arguments: Any) -> Any:
+    import duckdb  # noqa: F401  # once, here: every child finds them loaded
+    import pyarrow  # noqa: F401
+
+    try:
+        answer = _child.ask((work.__name__, arguments))
+    except ChildEnded as ended:
+        if ended.took_too_long:
+            raise Failed(f"takes more than {SECONDS} s of CPU time", "time") from None
+        raise Failed(f"ended the process that evaluates it ({ended})", "memory") from None
+    if isinstance(answer, Failed):
+        raise answer
+    return answer
+
+
+# --- in the child ---------------------------------------------------------------------------------------------------
+
+_connection: Any = None
+
+
+def _answer(request: tuple[str, Any]) -> Any:
+    """What `columns_of`, `type_of` and `holds` give, or why they do not."""
+    import duckdb
+
+    global _connection
+    work, arguments = request
+    if _connection is None:
+        _connection = connect()
+    limit_cpu(cpu_end(SECONDS))
+    memory = MEMORY + MEMORY_PER_BYTE * getattr(arguments[-1], "nbytes", 0)
+    limit_memory(memory)
+    try:
+        return globals()[work](_connection, *arguments)
+    except (MemoryError, duckdb.OutOfMemoryException):
+        _connection = None
+        return Failed(f"needs more than {memory / 2**30:.1f} GiB of memory", "memory")
+    except DataError as error:
+        return error
+    except duckdb.Error as error:
+        return Failed(first_line(error))
+
+
+def _columns_of(connection: Any, key: str, where: str) -> list[str]:
+    return parse(key, where, connection)
+
+
+def _type_of(connection: Any, query: str, table: Any) -> str:
+    connection.register(TABLE, table)
+    return connection.execute(f"DESCRIBE {query}").fetchall()[0][1]
+
+
+def _holds(connection: Any, query: str, table: Any) -> bytes:
+    connection.register(TABLE, table)
+    values = connection.execute(query).fetchnumpy()["holds"]
+    assert len(values) == len(table)
+    return np.ma.filled(values, False).astype(bool).tobytes()
 
 
 def connect() -> Any:
@@ -202,3 +310,6 @@ def first_line(error: Exception) -> str:
 def refuse(key: str, where: Any, reason: str) -> NoReturn:
     shown = repr(where) if len(repr(where)) <= 200 else f"{repr(where)[:197]}..."
     raise DataError(f"{key}.where={shown}: {reason}") from None
+
+
+_child = Child(_answer)

@@ -66,7 +66,8 @@ class Hits:
 
 def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool) -> np.ndarray:
     """The numbers of the rows for which the source's `where` holds, ascending. Raises: DataError."""
-    from data.where import matching_rows  # waits until a source has a condition
+    from data.condition import release  # these wait until a source has a condition
+    from data.where import matching_rows
 
     where = source.where
     assert where is not None
@@ -74,6 +75,7 @@ def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, bui
     def make(directory: Path, writer: ColumnWriter) -> None:
         for rows in matching_rows(key, where, lambda: read_rows(key, source)):
             writer.write("row", rows.astype(np.int64))
+        release()  # the process that evaluated it; it holds on to memory
 
     directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
     return read_column(directory, "row", np.int64)

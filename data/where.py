@@ -20,7 +20,7 @@ written "in double quotes". A condition that names a column of which there are t
 
 import difflib
 import json
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,11 +28,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from data.condition import TABLE, connect, first_line, lower, parse, refuse
+from data.condition import TABLE, Failed, columns_of, holds, lower, refuse, type_of
 from data.sources import Row, chunked
 
 CHUNK = 2048  # rows that are with DuckDB at a time
-MAX_SECONDS = 60.0  # of one chunk
+NARROWING_SECONDS = 60.0  # in which the row that takes too much memory is looked for
 MAX_NAMES = 1000  # column names that are kept for an error message
 
 
@@ -55,10 +55,9 @@ def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> It
 
     Raises:
         DataError: while iterating. The condition is refused, names an unknown column, is no condition, or fails on a
-            row (a cast, say), which is then named.
+            row (a cast, say) or takes more time or memory than any needs; the row is then named, or the chunk.
     """
-    connection = connect()
-    named = parse(key, where, connection)
+    named = columns_of(key, where)
     columns, others, some = _find_columns(key, where, named, rows())
     if not some:
         return
@@ -66,7 +65,7 @@ def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> It
         if lower(name) not in columns:
             _unknown_column(key, where, name, [column.name for column in columns.values()] + others)
     types = {column.name: _arrow_type(column.kinds) for column in columns.values()}
-    condition = _Condition(key, where, connection, types)
+    condition = _Condition(key, where, types)
     condition.check_type()
     for chunk in chunked(rows(), CHUNK):
         usable = [row for row in chunk if row.error is None and isinstance(row.value, dict)]
@@ -77,63 +76,54 @@ def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> It
 class _Condition:
     """A parsed condition with the types of its columns, evaluated on lists of rows."""
 
-    def __init__(self, key: str, where: str, connection: Any, types: dict[str, Any]):
-        self.key, self.where, self.connection, self.types = key, where, connection, types
+    def __init__(self, key: str, where: str, types: dict[str, Any]):
+        self.key, self.where, self.types = key, where, types
         # As a column, not as a filter: a filter may skip the right side of AND, and which rows fail would be chance.
         self.query = f"SELECT (\n{where}\n) AS holds FROM {TABLE}"
 
     def check_type(self) -> None:
         """Raises: DataError when DuckDB cannot bind the condition to the columns, or it is no truth value."""
-        import duckdb
-
-        self._register([])
         try:
-            kind = self.connection.execute(f"DESCRIBE {self.query}").fetchall()[0][1]
-        except duckdb.Error as error:
+            kind = type_of(self.query, self._table([]))
+        except Failed as error:
             as_list = "list" in str(error) or "array_extract" in str(error)  # of what is JSON text here
             hint = "; lists and objects are JSON text: chosen->>'$[-1].content', json_contains(tags, '\"a\"')"
-            refuse(self.key, self.where, first_line(error) + (hint if as_list else ""))
+            refuse(self.key, self.where, str(error) + (hint if as_list and error.limit is None else ""))
         if kind not in ("BOOLEAN", '"NULL"'):
             refuse(self.key, self.where, f"it is {kind}, expected a condition, e.g. column > 0 or column = 'x'")
 
     def holds(self, rows: list[Row]) -> np.ndarray:
         """(rows,) bool. Raises: DataError naming the first row on which the condition fails."""
-        import duckdb
+        return self._holds(rows, self._table(rows), None)
 
+    def _holds(self, rows: list[Row], table: Any, deadline: float | None) -> np.ndarray:
         try:
-            return self._evaluate(rows)
-        except duckdb.InterruptException:
-            refuse(self.key, self.where, f"takes more than {MAX_SECONDS:.0f} seconds for {len(rows):,} rows")
-        except duckdb.Error as error:
-            first, message = 0, first_line(error)
-            last = len(rows)  # rows[:last] fails, rows[:first] does not
-            while last - first > 1:
-                middle = (first + last) // 2
-                try:
-                    self._evaluate(rows[:middle])
-                    first = middle
-                except duckdb.Error as earlier:
-                    last, message = middle, first_line(earlier)
-            refuse(self.key, self.where, f"at {rows[first].where}: {message} (TRY_CAST gives NULL, no match, instead)")
+            return holds(self.query, table)
+        except Failed as error:
+            deadline = deadline or time.monotonic() + NARROWING_SECONDS
+            narrow = error.limit is None or (error.limit == "memory" and time.monotonic() < deadline)
+            if len(rows) == 1 or not narrow:
+                self._refuse(rows, error)
+        # What all rows need together is no fault of any: half of them may pass. What one row does is found in its half.
+        middle = len(rows) // 2
+        first = self._holds(rows[:middle], table.slice(0, middle), deadline)
+        return np.concatenate([first, self._holds(rows[middle:], table.slice(middle), deadline)])
 
-    def _evaluate(self, rows: list[Row]) -> np.ndarray:
-        self._register(rows)
-        limit = threading.Timer(MAX_SECONDS, self.connection.interrupt)
-        limit.start()
-        try:
-            values = self.connection.execute(self.query).fetchnumpy()["holds"]
-        finally:
-            limit.cancel()
-        assert len(values) == len(rows)
-        return np.ma.filled(values, False).astype(bool)
+    def _refuse(self, rows: list[Row], error: Failed) -> NoReturn:
+        if error.limit is None:
+            refuse(self.key, self.where, f"at {rows[0].where}: {error} (TRY_CAST gives NULL, no match, instead)")
+        if len(rows) == 1:
+            refuse(self.key, self.where, f"at {rows[0].where}: {error} for this one row")
+        place = f"at {rows[0].where} to {rows[-1].where}"
+        refuse(self.key, self.where, f"{place}: {error} for these {len(rows):,} rows")
 
-    def _register(self, rows: list[Row]) -> None:
+    def _table(self, rows: list[Row]) -> Any:
         import pyarrow as pa
 
         arrays = [
             pa.array([_cell(row.value.get(name), kind) for row in rows], kind) for name, kind in self.types.items()
         ] or [pa.nulls(len(rows))]  # a condition without columns: `true`
-        self.connection.register(TABLE, pa.Table.from_arrays(arrays, names=list(self.types) or [TABLE]))
+        return pa.Table.from_arrays(arrays, names=list(self.types) or [TABLE])
 
 
 # --- columns --------------------------------------------------------------------------------------------------------

@@ -6,15 +6,20 @@ secrets in tests/train/test_secrets.py.
 
 import ast
 import json
+import os
 import pickle
 import re
+import resource
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from support import ROOT, classifier_of, tiny_model
 
+from data import condition
 from data.builtin import byte_tokenizer
 from data.chat import Chat
 from data.hub import load_hub
@@ -263,6 +268,64 @@ def test_columns_that_are_opened_when_they_are_read_are_left_out(hub):
     )
     (hub / "train.jsonl").write_text('{"prompt": "Hi", "chosen": {"path": "/etc/passwd", "bytes": null}}\n')
     assert list(load(hub)) == [{"prompt": "Hi"}]
+
+
+# --- conditions -----------------------------------------------------------------------------------------------------
+
+
+def nested(levels):
+    """A list of lists of ...: levels^10 steps, in one operation that DuckDB does not interrupt."""
+    inner = "1" if levels == 0 else nested(levels - 1)
+    return f"list_sum(list_transform(a::int[], lambda x{levels}: x{levels} + {inner}))"
+
+
+REPLACED = ", 'b', 'bbbbbbbb')"
+
+
+@pytest.fixture
+def low_limits(monkeypatch):
+    monkeypatch.setattr(condition, "MEMORY", 2**27)
+    monkeypatch.setattr(condition, "SECONDS", 0.5)
+    condition.release()  # the next child knows them
+    yield
+    condition.release()
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (
+            "damerau_levenshtein(a, reverse(a)) > 5",
+            "ab" * 10_000,
+            r"at x:3: needs more than 0\.1 GiB .* for this one row",
+        ),
+        (f"length({'replace(' * 9 + 'a' + REPLACED * 9}) > 5", "ab" * 99, r"at x:3: needs more than 0\.1 GiB"),
+        (f"{nested(9)} > 5", list(range(10)), r"at x:1 to x:4: takes more than 0\.5 s .* for these 4 rows"),
+    ],
+)
+def test_a_condition_that_takes_too_much_is_refused(low_limits, where, value, message):
+    """The child's end is not ours, and names the source and the row; the next condition finds another child."""
+    small = value[:1]
+    rows = [Row(f"x:{i}", i, {"a": v}) for i, v in enumerate((small, small, value, small), start=1)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=rf"^data\.sources\.x\.where=.*{message}"):
+        list(matching_rows("data.sources.x", where, lambda: rows))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+    assert np.concatenate(list(matching_rows("data.sources.x", "length(a::text) > 5", lambda: rows))).tolist() == [3]
+
+
+def test_the_child_of_conditions_keeps_nothing_and_comes_back():
+    rows = [Row("x:1", 0, {"a": 1})]
+
+    def match():
+        return np.concatenate(list(matching_rows("data.sources.x", "a = 1", lambda: rows))).tolist()
+
+    assert match() == [0]
+    pid = condition._child._pid
+    assert len(os.listdir(f"/proc/{pid}/fd")) == 1
+    os.kill(pid, signal.SIGTERM)
+    assert match() == [0]
+    assert condition._child._pid != pid
 
 
 # --- texts that stand in code, shells, pages and tables -------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from handmade import talk
 from support import ROOT
 
-from data import render
+from data import child, render
 from data.builtin import CHATML, byte_tokenizer
 from data.chat import Chat, read_template
 from data.pairs import DataError, InvalidPair
@@ -128,11 +128,11 @@ def test_templates_are_read_up_to_a_length(tmp_path):
 
 def test_the_child_keeps_nothing_of_its_parent_and_comes_back(monkeypatch):
     chat = Chat(byte_tokenizer())
-    text, child = chat.render(TALK), render._renderer._pid
-    assert len(os.listdir(f"/proc/{child}/fd")) == 1  # its end of the line: no socket, lock or pipe of ours
-    os.kill(child, signal.SIGTERM)  # as a launcher does to a whole group
+    text, pid = chat.render(TALK), render._renderer._pid
+    assert len(os.listdir(f"/proc/{pid}/fd")) == 1  # its end of the line: no socket, lock or pipe of ours
+    os.kill(pid, signal.SIGTERM)  # as a launcher does to a whole group
     assert chat.render(TALK) == text
-    monkeypatch.setattr(render, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(child, "IDLE_SECONDS", 0.05)
     render.release()
     chat.render(TALK)
     idle = render._renderer._pid

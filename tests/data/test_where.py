@@ -9,6 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from data import condition
 from data.condition import check_where, connect
 from data.pairs import DataError, InvalidPair
 from data.sources import Row, SourceConfig, read_rows
@@ -311,6 +312,16 @@ def test_chunks_ascend_and_keep_row_numbers():
     assert len(chunks) == 4
     assert all(chunk.dtype == np.int64 for chunk in chunks)
     assert np.concatenate(chunks).tolist() == list(range(3, len(values), 7))
+
+
+def test_what_rows_need_together_is_no_fault_of_any(monkeypatch):
+    """Which rows are in a chunk is chance: only what one row needs is held against a condition."""
+    monkeypatch.setattr(condition, "MEMORY", 2**27)
+    condition.release()
+    values = [{"a": "b" * (100_000 + i)} for i in range(48)]
+    long = "b" * 100  # 10 MB of each row, 480 MB of all
+    assert match(f"length(replace(a, 'b', '{long}')) % 200 = 0", values) == list(range(0, 48, 2))
+    condition.release()
 
 
 def test_real_rows(shared_file):
