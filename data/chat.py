@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data.pairs import DataError, InvalidPair, Message, Pair
-from data.render import MAX_TEMPLATE, Rendered, check_template, render, text_of
+from data.render import MAX_TEMPLATE, Rendered, check_repeatable, check_template, render, text_of
 
 # A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
 PINNED_DATE = datetime.date(2024, 7, 26)
@@ -85,6 +85,7 @@ class Chat:
             raise DataError("the tokenizer has no single chat template; give one with data.chat_template=FILE")
         check_template(template)
         tokenizer.chat_template = pin_date(template)
+        check_repeatable(tokenizer.chat_template)
         self.tokenizer = tokenizer
         self._leading = leading_tokens(tokenizer)
         self._set_pad_token()

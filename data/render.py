@@ -1,11 +1,13 @@
 """Chat templates are programs, often a stranger's: transformers' sandbox runs them, in a child process with limits.
 
 The sandbox keeps a template from files, the network and the insides of Python. It does not keep it from running for
-hours or taking all memory, so the kernel does (data/child.py).
+hours or taking all memory, so the kernel does (data/child.py). Nor does it keep it from the clock and from chance, by
+which a conversation would have other ids, and another reward, tomorrow: these are not there in the child.
 """
 
+import functools
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from data.child import Child, ChildEnded, cpu_end, limit_cpu, limit_memory
 from data.pairs import DataError, InvalidPair, Message
@@ -25,6 +27,15 @@ def check_template(template: str) -> None:
         raise DataError(f"the chat template has {len(template):,} characters, more than {MAX_TEMPLATE:,}")
 
 
+def check_repeatable(template: str) -> None:
+    """Raises: DataError when a template names the clock or chance, whose answers are not the same tomorrow.
+
+    `strftime_now is defined` is harmless. What this does not find (a filter named by a text, say) fails in the child.
+    """
+    if (name := _ask(("names", template))) is not None:
+        raise _hostile(f"takes {name}, so that it would give another text the next time")
+
+
 def render(
     template: str, special_tokens: dict[str, str], conversations: list[list[Message]], *, add_generation_prompt: bool
 ) -> list[Rendered]:
@@ -36,16 +47,20 @@ def render(
     Raises:
         DataError: the template takes more time or memory, or gives more text, than any template needs.
     """
-    from transformers.utils import chat_template_utils  # noqa: F401  # once, here: every child finds it loaded
-
-    try:
-        answer = _renderer.ask((template, special_tokens, conversations, add_generation_prompt))
-    except ChildEnded as ended:
-        took = f"took more than {CPU_SECONDS} s to render one conversation"
-        raise _hostile(took if ended.took_too_long else f"ended the process that renders it ({ended})") from None
+    answer = _ask(("render", template, special_tokens, conversations, add_generation_prompt))
     if isinstance(answer, str):
         raise _hostile(answer)
     return answer
+
+
+def _ask(request: tuple[Any, ...]) -> Any:
+    from transformers.utils import chat_template_utils  # noqa: F401  # once, here: every child finds it loaded
+
+    try:
+        return _renderer.ask(request)
+    except ChildEnded as ended:
+        took = f"took more than {CPU_SECONDS} s to render one conversation"
+        raise _hostile(took if ended.took_too_long else f"ended the process that renders it ({ended})") from None
 
 
 def release() -> None:
@@ -67,11 +82,56 @@ def _hostile(what: str) -> DataError:
 # --- in the child ---------------------------------------------------------------------------------------------------
 
 
-def _render_all(request: tuple[str, Any, list[list[Message]], bool]) -> list[Rendered] | str:
+class _NoClock:
+    """In the place of datetime.datetime for `strftime_now`."""
+
+    @staticmethod
+    def now() -> NoReturn:
+        raise ValueError("it asks the clock; give one with a fixed date")
+
+
+@functools.cache
+def _prepare() -> None:
+    """Take the clock and chance out of what templates are rendered with, in this process."""
+    import jinja2
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils.datetime = _NoClock  # type: ignore[attr-defined,assignment]
+    jinja2.filters.FILTERS.pop("random", None)
+    jinja2.defaults.DEFAULT_NAMESPACE.pop("lipsum", None)
+    chat_template_utils._compile_jinja_template.cache_clear()  # what the parent compiled has them still
+
+
+def _answer(request: tuple[Any, ...]) -> Any:
+    _prepare()
+    kind, *arguments = request
+    return _names(*arguments) if kind == "names" else _render_all(*arguments)
+
+
+def _names(template: str) -> str | None:
+    """What a template names of the clock and of chance."""
+    import jinja2
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    limit_memory(MEMORY)
+    limit_cpu(cpu_end(CPU_SECONDS))
+    try:
+        tree = _compile_jinja_template("").environment.parse(template)
+        tests = {id(test.node) for test in tree.find_all(jinja2.nodes.Test) if test.name in ("defined", "undefined")}
+        for node in tree.find_all(jinja2.nodes.Name):
+            if node.name in ("strftime_now", "lipsum") and id(node) not in tests:
+                return str(node.name)
+        return next(("the filter random" for node in tree.find_all(jinja2.nodes.Filter) if node.name == "random"), None)
+    except (jinja2.TemplateError, MemoryError, RecursionError):
+        return None  # which is said when it is rendered
+
+
+def _render_all(
+    template: str, special_tokens: Any, conversations: list[list[Message]], add_generation_prompt: bool
+) -> list[Rendered] | str:
     """The texts; or what the template does that none needs to do."""
     from transformers.utils.chat_template_utils import render_jinja_template  # what apply_chat_template renders with
 
-    template, special_tokens, conversations, add_generation_prompt = request
     texts: list[Rendered] = []
     sizes = [
         sum(len(v) for m in conversation for v in m.values() if isinstance(v, str)) for conversation in conversations
@@ -104,4 +164,4 @@ def _render_all(request: tuple[str, Any, list[list[Message]], bool]) -> list[Ren
     return texts
 
 
-_renderer = Child(_render_all)
+_renderer = Child(_answer)

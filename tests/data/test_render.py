@@ -107,6 +107,36 @@ def test_templates_reach_neither_files_nor_the_insides_of_python():
             Chat(byte_tokenizer(), template)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set f = strftime_now %}{{ f('%f') }}",
+        "{{ (strftime_now)('%f') }}",
+        "{{ [strftime_now][0]('%f') }}",
+        "{{ ['%f']|map(strftime_now)|first }}",
+        "{{ dict(f=strftime_now).f('%f') }}",
+        "{{ strftime_now|string }}",
+        "{{ range(9)|random }}",
+        "{{ [range(9)]|map('random')|first }}",
+        "{{ [range(9)]|map('ran' ~ 'dom')|first }}",
+        "{{ lipsum() }}",
+        "{% set f = lipsum %}{{ f() }}",
+        "{% if messages[0].content == 'x' %}{{ range(9)|random }}{% endif %}x",
+    ],
+)
+def test_templates_reach_neither_the_clock_nor_chance(template):
+    with pytest.raises(DataError, match=r"strftime_now|random|lipsum"):
+        Chat(byte_tokenizer(), template)
+
+
+def test_a_template_may_ask_whether_there_is_a_clock():
+    """As Llama 3.1's does, whose date is pinned; and the text is that of transformers with the pinned template."""
+    template = CHATML + "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    chat = Chat(byte_tokenizer(), template)
+    assert chat.render(TALK).endswith("26 Jul 2024")
+    assert chat.render(TALK) == chat.tokenizer.apply_chat_template(TALK, tokenize=False)
+
+
 def test_long_conversations_are_rendered(limits):
     """The limits grow with what is rendered."""
     for text in ("x" * 20_000_000, "你" * 5_000_000):
