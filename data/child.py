@@ -163,7 +163,7 @@ def cpu_end(seconds: float) -> int:
 
 def _address_space() -> int:
     """Bytes of this process's address space."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 

@@ -5,7 +5,6 @@ A file is read as a stream, so the largest set costs no more memory than its lon
 
 import codecs
 import contextlib
-import glob
 import gzip
 import hashlib
 import io
@@ -22,6 +21,7 @@ from typing import Any
 from data import builtin
 from data.columns import READ
 from data.condition import check_where
+from data.files import matching, special
 from data.hub import UNREADABLE, hub_commit, hub_rows, load_hub
 from data.keys import free, moves
 from data.pairs import FORMATS, DataError, InvalidPair
@@ -118,10 +118,13 @@ def source_files(key: str, pattern: str) -> list[Path]:
     """The files that a path or glob names, sorted.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or a pipe, socket or device is among them.
     """
     expanded = os.path.expanduser(pattern)  # unlike pathlib, os.path answers to any text
-    paths = [expanded] if os.path.isfile(expanded) else sorted(glob.glob(expanded, recursive=True))
+    paths = [expanded] if os.path.exists(expanded) else matching(expanded)
+    for path in paths:
+        if (kind := special(path)) is not None:
+            raise DataError(f"{key}.path={pattern}: {path} is {kind}; expected files")
     files = [Path(path) for path in paths if os.path.isfile(path)]
     if not files:
         what = "is a directory; name files, e.g. path/*.jsonl" if os.path.isdir(expanded) else "no such file"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config_check import KEYS, find_problem, read_json
-from models.weights import find_non_finite, read_shapes, read_tensor, weight_files
+from models.weights import PATTERNS, check_files, find_non_finite, read_shapes, read_tensor, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
     import httpx
     import huggingface_hub
 
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    patterns = [pattern for pattern in PATTERNS if weights or pattern != "*.safetensors"]
     try:
         snapshot = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError, httpx.HTTPError) as error:
@@ -113,7 +113,9 @@ def read_config(source: Any) -> "PretrainedConfig":
     where = "model.config"
     if isinstance(source, str):
         path = Path(os.path.expanduser(source))
-        path = path / "config.json" if path.is_dir() else path
+        if path.is_dir():
+            check_files(path)
+            path = path / "config.json"
         if not path.is_file():
             raise ModelError(f"model.config={source}: no config.json there")
         where, source = str(path), read_json(path)

@@ -1,5 +1,7 @@
 """The safetensors of a directory: which files they are, and what is in them. Weights in pickles are not read."""
 
+import fnmatch
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +14,47 @@ MAX_HEADER = 2**24  # bytes of a safetensors header, which names every tensor: s
 MAX_INDEX = 2**24  # bytes of an index
 
 
+PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")  # the files of a model that are read
+
+
+def check_files(directory: Path) -> None:
+    """Look at what kind of files a model's are, before any is opened.
+
+    A link out of the directory would carry another file of this machine into an export. The hub's cache is a directory
+    of links itself, to `blobs` of the same repository; those are followed.
+
+    Raises:
+        ModelError: a file is such a link, or a pipe, socket or device.
+    """
+    from models.attention import ModelError
+
+    real = os.path.realpath(directory)
+    repository = os.path.dirname(os.path.dirname(real))
+    inside = [real + os.sep]
+    if os.path.basename(os.path.dirname(real)) == "snapshots" and os.path.basename(repository).startswith("models--"):
+        inside.append(os.path.join(repository, "blobs") + os.sep)
+    for folder, folders, names in os.walk(real):
+        folders[:] = [name for name in folders if name == "additional_chat_templates"]  # the one that is read
+        for name in [*folders, *(n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in PATTERNS))]:
+            path = os.path.join(folder, name)
+            target = os.path.realpath(path)
+            if os.path.islink(path) and not target.startswith(tuple(inside)):
+                raise ModelError(
+                    f"{path}: a link to {target}, outside of the model's directory; put a copy in its place"
+                )
+            if name not in folders and os.path.exists(path) and not os.path.isfile(path):
+                raise ModelError(f"{path}: a pipe, socket or device; expected a file")
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that hold a model: `model.safetensors`, or those of its index, or all there are.
 
     Raises:
-        ModelError: there are none, they are an adapter's, or the index names other files than such.
+        ModelError: there are none, they are an adapter's, the index names other files than such, or see `check_files`.
     """
     from models.attention import ModelError
 
+    check_files(directory)
     if (directory / "adapter_config.json").is_file():
         raise ModelError(f"{directory}: an adapter (adapter_config.json); merge it into its base first")
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"

@@ -8,7 +8,7 @@ from support import ROOT
 
 LAYERS = [
     *(f"data.{name}" for name in ("screen", "durable", "progress", "keys", "columns", "pairs", "conversations")),
-    *(f"data.{name}" for name in ("builtin", "child", "condition", "hub", "sources", "where")),
+    *(f"data.{name}" for name in ("builtin", "child", "files", "condition", "hub", "sources", "where")),
     *(f"data.{name}" for name in ("words", "markdown", "near_duplicates", "cached", "pool", "render")),
     *(f"data.benchmarks.{name}" for name in ("comparison", "aggregate", "rewardbench", "rewardbench2")),
     *(f"data.benchmarks.{name}" for name in ("ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")),

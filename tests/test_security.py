@@ -25,7 +25,7 @@ from data.chat import Chat
 from data.hub import load_hub
 from data.pairs import DataError
 from data.settings import DataConfig, EvalDataConfig, check_data
-from data.sources import Row, SourceConfig
+from data.sources import Row, SourceConfig, check_source
 from data.where import matching_rows
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, fetch, resolve_base
@@ -156,6 +156,62 @@ def test_code_beside_a_model_is_never_executed_nor_asked_about(export, tmp_path,
     assert not executed.exists()
 
 
+NAMES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
+
+
+def readers_of_files(directory):
+    """All that open the files of a model, tokenizers included."""
+    return [*every_reader(directory), lambda: read_tokenizer(directory)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_out_of_a_models_directory_are_not_followed(export, tmp_path, name):
+    """Whoever made the directory would get any file of this machine in the export."""
+    secret = tmp_path / "secret"
+    (export / "chat_template.jinja").touch()
+    (export / name).rename(secret)
+    (export / name).symlink_to(secret)
+    for read in readers_of_files(export):
+        with pytest.raises(
+            ModelError, match=rf"{re.escape(name)}: a link to .*secret, outside of the model's directory"
+        ):
+            read()
+    (export / name).unlink()
+    (export / "models").mkdir()
+    secret.rename(export / "models" / "x")
+    (export / name).symlink_to("models/x")
+    (tmp_path / "link").symlink_to(export)  # the directory itself may be one
+    assert len(read_tokenizer(tmp_path / "link")) == 259
+    build(tmp_path / "link")
+
+
+def test_the_hubs_cache_is_a_directory_of_links(export, tmp_path):
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(export.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    build(snapshot)
+    assert len(read_tokenizer(snapshot)) == 259
+    (tmp_path / "secret").write_text("{}")
+    (snapshot / "extra.json").symlink_to(tmp_path / "secret")
+    for read in readers_of_files(snapshot):
+        with pytest.raises(ModelError, match="outside of the model's directory"):
+            read()
+
+
+@pytest.mark.parametrize("name", [*NAMES, "model-2.safetensors"])
+def test_pipes_among_a_models_files_are_not_opened(export, name):
+    """To open one waits for ever."""
+    (export / name).unlink(missing_ok=True)
+    os.mkfifo(export / name)
+    for read in readers_of_files(export):
+        with pytest.raises(ModelError, match=f"{re.escape(name)}: a pipe, socket or device; expected a file"):
+            read()
+
+
 @pytest.mark.parametrize("key", ["quantization_config", "transformers_weights"])
 def test_a_config_that_names_other_weights_is_refused(export, key):
     edit_json(export / "config.json", **{key: {"quant_method": "fp8"} if "quant" in key else "adapter_model.bin"})
@@ -216,6 +272,14 @@ def test_a_checkpoint_without_a_manifest_is_not_unpickled(tmp_path):
 # --- data -----------------------------------------------------------------------------------------------------------
 
 ROW = json.dumps({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}) + "\n"
+
+
+@pytest.mark.parametrize("pattern", ["{}/x.jsonl", "{}/*.jsonl", "{}/**", "{}/link.jsonl"])
+def test_pipes_among_the_files_of_a_source_are_not_opened(tmp_path, pattern):
+    os.mkfifo(tmp_path / "x.jsonl")
+    (tmp_path / "link.jsonl").symlink_to("x.jsonl")
+    with pytest.raises(DataError, match=r"data\.sources\.x\.path=.*(x|link)\.jsonl is a named pipe; expected files"):
+        check_source("data.sources.x", SourceConfig(path=pattern.format(tmp_path)))
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ class Tally:
 
     def add_lines(self, partial: Path) -> None:
         """Count rows that an interrupted run has finished."""
-        with open(partial) as lines:
+        with open(partial, encoding="utf-8") as lines:
             for line in lines:
                 self.add([json.loads(line)])
 

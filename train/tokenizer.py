@@ -10,6 +10,7 @@ from data.settings import DataConfig
 from models.attention import ModelError
 from models.build import Base, ModelConfig, fetch
 from models.config_check import find_tokenizer_problem, read_json
+from models.weights import check_files
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 # Bytes of a tokenizer's files. The largest vocabularies that are published take some 40 MB, their settings 2 MB.
@@ -87,6 +88,7 @@ def read_tokenizer(directory: Path) -> Any:
     """A directory's tokenizer. Raises: ModelError when there is none, or its files are none that can be read."""
     from transformers import AutoTokenizer
 
+    check_files(directory)
     for name, most in LARGEST.items():
         path = directory / name
         if not path.is_file():

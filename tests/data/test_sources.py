@@ -1,5 +1,6 @@
 """Every kind of file gives the same rows, each with its address; what can't be read says which key or file to mend."""
 
+import glob
 import gzip
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from handmade import numbered, pair, write_jsonl
 
 from data import builtin, sources
+from data.files import matching
 from data.pairs import DataError, parse_pair
 from data.sources import SourceConfig, check_source, content_id, read_rows, source_files
 
@@ -127,6 +129,35 @@ def test_a_glob_reads_its_files_sorted_and_numbers_rows_through(tmp_path: Path) 
     assert [row.number for row in rows] == list(range(6))
     assert [row.where for row in rows] == [f"{tmp_path}/{n}/part.jsonl:{i}" for n in "abc" for i in (1, 2)]
     assert len(read(tmp_path / "**" / "*.jsonl")) == 6
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**", "**/*.jsonl", "*/**/*.jsonl", "a/**", "**/b/**/x*", "**/", "a/*/*", "[a]/**/x[*].jsonl"]
+)
+def test_globs_find_what_pythons_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    names = ["x.jsonl", "a/x.jsonl", "a/b/x.jsonl", "a/b/c/y.jsonl", "b/x*.jsonl", "a/.hidden/x.jsonl", "a/x[1].jsonl"]
+    for name in [*names, "a/b/x*.jsonl"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    for start in ("", f"{tmp_path}/", "./"):
+        expected = sorted({path for path in glob.glob(start + pattern, recursive=True) if Path(path).is_file()})
+        found = [str(path) for path in map(Path, matching(start + pattern)) if path.is_file()]
+        assert found == [str(Path(path)) for path in expected]
+
+
+def test_a_glob_over_loops_of_directories_counts_each_file_once(tmp_path: Path) -> None:
+    """Python's own goes round until the system says stop: of two loops 2^40 times."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for place in ("a", "a/b"):
+        write_lines(tmp_path / place / "x.jsonl", ROWS)
+        for name in ("0", "up", "zz"):
+            (tmp_path / place / name).symlink_to(tmp_path)
+    (tmp_path / "other").symlink_to("a")
+    expected = [tmp_path / "a" / "b" / "x.jsonl", tmp_path / "a" / "x.jsonl"]
+    assert source_files("x", f"{tmp_path}/**/*.jsonl") == expected
+    assert source_files("x", f"{tmp_path}/a/**") == expected
+    assert len(list(read_rows("x", SourceConfig(path=f"{tmp_path}/**/x.jsonl")))) == 2 * len(ROWS)
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
