@@ -5,6 +5,7 @@ export/                checked, sealed with the hashes of its files (manifest.js
 export.failed/         the last one that did not pass
 """
 
+import gc
 import math
 import re
 import shlex
@@ -21,7 +22,7 @@ from models.export import compare_weights, export_config, export_tensors, save_j
 from models.weights import is_finite
 from train.card import BIAS_NOTE, model_card
 from train.distributed import single_process_environment
-from train.engine import gathered_weights
+from train.engine import gathered_weights, release_engine
 from train.evaluation import headlines
 from train.recipe import to_yaml
 from train.references import REFERENCES
@@ -45,8 +46,9 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
         ExportError: the export is not what was trained, or could not be written.
     """
     state = gathered_weights(run.engine)
-    run.engine.destroy()
+    release_engine(run.engine)
     del run.engine
+    gc.collect()  # engine, optimizer and modules refer to each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if state is None:

@@ -120,6 +120,16 @@ def test_what_does_not_pass_is_kept_for_a_look(tmp_path, monkeypatch):
     assert (tmp_path / "export" / "manifest.json").read_text() == before
 
 
+def test_nothing_of_the_training_stays_in_memory_while_the_export_is_checked(warm, tmp_path):
+    """Whose process wants the memory of the same GPU. ZeRO-3 on two ranks, as most runs are."""
+    ended = warm.run([*EXPORTING, f"run_dir={tmp_path}/run"], ranks=2, patch=["bytes_alive_at_the_end", str(tmp_path)])
+    assert ended.codes == [0, 0], ended.output
+    for rank in range(2):
+        before, after = map(int, (tmp_path / f"alive-{rank}").read_text().split())
+        assert before > 500_000
+        assert after == 0, "DeepSpeed holds its engine by something else than train.engine.held_by_deepspeed knows"
+
+
 def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
     """All is trained and saved: the same command does nothing but export."""
     run = tmp_path / "run"
