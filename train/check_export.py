@@ -4,10 +4,15 @@
 
 At the end of a run it fills in the reference rewards. Later it changes nothing: it compares every file but README.md
 with manifest.json, and then the rewards, which tells whether this machine and these library versions still reproduce
-the model. Exit code 1 when anything differs.
+the model. It computes on the GPU where that has room, in smaller packs or on the CPU otherwise, and says so.
+Exit codes: 0 all is the same, 1 something differs, 2 there is no export that can be read, 3 it could not be checked: no
+memory, no room on the disk, or anything else that says nothing about the export.
 """
 
+import re
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4  # of max(1, |reward|), both paths in float32
+# Tokens of the packs that are tried on a device, one after the other; a larger group has a pack of its own.
+PACK_TOKENS = {"cuda": (16384, 4096), "cpu": (2048,)}
+EXAMPLE = "example.json"  # in an export that is being checked: the rewards of the pair that the run shows at its end
+UNCHECKED = 3  # Python itself ends with 1 after an error, so nothing may go past `main`
 
 
 def main(arguments: list[str]) -> int:
@@ -33,9 +42,15 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         problems = check_export(Path(options["model"]), options.get("path"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(f"error: model={options['model']}: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_out_of_memory(error):
+            traceback.print_exc()
+        why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        print(f"error: model={options['model']}: could not be checked: {why}", file=sys.stderr)
+        return UNCHECKED
     for problem in problems:
         print(f"EXPORT CHECK: {problem}")
     return 1 if problems else 0
@@ -46,6 +61,10 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
 
     Args:
         path: where the export will be, when it is not there yet: then `parity.json` and the rewards are written.
+
+    Raises:
+        OSError, MemoryError: it could not be checked.
+        ValueError: it cannot be read.
     """
     import torch
 
@@ -65,16 +84,14 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     problems = _check_ids(directory, references)
 
     device, classifier = _load_float32(directory)
-    pairs = about.pop("held_out_pairs", [])
+    pairs, example = about.pop("held_out_pairs", []), about.pop("example", [])
     conversations = [reference["input_ids"] for reference in references]
     flat = conversations + [ids for pair in pairs for ids in pair]
     pad = classifier.config.pad_token_id
     if any(ids[-1] == pad for ids in flat):
         problems.append(f"a conversation ends with the pad token {pad}: Hugging Face would read the token before it")
-    plain = torch.cat([_plain(classifier, [ids], device) for ids in flat])
-    padded = _plain(classifier, conversations, device)
-
-    packed = _packed(classifier, [[ids] for ids in conversations] + pairs, device)
+    plain, padded, packed = _rewards(classifier, device, conversations, pairs, example)
+    plain, shown = plain[: len(flat)], plain[len(flat) :].tolist()
     del classifier
     half = load_classifier(directory, torch.bfloat16)
     drift = (
@@ -110,6 +127,8 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
             reference["reward"] = reward
         save_json(directory / "reward_model.json", about)
         (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"), encoding="utf-8")
+        if shown:
+            save_json(directory / EXAMPLE, shown)
     print(
         f"export check: {'FAILED' if problems else 'passed'}: {len(flat)} conversations; packed against plain "
         f"transformers {errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} "
@@ -157,16 +176,101 @@ def _check_ids(directory: Path, references: list[dict[str, Any]]) -> list[str]:
 
 
 def _load_float32(directory: Path) -> tuple["torch.device", Any]:
-    """On the GPU where it fits, on the CPU otherwise."""
+    """(device to compute on, classifier in the host's memory): the GPU where the weights fit, the CPU otherwise."""
     import torch
 
     from models.export import load_classifier
 
     classifier = load_classifier(directory, torch.float32).eval()
     size = sum(p.numel() * p.element_size() for p in classifier.parameters())
-    fits = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size
-    device = torch.device("cuda" if fits else "cpu")
-    return device, classifier.to(device)
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), classifier
+    try:
+        free = torch.cuda.mem_get_info()[0]
+        why = f"{size / 2**30:.1f} GiB of weights in float32, {free / 2**30:.1f} GiB free on the GPU"
+    except RuntimeError as error:  # full, or for one process alone, which is that of the training
+        free, why = 0, str(error).strip().splitlines()[0]
+    if free > 1.5 * size:
+        return torch.device("cuda"), classifier
+    print(f"export check: {why}: on the CPU", flush=True)
+    return torch.device("cpu"), classifier
+
+
+def _rewards(
+    classifier: Any,
+    device: "torch.device",
+    conversations: list[list[int]],
+    pairs: list[list[list[int]]],
+    example: list[list[int]],
+) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    """Rewards of all conversations one by one, of `conversations` as one padded batch, and of these and `pairs` packed.
+
+    The classifier is one of plain transformers before, and a packed one after.
+    """
+    import torch
+
+    from models.attention import choose_backend
+    from models.export import packed_view
+
+    alone = [*conversations, *[ids for pair in pairs for ids in pair], *example]
+
+    def plainly(device: "torch.device", _: int) -> "torch.Tensor":
+        return torch.cat(
+            [*[_plain(classifier, [ids], device) for ids in alone], _plain(classifier, conversations, device)]
+        )
+
+    def packed(device: "torch.device", tokens: int) -> "torch.Tensor":
+        return _packed(model, [*[[ids] for ids in conversations], *pairs], device, tokens)
+
+    devices = list(dict.fromkeys((device.type, "cpu")))
+    both, used = _with_room(classifier, [(kind, 0) for kind in devices], plainly)
+    devices = devices[devices.index(used) :]
+    model = packed_view(classifier, choose_backend("auto", device, torch.float32))
+    attempts = [(kind, tokens) for kind in devices for tokens in PACK_TOKENS[kind]]
+    return both[: len(alone)], both[len(alone) :], _with_room(model, attempts, packed)[0]
+
+
+def _with_room(
+    model: Any, attempts: list[tuple[str, int]], compute: Callable[["torch.device", int], "torch.Tensor"]
+) -> tuple["torch.Tensor", str]:
+    """What `compute` gives of the first (type of device, tokens) for which the memory is enough, and the type.
+
+    Args:
+        model: it is brought to the device before.
+
+    Raises:
+        MemoryError: it is enough for none.
+    """
+    import torch
+
+    for number, (kind, tokens) in enumerate(attempts):
+        try:
+            model.to(torch.device(kind))
+            return compute(torch.device(kind), tokens), kind
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Past the handler: the traceback has kept the tensors of the attempt.
+        what = f"out of memory with {_attempt(kind, tokens)}: {why}"
+        if number + 1 == len(attempts):
+            break
+        print(f"export check: {what}; again with {_attempt(*attempts[number + 1])}", flush=True)
+        model.to("cpu")
+        if kind == "cuda":
+            torch.cuda.empty_cache()
+    raise MemoryError(what)
+
+
+def _attempt(kind: str, tokens: int) -> str:
+    packs = f"packs of {tokens:,} tokens" if tokens else "one conversation at a time"
+    return f"{packs} on the {'CPU' if kind == 'cpu' else 'GPU'}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """A GPU's or the host's, by the kinds and words that torch has for it."""
+    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def _plain(classifier: Any, conversations: list[list[int]], device: "torch.device") -> "torch.Tensor":
@@ -182,20 +286,25 @@ def _plain(classifier: Any, conversations: list[list[int]], device: "torch.devic
     return rewards
 
 
-def _packed(classifier: Any, groups: list[list[list[int]]], device: "torch.device") -> "torch.Tensor":
-    """Rewards through our packed, prefix-shared path over the same weights."""
+def _packed(model: Any, groups: list[list[list[int]]], device: "torch.device", pack_tokens: int) -> "torch.Tensor":
+    """Rewards (num,) of all conversations of groups through our packed, prefix-shared path, in their order."""
+    import numpy as np
     import torch
 
     from data.chat import make_group
     from data.packing import build_pack
-    from models.attention import choose_backend
-    from models.export import packed_view
+    from data.planning import plan_packs
 
-    model = packed_view(classifier, choose_backend("auto", device, torch.float32))
-    pack = build_pack([make_group(group) for group in groups]).to(device)
-    with torch.no_grad():
-        rewards: torch.Tensor = model(**pack.inputs()).cpu()
-    return rewards
+    made = [make_group(group) for group in groups]
+    sizes = np.array([group.num_tokens for group in made])
+    rewards: list[Any] = [None] * len(made)
+    for pack in plan_packs(sizes, sizes.astype(np.float64), pack_tokens, world_size=1):
+        with torch.no_grad():
+            values = model(**build_pack([made[i] for i in pack]).to(device).inputs()).cpu()
+        parts = values.split([len(groups[i]) for i in pack])
+        for i, part in zip(pack, parts, strict=True):
+            rewards[i] = part
+    return torch.cat(rewards)
 
 
 def _worst(a: "torch.Tensor", b: "torch.Tensor") -> float:

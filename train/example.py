@@ -16,6 +16,7 @@ class Example:
     prompt: str
     responses: list[str]  # chosen, rejected
     ids: list[list[int]]  # the whole conversations
+    rewards: list[float] | None = None  # what the export gives them, once it is checked
 
     def lines(self, rewards: list[float]) -> list[str]:
         """What a reader sees, given the rewards of chosen and rejected."""

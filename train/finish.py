@@ -3,13 +3,17 @@
 export.<chance>.tmp/   being written and checked; removed at the next attempt if the run dies here
 export/                checked, sealed with the hashes of its files (manifest.json) and only then renamed
 export.failed/         the last one that did not pass
+export.unchecked/      the last one whose check came to no end; removed when one has passed
 """
 
+import dataclasses
 import gc
+import json
 import math
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -21,6 +25,7 @@ from data import durable
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
 from models.weights import is_finite
 from train.card import BIAS_NOTE, model_card
+from train.check_export import EXAMPLE, UNCHECKED
 from train.distributed import single_process_environment
 from train.engine import gathered_weights, release_engine
 from train.evaluation import headlines
@@ -28,12 +33,16 @@ from train.recipe import to_yaml
 from train.references import REFERENCES
 from train.report_data import wilson
 from train.run import Run
-from train.scorer import Scorer, find_damage
+from train.scorer import find_damage
 from train.tracking import BAD_STEPS
 
 
 class ExportError(RuntimeError):
     """An export that differs from what was trained, and is kept aside for a look; or one that could not be written."""
+
+
+class UncheckedError(ExportError):
+    """An export whose check came to no end, which says nothing about it: it is kept aside."""
 
 
 def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
@@ -43,7 +52,7 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     earlier one keeps it.
 
     Raises:
-        ExportError: the export is not what was trained, or could not be written.
+        ExportError: the export is not what was trained, or could not be written, or (UncheckedError) checked.
     """
     state = gathered_weights(run.engine)
     release_engine(run.engine)
@@ -71,9 +80,10 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
         del state
         if different:
             raise ExportError(_keep(aside, f"{len(different)} tensors differ from the trained ones: {different[:3]}"))
-        _check(aside, final)
+        _check(run, aside, final)
         durable.seal(aside)
         durable.publish(aside, final)
+        shutil.rmtree(run.directory / "export.unchecked", ignore_errors=True)
     except Exception as error:
         # safetensors and tokenizers raise kinds of their own for the system's errors, which say "(os error 28)".
         if not isinstance(error, OSError) and "(os error " not in str(error):
@@ -93,14 +103,39 @@ def is_exported(directory: Path) -> bool:
     )
 
 
-def _check(aside: Path, final: Path) -> None:
-    """Check an export in a process of its own. Raises: ExportError, OSError."""
+def _check(run: Run, aside: Path, final: Path) -> None:
+    """Check an export in a process of its own, which scores the run's example, too. Raises: ExportError."""
     command = [sys.executable, str(Path(__file__).with_name("check_export.py")), f"model={aside}", f"path={final}"]
-    code = subprocess.run(command, env=single_process_environment()).returncode
+    try:
+        code = subprocess.run(command, env=single_process_environment()).returncode
+    except OSError as error:  # no memory for another process
+        raise UncheckedError(_unchecked(run, aside, f"its check could not be started: {error}")) from error
     if code == 1:
         raise ExportError(_keep(aside, "the export does not reproduce what was trained (see above)"))
     if code:
-        raise OSError(f"its check ended with code {code} (see above)")
+        raise UncheckedError(_unchecked(run, aside, _how_it_ended(code)))
+    if run.example is not None:
+        rewards = aside / EXAMPLE
+        run.example = dataclasses.replace(run.example, rewards=json.loads(rewards.read_text()))
+        rewards.unlink()
+
+
+def _how_it_ended(code: int) -> str:
+    """What the exit code of a check says that has found nothing."""
+    if code == -signal.SIGKILL:
+        return "its check was killed (signal 9), as the system does when the machine's memory is used up"
+    return "see above" if code == UNCHECKED else f"its check ended with code {code} (see above)"
+
+
+def _unchecked(run: Run, aside: Path, why: str) -> str:
+    kept = run.directory / "export.unchecked"
+    shutil.rmtree(kept, ignore_errors=True)
+    aside.rename(kept)
+    return (
+        f"the export is written but could not be checked: {why}; it is kept in {kept} and no export was put in place; "
+        f"{run.go_on} writes and checks it again, and python train/check_export.py {shlex.quote(f'model={kept}')} "
+        "checks that one, on any machine"
+    )
 
 
 def _unwritten(run: Run, final: Path, error: Exception) -> str:
@@ -136,7 +171,8 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "head": "score.weight, no bias, computed in float32",
             "dtype": fields["dtype"],
             "references": references,
-            "held_out_pairs": _held_out_ids(run),
+            "held_out_pairs": _held_out_ids(run),  # the check takes these two out again
+            **({} if run.example is None else {"example": run.example.ids}),
         },
     )
     card = model_card(
@@ -179,7 +215,7 @@ def summary(
         lines.append(f"Report: {report}")
     if export is None:
         return "\n".join([*lines, "No export was asked for (export.enabled=false)."])
-    lines += [f"Export: {export}", "", *_example(run, export), "Next: score conversations of your own,", ""]
+    lines += [f"Export: {export}", "", *_example(run), "Next: score conversations of your own,", ""]
     lines.append(
         """  echo '{"prompt": "Is 7 prime?", "responses": ["Yes.", "No."]}' > my.jsonl\n"""
         f"  .venv/bin/python train/score.py {shlex.quote(f'model={export}')} input=my.jsonl output=scores.jsonl"
@@ -218,16 +254,15 @@ def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
     return told
 
 
-def _example(run: Run, export: Path) -> list[str]:
-    """A held-out pair with the rewards that the export gives it."""
-    if run.example is None:
+def _example(run: Run) -> list[str]:
+    """A held-out pair with the rewards that the export gave it in its check."""
+    if run.example is None or run.example.rewards is None:
         return []
-    rewards = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
-    return ["One held-out pair, scored by the export:", *run.example.lines([r[0] for r in rewards]), ""]
+    return ["One held-out pair, scored by the export:", *run.example.lines(run.example.rewards), ""]
 
 
 def _held_out_ids(run: Run) -> list[list[list[int]]]:
-    """Some held-out pairs as ids of (chosen, rejected); the check removes them from the export again."""
+    """Some held-out pairs as ids of (chosen, rejected)."""
     pairs = []
     for held_out in run.data.held_out:
         for position in range(min(len(held_out), run.recipe.export.num_check_pairs)):

@@ -6,8 +6,8 @@
 
 `recipe` is a name from recipes/ or a YAML file; every other key of it can be given as key=value, and many at once as
 overlay=NAME, a name from recipes/overlays/ or a YAML file. Exit codes: 0 done, 1 the run failed, 2 something in the
-recipe, the data or the model is for you to mend (one line says what), 75 stopped because somebody asked, and saved: the
-same command goes on (docs/running.md).
+recipe, the data or the model is for you to mend (one line says what), 3 trained, but the export could not be checked,
+75 stopped because somebody asked, and saved: the same command goes on (docs/running.md).
 """
 
 import json
@@ -50,13 +50,15 @@ def run_and_explain(recipe: Recipe, preemption: Preemption, arguments: list[str]
     from models.attention import ModelError
     from train.checkpoint import CheckpointError
     from train.distributed import explain_lost_rank, is_lost_rank, read_ranks
-    from train.finish import ExportError
+    from train.finish import ExportError, UncheckedError
     from train.loop import TrainingError
 
     try:
         run_recipe(recipe, preemption, arguments)
     except (RecipeError, DataError, ModelError, CheckpointError) as error:
         return complain(error)
+    except UncheckedError as error:
+        return complain(error, code=3)
     except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
         return complain(error, code=1)
     except RuntimeError as error:

@@ -269,6 +269,17 @@ def check_export_in_process() -> None:
     finish.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
 
 
+def check_export_out_of_memory() -> None:
+    """On every device and in every pack."""
+    from train import check_export
+
+    def packed(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 34.00 GiB.")
+
+    check_export._packed = packed
+    check_export_in_process()
+
+
 def bytes_alive_at_the_end(directory: str) -> None:
     """Each rank writes the bytes of all its tensors before its export, and once its engine is gone."""
     import gc

@@ -3,19 +3,25 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from exporting import trained, weights
 from killed import kill_everywhere
 from patches import check_export_in_process
 from runs import RECIPE
 from support import no_file_larger_than
 
-from data import durable
+import models.export
+from data import durable, packing
 from models.export import compare_weights, export_tensors
 from train import check_export, finish
-from train.finish import ExportError, export_run
+from train.example import Example
+from train.finish import ExportError, UncheckedError, export_run
+from train.scorer import Scorer
 
 EXPORTING = [argument for argument in RECIPE if not argument.startswith("export.")]
 
@@ -81,7 +87,6 @@ def test_no_room_is_one_sentence_and_the_earlier_export_stays(tmp_path):
         (finish, "save_weights", 0, r"\[Errno 27\] File too large"),  # config.json
         (finish, "save_json", 1_000, r"File too large \(os error 27\)"),  # tokenizer.json, by Rust
         (finish, "model_card", 0, r"\[Errno 27\] File too large"),  # README.md
-        (check_export, "_packed", 0, "its check ended with code 2"),  # parity.json
         (finish, "_check", 0, r"\[Errno 27\] File too large"),  # manifest.json
     ],
 )
@@ -111,13 +116,148 @@ def test_what_does_not_pass_is_kept_for_a_look(tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1)))
     with pytest.raises(ExportError, match="does not reproduce what was trained"):
         export_run(trained(tmp_path, seed=1), {})
-    monkeypatch.setattr(finish, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=-9)))
-    with pytest.raises(
-        ExportError, match=r"its check ended with code -9 .*step-6; the same command .*goes on with the export"
-    ):
-        export_run(trained(tmp_path, seed=1), {})
     assert sorted(os.listdir(tmp_path)) == ["export", "export.failed"]
     assert (tmp_path / "export" / "manifest.json").read_text() == before
+
+
+def test_a_check_that_comes_to_no_end_says_nothing_of_the_export(tmp_path, monkeypatch):
+    export_run(trained(tmp_path), {})
+    before = (tmp_path / "export" / "manifest.json").read_text()
+    kept = tmp_path / "export.unchecked"
+    for code, why in [
+        (-9, r"its check was killed \(signal 9\), as the system does when the machine's memory is used up"),
+        (3, "see above"),
+        (2, r"its check ended with code 2 \(see above\)"),
+        (OSError(12, "Cannot allocate memory"), r"its check could not be started: .*Cannot allocate memory"),
+    ]:
+
+        def run(*_, code=code, **__):
+            if isinstance(code, OSError):
+                raise code
+            return SimpleNamespace(returncode=code)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(finish, "subprocess", SimpleNamespace(run=run))
+            with pytest.raises(UncheckedError) as caught:
+                export_run(trained(tmp_path, seed=1), {})
+        assert re.match(
+            rf"the export is written but could not be checked: {why}; it is kept in {kept} and no export was put in "
+            rf"place; the same command writes and checks it again, and python train/check_export.py model={kept} ",
+            str(caught.value),
+        )
+        assert sorted(os.listdir(tmp_path)) == ["export", "export.unchecked"]
+    assert (tmp_path / "export" / "manifest.json").read_text() == before
+    assert compare_weights(kept, export_tensors(weights(1), "qwen3")) == []
+    assert check_export.main([f"model={kept}"]) == 0
+    export_run(trained(tmp_path, seed=1), {})
+    assert_only_export(tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried much"), 3, "could not be checked: CUDA out of memory."),
+        (OSError(28, "No space left on device", "x.json"), 3, "could not be checked: [Errno 28] No space left on"),
+        (RuntimeError("CUDA error: an illegal memory access"), 3, "RuntimeError: CUDA error: an illegal memory access"),
+        (KeyError("a mistake of ours"), 3, "Traceback"),
+        (ValueError("no tokenizer"), 2, "no tokenizer"),
+    ],
+)
+def test_the_check_finds_no_difference_in_an_error(error, code, said, tmp_path, monkeypatch, capsys):
+    """Python's own exit code of one would say so."""
+
+    def check(*_):
+        raise error
+
+    (tmp_path / "reward_model.json").write_text("{}")
+    monkeypatch.setattr(check_export, "check_export", check)
+    assert check_export.main([f"model={tmp_path}"]) == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert len(shown.splitlines()) == 1 or "Traceback" in shown
+
+
+def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_path, monkeypatch, capsys):
+    """A machine whose GPU has the room for the weights and for nothing else, and whose CPU has little."""
+    shutil.copytree(two_ranks.directory / "export", tmp_path / "export")
+    (tmp_path / "export" / "manifest.json").unlink()
+    about = json.loads((tmp_path / "export" / "reward_model.json").read_text())
+    about["held_out_pairs"] = [[[5, *range(100), i], [5, *range(90), 7 + i]] for i in range(20)]
+    (tmp_path / "export" / "reward_model.json").write_text(json.dumps(about))
+    load, plain, build_pack, packs = check_export._load_float32, check_export._plain, packing.build_pack, []
+
+    def on_a_gpu(directory):
+        classifier = load(directory)[1]
+        classifier.to = lambda device: classifier
+        return torch.device("cuda"), classifier
+
+    def small(classifier, conversations, device):
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return plain(classifier, conversations, device)
+
+    def building(groups):
+        packs.append(sum(group.num_tokens for group in groups))
+        if packs[-1] > 1024:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return build_pack(groups)
+
+    monkeypatch.setattr(check_export, "_load_float32", on_a_gpu)
+    monkeypatch.setattr(check_export, "_plain", small)
+    monkeypatch.setattr(packing, "build_pack", building)
+    monkeypatch.setattr(check_export, "PACK_TOKENS", {"cuda": (16384,), "cpu": (2048, 1536, 1024)})
+    assert check_export.main([f"model={tmp_path / 'export'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "export check: out of memory with one conversation at a time on the GPU: CUDA out of memory. Tried to allocate "
+        "2.00 GiB.; again with one conversation at a time on the CPU"
+    )
+    assert [line.split(": ")[1].removeprefix("out of memory with ") for line in lines[1:3]] == [
+        "packs of 2,048 tokens on the CPU",
+        "packs of 1,536 tokens on the CPU",
+    ]
+    assert lines[2].endswith("; again with packs of 1,024 tokens on the CPU")
+    assert "export check: passed" in lines[3]
+    assert min(packs[:2]) > 1024 >= max(packs[2:])
+    assert len(packs) > 4
+
+
+@pytest.mark.parametrize(
+    ("free", "device", "said"),
+    [
+        (2**20, "cuda", ""),
+        (2**10, "cpu", "export check: 0.0 GiB of weights in float32, 0.0 GiB free on the GPU: on the CPU\n"),
+        (RuntimeError("CUDA error: busy or unavailable\nmore"), "cpu", "CUDA error: busy or unavailable: on the CPU\n"),
+    ],
+)
+def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, monkeypatch, capsys, tmp_path):
+    def memory():
+        if isinstance(free, Exception):
+            raise free
+        return free, 2**40
+
+    monkeypatch.setattr(models.export, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    assert check_export._load_float32(tmp_path)[0] == torch.device(device)
+    assert capsys.readouterr().out.endswith(said)
+
+
+def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
+    run = trained(tmp_path)
+    run.example = Example("Is 7 prime?", ["Yes.", "No."], [[5, 6, 7, 258, 198], [5, 6, 9, 258, 198]])
+    export = export_run(run, {})
+    assert "example" not in json.loads((export / "reward_model.json").read_text())
+    assert_only_export(tmp_path, seed=0)
+    assert not (export / check_export.EXAMPLE).exists()
+    expected = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
+    monkeypatch.setattr(models.export, "load_classifier", None)
+    monkeypatch.setattr("train.scorer.load_classifier", None)  # nothing is computed in the process of the training
+    lines = finish.summary(run, export, {}, 1.0).splitlines()
+    at = lines.index("One held-out pair, scored by the export:")
+    assert lines[at + 1] == "  prompt    Is 7 prime?"
+    assert lines[at + 2] == f"  {expected[0][0]:+8.3f}  Yes.   (chosen)"
+    assert lines[at + 3] == f"  {expected[1][0]:+8.3f}  No.   (rejected)"
 
 
 def test_nothing_of_the_training_stays_in_memory_while_the_export_is_checked(warm, tmp_path):
@@ -139,6 +279,10 @@ def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
     assert killed.codes == [-9], killed.output
     assert [path.name for path in run.glob("export*")] != [], "it was killed before its export"
     assert not (run / "export").exists()
+    unchecked = warm.run(arguments, patch="check_export_out_of_memory")
+    assert unchecked.codes == [3], unchecked.output
+    assert unchecked.output.splitlines()[-1].startswith("error: the export is written but could not be checked: see ab")
+    assert [path.name for path in run.glob("export*")] == ["export.unchecked"]
     again = warm.run(arguments, **watched)
     assert again.codes == [0], again.output
     assert "resumed from step 6 of 6" in again.output
