@@ -116,7 +116,7 @@ def _check(run: Run, aside: Path, final: Path) -> None:
         raise UncheckedError(_unchecked(run, aside, _how_it_ended(code)))
     if run.example is not None:
         rewards = aside / EXAMPLE
-        run.example = dataclasses.replace(run.example, rewards=json.loads(rewards.read_text()))
+        run.example = dataclasses.replace(run.example, rewards=json.loads(rewards.read_text(encoding="utf-8")))
         rewards.unlink()
 
 
