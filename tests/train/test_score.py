@@ -35,7 +35,7 @@ def test_a_model_whose_weights_are_no_numbers_scores_nothing(tmp_path):
     model.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(
-        ModelError, match=r"NaN or infinities in model\.layers\.1\.mlp\.up_proj\.weight, so no reward is"
+        ModelError, match=r"NaN or infinities in model\.layers\.1\.mlp\.up_proj\.weight, so no reward would"
     ):
         Scorer(tmp_path)
 
