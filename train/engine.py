@@ -4,9 +4,10 @@ import contextlib
 import logging
 import math
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ from data.keys import free
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why and from where."""
 
 
 @dataclass
@@ -36,7 +41,9 @@ class EngineConfig:
     checkpointed_layers: int | None = free(None)  # recompute only so many layers, where memory allows; default: all
     max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
     hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
-    dry_run: bool = free(True)  # run the largest pack once before the first step: too little memory shows at once
+    dry_run: bool = free(
+        True
+    )  # go through the largest pack and a step before the first: too little memory shows at once
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own for speed and memory (train/engine.py)
 
 
@@ -198,13 +205,60 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def discard_update(engine: Any) -> None:
-    """Throw away gradients that hold a NaN: DeepSpeed then leaves the update out, whatever its stage.
-
-    All ranks call it. Raises: AssertionError if an update was made nevertheless.
+def make_moments(engine: Any) -> None:
+    """Adam's moments and step counters, where a checkpoint has brought none: all zero, as its first step would make
+    them. So what is tried before that step already holds them: 8 bytes a parameter over the ranks.
     """
-    engine.step()
-    assert not engine.was_step_applied()
+    import torch
+
+    adamw = engine.optimizer.optimizer
+    if engine.zero_optimization_stage() == 3:  # which lends them to AdamW one after the other
+        weights = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        weights = [weight for group in adamw.param_groups for weight in group["params"]]
+    for weight in weights:
+        if not adamw.state[weight]:
+            step = torch.zeros((), dtype=torch.float32, device=weight.device)
+            moments = {key: torch.zeros_like(weight, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+            adamw.state[weight] = {"step": step, **moments}
+
+
+def rehearse(engine: Any, micro_step: Callable[[], None]) -> None:
+    """Take as much memory as a step does, and change nothing. All ranks call it, after `make_moments`.
+
+    Args:
+        micro_step: forward and backward of the largest pack, with gradients of zero.
+    """
+    # In the first one DeepSpeed makes the sums of gradients (stages 1 and 2) and learns what to gather ahead (stage 3):
+    # only later ones hold all of it.
+    for _ in range(2):
+        micro_step()
+    adamw = engine.optimizer.optimizer
+    adamw.step = lambda closure=None: None  # DeepSpeed does all the rest: norm, clipping, copies, gathering
+    try:
+        engine.step()
+    finally:
+        del adamw.step
+
+
+@contextlib.contextmanager
+def out_of_memory(explain: Callable[[str], str]) -> Iterator[None]:
+    """Turn the many errors that mean too little memory into one line: `explain(what the first line of it says)`.
+
+    Raises:
+        TrainingError
+    """
+    import torch
+
+    try:
+        yield
+    except TrainingError:  # told already
+        raise
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not re.search("out of memory|allocate memory|^$", str(error)):  # a RuntimeError of another kind
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(explain(first)) from None
 
 
 def grad_norm(engine: Any) -> float:

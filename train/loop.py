@@ -1,7 +1,6 @@
 """The step loop: from a run that is set up to trained weights. `train` is the page to read first."""
 
 import math
-import re
 import resource
 import time
 
@@ -15,7 +14,8 @@ from train.bad_steps import find_bad_pairs, one_line
 from train.checkpoint import improves, state_copy
 from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
 from train.early_stop import out_of_patience, return_to_best
-from train.engine import discard_update, grad_norm, learning_rate_at, set_learning_rate
+from train.engine import TrainingError as TrainingError
+from train.engine import grad_norm, learning_rate_at, out_of_memory, rehearse, set_learning_rate
 from train.evaluation import evaluate
 from train.evaluation import one_line as one_line_of_evaluation
 from train.flops import attention_cost, flops_utilisation
@@ -25,10 +25,6 @@ from train.preemption import DEADLINE, REASONS, Stopped
 from train.recipe import RecipeError
 from train.run import Run, StopRequested
 from train.tracking import BAD_STEPS, Tracker, process_age
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message says why and from where."""
 
 
 def train(run: Run, tracker: Tracker) -> dict[str, float]:
@@ -72,10 +68,7 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
 def _train(run: Run, tracker: Tracker) -> None:
     recipe, engine, state, last_step = run.recipe, run.engine, run.state, run.total_steps
     if recipe.engine.dry_run and state.step < last_step:  # too little memory shows now and not after hours
-        totals = StepTotals(run.device)
-        _micro_step(run, run.loader.largest_pack(), math.nan, totals)
-        discard_update(engine)
-        _check_rewards(run, totals)
+        _dry_run(run)
     if _evaluate_if_due(run, tracker):  # of a run that was stopped before it could
         _save_if_due(run, tracker, best=True)
     if out_of_patience(run):
@@ -91,7 +84,8 @@ def _train(run: Run, tracker: Tracker) -> None:
                 _micro_step(run, batch, step.num_pairs, totals)
             backward_done = time.perf_counter()
             run.watchdog.beat(step.number, kind="step")
-            engine.step()
+            with out_of_memory(run.explain_state):
+                engine.step()
             sums = totals.reduce()
             now = time.perf_counter()
 
@@ -114,6 +108,14 @@ def _train(run: Run, tracker: Tracker) -> None:
             started = time.perf_counter()
 
 
+def _dry_run(run: Run) -> None:
+    """Take, before the first step, what the largest pack and an optimizer step take, and change nothing."""
+    largest, totals = run.loader.largest_pack(), StepTotals(run.device)
+    with out_of_memory(run.explain_state):
+        rehearse(run.engine, lambda: _micro_step(run, largest, math.inf, totals))
+    _check_rewards(run, totals)
+
+
 def _check_rewards(run: Run, totals: StepTotals) -> None:
     """Raises: ModelError: on every rank: an untrained model has no reward that is a number, in the dry run's pack."""
     rewards = totals.packs[0][1]
@@ -125,9 +127,12 @@ def _check_rewards(run: Run, totals: StepTotals) -> None:
 
 
 def _micro_step(run: Run, pair_pack: PairPack, num_pairs: float, totals: StepTotals) -> None:
-    """Forward and backward of one pack, as a part of a step of `num_pairs` pairs over all ranks (NaN: of none)."""
+    """Forward and backward of one pack, as a part of a step of `num_pairs` pairs over all ranks.
+
+    Of infinitely many, in the dry run: all gradients are zero.
+    """
     config = run.recipe.loss
-    try:
+    with out_of_memory(lambda error: _pack_too_large(run, pair_pack, error)):
         batch = pair_pack.to(run.device)
         rewards = run.engine(**batch.pack.inputs()).view(-1, 2)
         loss = bradley_terry(
@@ -142,10 +147,6 @@ def _micro_step(run: Run, pair_pack: PairPack, num_pairs: float, totals: StepTot
         loss = loss * torch.where(rewards.detach().isfinite().all(), 1.0, float("nan"))
         # DeepSpeed averages gradients over ranks; undo that, and divide by the pairs of the whole step.
         run.engine.backward(loss * (run.ranks.world_size / num_pairs), scale_wrt_gas=False)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not re.search("out of memory|allocate memory|^$", str(error)):  # a RuntimeError of another kind
-            raise
-        raise TrainingError(_out_of_memory(run, pair_pack, error)) from None
     totals.add(loss, rewards, pair_pack)
 
 
@@ -260,13 +261,12 @@ def _no_time(run: Run) -> str:
     return f"run.max_hours={run.recipe.run.max_hours}: the time was over before one step was done; give more"
 
 
-def _out_of_memory(run: Run, pair_pack: PairPack, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _pack_too_large(run: Run, pair_pack: PairPack, error: str) -> str:
     tokens, pairs = pair_pack.pack.num_tokens, len(pair_pack.pairs)
     names = ", ".join(run.loader.describe(pair_pack.pairs[:3]))
     return (
         f"out of memory with a pack of {tokens:,} tokens, {pairs} pair(s) ({names}{', ...' if pairs > 3 else ''}): "
-        f"{first}. "
+        f"{error}. "
         f"Three settings help: data.pack_tokens={max(2, run.recipe.data.pack_tokens // 2)} (or data.max_length, if one "
         "pair is all of it), engine.gradient_checkpointing=true, or more GPUs, over which ZeRO divides the rest"
     )

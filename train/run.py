@@ -21,7 +21,15 @@ from models.build import Base, apply_liger, build_model, check_weights, use_lige
 from train import checkpoint, shards, starting_point
 from train.checkpoint import Checkpoints, TrainState
 from train.distributed import START_SECONDS, Ranks, choose_device, raise_together, set_timeouts, start
-from train.engine import build_engine, check_deepspeed, checkpoint_layers, deepspeed_config, quiet_deepspeed
+from train.engine import (
+    build_engine,
+    check_deepspeed,
+    checkpoint_layers,
+    deepspeed_config,
+    make_moments,
+    out_of_memory,
+    quiet_deepspeed,
+)
 from train.evaluation import check_metric
 from train.example import Example, find_example
 from train.flops import attention_cost
@@ -68,6 +76,9 @@ class Run:
         """What to type to go on with this run."""
         never = self.recipe.checkpoint.resume == "never"
         return "the same command" + (" with checkpoint.resume=auto" if never else "")
+
+    def explain_state(self, error: str) -> str:
+        return explain_state(self.recipe, self.ranks, error)
 
     def steps(self) -> Iterator[Step]:
         """The steps that are left."""
@@ -139,21 +150,24 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)
     check_deepspeed(settings)
     zero3 = settings if recipe.engine.zero_stage == 3 and base.directory is not None else None
-    model, origin = build_model(
-        base,
-        dtype=dtype,
-        seed=recipe.seed,
-        attention=attention,
-        pad_token_id=chat.tokenizer.pad_token_id,
-        zero3_config=zero3,
-    )
+    with out_of_memory(lambda error: explain_state(recipe, ranks, error)):
+        model, origin = build_model(
+            base,
+            dtype=dtype,
+            seed=recipe.seed,
+            attention=attention,
+            pad_token_id=chat.tokenizer.pad_token_id,
+            zero3_config=zero3,
+        )
     if liger:
         apply_liger(model)
     ranks.say(f"model: {origin}; attention: {attention}{'; Liger kernels' if liger else ''}")
     checkpoint_layers(model, recipe.engine)
-    engine = build_engine(model, settings, recipe.optimizer, device)
-    set_timeouts(START_SECONDS)  # DeepSpeed has made groups of its own, with a shorter one
-    state = resume(engine, resume_from, ranks) if resume_from is not None else TrainState()
+    with out_of_memory(lambda error: explain_state(recipe, ranks, error)):
+        engine = build_engine(model, settings, recipe.optimizer, device)
+        set_timeouts(START_SECONDS)  # DeepSpeed has made groups of its own, with a shorter one
+        state = resume(engine, resume_from, ranks) if resume_from is not None else TrainState()
+        make_moments(engine)
     packing: dict[str, Any] = {
         "pack_tokens": recipe.data.pack_tokens,
         "share_prefix": recipe.data.share_prefix,
@@ -205,6 +219,16 @@ def _check_weights(base: Base, ranks: Ranks) -> None:
     except ModelError as found:
         error = found
     raise_together(error)
+
+
+def explain_state(recipe: Recipe, ranks: Ranks, error: str) -> str:
+    """Too little memory for what every step keeps, whatever the packs."""
+    zero, gpus = recipe.engine.zero_stage, ranks.world_size
+    return (
+        f"out of memory with weights, sums of gradients and optimizer state (ZeRO-{zero}, {gpus} rank(s)): {error}. "
+        f"More GPUs divide them{'' if zero == 3 else ', engine.zero_stage=3 divides all of them'}; "
+        "python train/memory.py with the same arguments computes what they take"
+    )
 
 
 def _check_epochs(recipe: Recipe, mixture: Mixture, state: TrainState) -> None:

@@ -13,8 +13,15 @@ def _every_rank_but(rank: int) -> bool:
 def _wrap_rewards(change: Any) -> None:
     """Let `change(rewards, call)` see the rewards of each pack; `call` counts from 1 (1 is the dry run)."""
     from models.reward_model import RewardModel
+    from train import loop
 
-    forward, calls = RewardModel.forward, [0]
+    forward, rehearse, calls = RewardModel.forward, loop.rehearse, [0]
+
+    def rehearsed(*args: Any) -> None:
+        rehearse(*args)
+        calls[0] = 1  # whichever the stage
+
+    loop.rehearse = rehearsed
 
     def patched(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards = forward(self, *args, **kwargs)
@@ -353,3 +360,10 @@ def signal_in_evaluation(number: int, step: int) -> None:
         check_in(self, kind, *args)
 
     Run.check_in = patched  # type: ignore[method-assign]
+
+
+def bytes_alive(directory: str) -> None:
+    """Nothing is trained: the memory of a dry run and of steps is measured."""
+    from bytes_alive import measure
+
+    measure(directory)

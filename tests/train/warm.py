@@ -150,7 +150,7 @@ class Killer:
 
 
 def warm_up() -> None:
-    sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+    sys.path[:0] = [str(ROOT), str(Path(__file__).parent), str(Path(__file__).parents[1])]
     import deepspeed  # noqa: F401
     import torch
     import transformers  # noqa: F401
