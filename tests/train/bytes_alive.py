@@ -1,5 +1,6 @@
 """The bytes that tensors take in a dry run and in steps, measured in a child of tests/train/warm.py."""
 
+import gc
 import hashlib
 import json
 import math
@@ -65,10 +66,12 @@ def peaks_of(stage: int, precision: str) -> dict[str, Any]:
         found["moments"] = alive.now - before
 
         def micro_step(divisor: float) -> None:
+            gc.collect()  # or what is in cycles, of earlier models too, is let go whenever Python thinks of it
             rewards = engine(**pack.inputs()).view(-1, 2)
             engine.backward(bradley_terry(rewards[:, 0], rewards[:, 1]) / divisor, scale_wrt_gas=False)
 
         def update() -> None:
+            gc.collect()
             record["packs"], alive.peak = alive.peak, alive.now
             step()
             record["update"], alive.peak = alive.peak, alive.now
