@@ -12,8 +12,9 @@ transformers hands the extra keyword tensors of a forward through to the registe
 so no model code is copied or patched.
 """
 
-import importlib.util
+import importlib
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from transformers import AttentionInterface
 BACKENDS = ("flash", "torch_varlen", "fa3", "fa4", "sdpa", "eager")
 # torch's varlen attention with other kernels than its own: what torch calls them, and the module that holds them.
 TORCH_KERNELS = {"fa3": ("FA3", "flash_attn_interface"), "fa4": ("FA4", "flash_attn.cute.interface")}
+BROKEN = "is installed and cannot be imported"
 Attention = Callable[..., torch.Tensor]
 
 
@@ -37,15 +39,28 @@ def implementation(backend: str) -> str:
     return f"packed_{backend.replace('flash', 'fa')}"
 
 
-def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> str:
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def choose_backend(
+    requested: str, device: torch.device, dtype: torch.dtype, say: Callable[[str], None] = to_stderr
+) -> str:
     """The backend that runs: the requested one, or the fastest that this device and dtype have.
+
+    Args:
+        say: is told, in one line, that flash-attn is installed and cannot be imported.
 
     Raises:
         ModelError: the requested backend cannot run here. Nothing is downloaded.
     """
     if requested == "auto":
-        known = (name for name in BACKENDS if name not in TORCH_KERNELS)  # torch calls those prototypes
-        return next(name for name in known if _why_not(name, device, dtype) is None)
+        known = [name for name in BACKENDS if name not in TORCH_KERNELS]  # torch calls those prototypes
+        reasons = {name: _why_not(name, device, dtype) for name in known}
+        chosen = next(name for name in known if reasons[name] is None)
+        if BROKEN in (reasons["flash"] or ""):
+            say(f"WARNING: flash: {reasons['flash']}; attention is {chosen}")
+        return chosen
     if requested not in BACKENDS:
         raise ModelError(f"model.attention={requested!r}: expected auto or one of {list(BACKENDS)}")
     if why := _why_not(requested, device, dtype):
@@ -56,11 +71,6 @@ def choose_backend(requested: str, device: torch.device, dtype: torch.dtype) -> 
 def _why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     if backend in ("sdpa", "eager"):
         return None
-    if backend == "flash" and not _installed("flash_attn.flash_attn_interface"):
-        return "flash-attn is not installed (pip install flash-attn --no-build-isolation)"
-    if backend in TORCH_KERNELS and not _installed(module := TORCH_KERNELS[backend][1]):
-        package = "pip install flash-attn-4" if backend == "fa4" else "build it from flash-attention's hopper/"
-        return f"there is no module {module} ({package})"
     if device.type != "cuda":
         return f"needs a CUDA device, this run is on {device.type}"
     if dtype not in (torch.bfloat16, torch.float16):
@@ -70,15 +80,29 @@ def _why_not(backend: str, device: torch.device, dtype: torch.dtype) -> str | No
         return "needs a GPU of compute capability 8.0 (Ampere) or newer"
     if backend in TORCH_KERNELS and capability[0] not in ((9,) if backend == "fa3" else (9, 10)):
         return f"has no kernels for a GPU of compute capability {capability[0]}.{capability[1]}"
+    if backend == "flash":
+        return why_not_importable("flash_attn.flash_attn_interface", "pip install flash-attn --no-build-isolation")
+    if backend in TORCH_KERNELS:
+        package = "pip install flash-attn-4" if backend == "fa4" else "build it from flash-attention's hopper/"
+        return why_not_importable(TORCH_KERNELS[backend][1], package)
     return None
 
 
-def _installed(module: str) -> bool:
-    """flash-attn-4 also makes a folder flash_attn, so that name alone says little."""
+def why_not_importable(module: str, remedy: str) -> str | None:
+    """None for a module that can be imported. It is tried: one that was built for another torch is there, and fails.
+
+    flash-attn-4 also makes a folder flash_attn, so that name alone says little.
+    """
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package that would hold it
-        return False
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            return f"{module} is not installed ({remedy})"
+        return f"{module} {BROKEN} ({error})"
+    except Exception as error:  # an undefined symbol, a missing library, or whatever its own code raises
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{module} {BROKEN} ({type(error).__name__}: {first}); {remedy}, for this torch"
+    return None
 
 
 # --- backends: (q_THD, k_KGD, v_KGD already gathered, segments) -> out_THD -----------------------------------------

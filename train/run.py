@@ -108,7 +108,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     quiet_deepspeed()
     device = choose_device(ranks)
     dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
-    attention = choose_backend(recipe.model.attention, device, dtype)
+    attention = choose_backend(recipe.model.attention, device, dtype, ranks.say)
     liger = use_liger(recipe.model.liger, device)
     chat, base, data = prepare(recipe, builder=ranks.local_rank == 0)
     if not any(len(pairs) for pairs in data.train):

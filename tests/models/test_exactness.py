@@ -1,6 +1,7 @@
 """Packed, prefix-shared rewards and gradients equal those of separate sequences through plain transformers."""
 
-import importlib.util
+import importlib
+import sys
 
 import numpy as np
 import pytest
@@ -229,7 +230,12 @@ def test_kernels_that_torch_plugs_in(monkeypatch):
     from torch.nn.attention import varlen
 
     gpu, half = torch.device("cuda"), torch.bfloat16
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "flash_attn.flash_attn_interface" or None)
+
+    def imported(name: str) -> None:
+        if name == "flash_attn.flash_attn_interface":
+            raise ModuleNotFoundError(name="flash_attn.flash_attn_interface")  # of flash-attn-4's folder
+
+    monkeypatch.setattr(importlib, "import_module", imported)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert choose_backend("auto", gpu, half) == "torch_varlen"
     assert choose_backend("fa4", gpu, half) == "fa4"
@@ -247,6 +253,31 @@ def test_kernels_that_torch_plugs_in(monkeypatch):
     for backend in ("torch_varlen", "fa3", "fa3", "fa4", "torch_varlen"):
         AttentionInterface()[implementation(backend)](None, x, x, x, None, **how, kv_index=None)
     assert used == [None, "FA3", "FA4", None]
+
+
+BUILT_FOR_ANOTHER_TORCH = "flash_attn_2_cuda.so: undefined symbol: _ZN3c105ErrorC2ENS_14SourceLocationE"
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "OSError", "RuntimeError", "AttributeError"])
+def test_a_broken_flash_attn_costs_one_line(tmp_path, monkeypatch, kind):
+    """It is imported only where it could run; then auto falls back and says why, and by name it is an error."""
+    package = tmp_path / "flash_attn"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"raise {kind}({BUILT_FOR_ANOTHER_TORCH!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    said: list[str] = []
+    assert choose_backend("auto", torch.device("cpu"), torch.float32, said.append) == "sdpa"
+    assert choose_backend("auto", torch.device("cuda"), torch.float32, said.append) == "sdpa"
+    assert said == []
+    assert choose_backend("auto", torch.device("cuda"), torch.bfloat16, said.append) == "torch_varlen"
+    (line,) = said
+    assert BUILT_FOR_ANOTHER_TORCH in line
+    assert line.endswith("; attention is torch_varlen")
+    for backend in ("flash", "fa4"):
+        with pytest.raises(ModelError, match=rf"model.attention={backend}: .* \({kind}: .*undefined symbol"):
+            choose_backend(backend, torch.device("cuda"), torch.bfloat16)
 
 
 def test_prefix_leaves_every_response_an_end_of_its_own():
