@@ -3,9 +3,7 @@
 import contextlib
 import copy
 import dataclasses
-import importlib.util
 import os
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,6 @@ REFUSED = ("quantization_config", "transformers_weights")
 # Tensors of a checkpoint that a reward model has no use for.
 UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_freq")
 FREE, MOVES = {"resume": "free"}, {"resume": "moves"}  # what may become of a key when a run goes on: data/keys.py
-ROTATE = "apply_rotary_pos_emb"  # the function of transformers' model files that turns queries and keys by angles
 
 
 # The backends of models/attention.py, which imports torch, and auto: the fastest known one that runs here.
@@ -322,66 +319,3 @@ def _partitioned(zero3_config: dict[str, Any] | None) -> Iterator[None]:
         yield
     finally:
         deepspeed.unset_hf_deepspeed_config()
-
-
-def use_liger(requested: str, device: "torch.device") -> bool:
-    """Whether Liger's fused kernels are to be used: on CUDA when installed, unless told otherwise.
-
-    Raises:
-        ModelError: asked for, and not possible here.
-    """
-    from models.attention import ModelError
-
-    installed = importlib.util.find_spec("liger_kernel") is not None
-    if requested == "always" and (not installed or device.type != "cuda"):
-        why = f"it runs on CUDA, this run is on {device.type}" if installed else "liger-kernel is not installed"
-        raise ModelError(f"model.liger=always: {why}; use model.liger=auto")
-    return requested != "never" and installed and device.type == "cuda"
-
-
-def apply_liger(model: "RewardModel", device: str = "cuda") -> None:
-    """Let one model compute RMSNorm, RoPE and SwiGLU by Liger's fused kernels, on one type of device.
-
-    Liger's own switch replaces classes and a function of transformers, and so every other model of the process; here
-    the modules of this model get another `forward`. On any other device it is the plain one.
-
-    Raises:
-        ModelError: this version of transformers computes RoPE in a way that is not known here.
-    """
-    from liger_kernel.transformers import liger_rotary_pos_emb
-    from liger_kernel.transformers.functional import liger_rms_norm, liger_swiglu
-
-    from models.attention import ModelError
-
-    def norm(self: Any, hidden: "torch.Tensor") -> Any:
-        if hidden.device.type != device:
-            return type(self).forward(self, hidden)
-        return liger_rms_norm(hidden, self.weight, self.variance_epsilon)
-
-    def mlp(self: Any, hidden: "torch.Tensor") -> Any:
-        if hidden.device.type != device:
-            return type(self).forward(self, hidden)
-        return self.down_proj(liger_swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
-
-    backbone = model.model
-    plain = type(backbone.layers[-1].self_attn).forward
-    rotate = plain.__globals__.get(ROTATE)
-    if rotate is None or ROTATE not in plain.__code__.co_names:
-        raise ModelError(f"model.liger: the attention of this version of transformers calls no {ROTATE}; use never")
-
-    def rope(query: "torch.Tensor", key: "torch.Tensor", *angles: Any) -> Any:
-        return (liger_rotary_pos_emb if query.device.type == device else rotate)(query, key, *angles)
-
-    # transformers' own code, which finds another function under the name: only for the layers of this model.
-    attend = types.FunctionType(plain.__code__, plain.__globals__ | {ROTATE: rope}, closure=plain.__closure__)
-    attend.__defaults__, attend.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
-    silu = backbone.config.hidden_act in ("silu", "swish")  # SwiGLU is of that alone
-    for layer in backbone.layers:
-        attention = layer.self_attn
-        attention.forward = types.MethodType(attend, attention)
-        heads = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
-        for module in (layer.input_layernorm, layer.post_attention_layernorm, *heads):
-            module.forward = types.MethodType(norm, module)
-        if silu:
-            layer.mlp.forward = types.MethodType(mlp, layer.mlp)
-    backbone.norm.forward = types.MethodType(norm, backbone.norm)

@@ -15,7 +15,7 @@ LAYERS = [
     *(f"data.benchmarks.{name}" for name in ("comparisons", "best_of_n", "catalogue")),
     *(f"data.{name}" for name in ("contamination", "settings", "chat", "tokenise", "store", "mixture", "selection")),
     *(f"data.{name}" for name in ("row_facts", "gates", "prepare", "card", "packing", "planning", "sampler", "loader")),
-    *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model")),
+    *(f"models.{name}" for name in ("attention", "losses", "last_layer", "reward_model", "liger")),
     *(f"models.{name}" for name in ("config_check", "weights", "build", "export")),
     *(
         f"train.{name}"

@@ -41,9 +41,7 @@ class EngineConfig:
     checkpointed_layers: int | None = free(None)  # recompute only so many layers, where memory allows; default: all
     max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
     hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
-    dry_run: bool = free(
-        True
-    )  # go through the largest pack and a step before the first: too little memory shows at once
+    dry_run: bool = free(True)  # try the largest pack and a step before the first: too little memory shows at once
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own for speed and memory (train/engine.py)
 
 

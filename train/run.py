@@ -17,7 +17,8 @@ from data.mixture import Mixture
 from data.pairs import DataError
 from data.prepare import PreparedData, why_nothing_is_left
 from models.attention import ModelError, choose_backend
-from models.build import Base, apply_liger, build_model, check_weights, use_liger
+from models.build import Base, build_model, check_weights
+from models.liger import apply_liger, use_liger
 from train import checkpoint, shards, starting_point
 from train.checkpoint import Checkpoints, TrainState
 from train.distributed import START_SECONDS, Ranks, choose_device, raise_together, set_timeouts, start
@@ -109,7 +110,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     device = choose_device(ranks)
     dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
     attention = choose_backend(recipe.model.attention, device, dtype, ranks.say)
-    liger = use_liger(recipe.model.liger, device)
+    liger = use_liger(recipe.model.liger, device, ranks.say)
     chat, base, data = prepare(recipe, builder=ranks.local_rank == 0)
     if not any(len(pairs) for pairs in data.train):
         if ranks.is_main:

@@ -13,7 +13,8 @@ from data.builtin import byte_tokenizer
 from data.chat import make_group
 from data.packing import build_pack
 from models.attention import ModelError
-from models.build import ModelConfig, build_model, check_checkpoint, check_weights, resolve_base, use_liger
+from models.build import ModelConfig, build_model, check_checkpoint, check_weights, resolve_base
+from models.liger import use_liger
 from models.weights import find_non_finite
 from train.engine import EngineConfig, checkpoint_layers
 

@@ -15,7 +15,8 @@ from transformers.models.qwen3 import modeling_qwen3
 from data.chat import make_group
 from data.packing import build_pack
 from models.attention import ModelError
-from models.build import ModelConfig, apply_liger, build_model, resolve_base
+from models.build import ModelConfig, build_model, resolve_base
+from models.liger import apply_liger, use_liger
 
 PACK = build_pack([make_group([[*range(40)], [*range(25), 7, 8]]), make_group([[5, 6, 7], [5, 6]])])
 
@@ -115,6 +116,25 @@ def test_attention_that_computes_rope_by_another_name_is_refused(calls, monkeypa
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", lambda self, hidden_states: hidden_states)
     with pytest.raises(ModelError, match=r"^model\.liger: .*apply_rotary_pos_emb; use never"):
         apply_liger(tiny_model("llama"))
+
+
+def test_a_liger_that_is_installed_and_cannot_be_imported_costs_one_line(tmp_path, monkeypatch):
+    package = tmp_path / "liger_kernel" / "transformers"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("raise ImportError('libtriton.so: undefined symbol')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "liger_kernel"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = []
+    assert use_liger("auto", torch.device("cuda"), said.append) is False
+    (line,) = said
+    assert "liger_kernel.transformers is installed and cannot be imported (ImportError: libtriton.so" in line
+    with pytest.raises(ModelError, match=r"model\.liger=always: .*undefined symbol"):
+        use_liger("always", torch.device("cuda"))
+    assert use_liger("never", torch.device("cuda"), said.append) is use_liger("auto", torch.device("cpu"), said.append)
+    assert said == [line]
+    monkeypatch.delitem(sys.modules, "liger_kernel", raising=False)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed")

@@ -84,7 +84,7 @@ def computed_gib(workload: Any, checkpointing: str, pack_tokens: int) -> dict[st
     """What `train/memory.py` says of the same run on one device."""
     import torch
 
-    from models.build import use_liger
+    from models.liger import use_liger
     from train.memory import GIB, estimate, read_shape
     from train.recipe import load_recipe
 
