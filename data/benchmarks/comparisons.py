@@ -24,8 +24,20 @@ PUBLISHED: dict[str, dict[str, float]] = {}
 
 
 def read(path: str | None = None) -> Reading:
-    """A file, or a directory of files. Raises: DataError when no row compares anything."""
-    reading = read_own(NAME, path, _item)
+    """A file, or a directory of files. Raises: DataError when no row compares anything, or no label is a person's."""
+    scored: list[bool] = []
+
+    def item(row: Fields) -> Comparison:
+        found = _item(row)
+        scored.append(_best_is_of_rewards(row))
+        return found
+
+    reading = read_own(NAME, path, item)
+    if all(scored):
+        raise DataError(
+            f"path.{NAME}={path}: best is the highest of rewards in every row, as train/score.py writes it, and so no "
+            "label; leave rewards out if best is one"
+        )
     ties = [item for item in reading.items if not _pairs(item.groups[0])]
     labelled = [item for item in ties if not item.groups[0].refused]
     if len(ties) == len(reading.items):
@@ -63,6 +75,15 @@ def _item(row: Fields) -> Comparison:
         raise DataError(f"{row.where}: one response alone; there is nothing to compare it with")
     subset = row.text("subset") if "subset" in row else "all"
     return Comparison(str(row.get("id")) if "id" in row else row.where.rpartition("/")[2], subset, (group,))
+
+
+def _best_is_of_rewards(row: Fields) -> bool:
+    """Whether a row looks like an output of train/score.py: a model would be judged by what it said itself."""
+    rewards = row.columns.get("rewards")
+    if "best" not in row or "best_by_reward" in row or not isinstance(rewards, list | tuple):
+        return False
+    there = {i: reward for i, reward in enumerate(rewards) if isinstance(reward, int | float)}
+    return bool(there) and row.get("best") == max(there, key=lambda i: there[i])
 
 
 def _responses(row: Fields) -> list[list[Message] | InvalidPair]:

@@ -609,6 +609,15 @@ def test_labelled_ties_and_blank_responses_cost_no_more_than_themselves(tmp_path
     assert scores == {"score": 0.5, "pairs": 0.5}
 
 
+def test_what_a_model_called_the_best_is_no_label(tmp_path):
+    """The output of train/score.py, given back."""
+    rows = [{"prompt": "Hi", "responses": ["a", "b", "c"], "best": 1, "rewards": [0.5, 2.0, None]} for _ in range(2)]
+    with pytest.raises(DataError, match="best is the highest of rewards in every row"):
+        read_comparisons(tmp_path, *rows)
+    for label in ({"best": 0}, {"best_by_reward": 1}, {"rewards": None}):
+        assert len(read_comparisons(tmp_path, rows[0], rows[1] | label).items) == 2
+
+
 def test_a_file_of_ties_alone_has_nothing_to_compare(tmp_path):
     with pytest.raises(DataError, match=r"mine\.jsonl:1: no response is better than another"):
         read_comparisons(tmp_path, {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]})
