@@ -79,7 +79,7 @@ test)
 *)
     # Below the ports that outgoing connections take, and another one for every run of this machine.
     launcher=(.venv/bin/deepspeed --quiet --master_port $((20000 + ($$ * 7919 + RANDOM) % 12000)))
-    if has_gpu; then
+    if [[ "${DS_ACCELERATOR:-}" != cpu ]] && has_gpu; then
         launcher+=(${NUM_GPUS:+--num_gpus "$NUM_GPUS"})
     else
         export DS_ACCELERATOR=cpu

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from support import SMALL, Finished, Runs
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["DS_ACCELERATOR"] = "cpu"
+if (
+    os.environ.get("GPU_TESTS") != "1"
+):  # tests/perf/gpu.sh sets it; all other tests compute on the CPU, wherever they run
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network is a wrong test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -180,10 +180,11 @@ def _load_float32(directory: Path) -> tuple["torch.device", Any]:
     import torch
 
     from models.export import load_classifier
+    from train.distributed import has_gpu
 
     classifier = load_classifier(directory, torch.float32).eval()
     size = sum(p.numel() * p.element_size() for p in classifier.parameters())
-    if not torch.cuda.is_available():
+    if not has_gpu():
         return torch.device("cpu"), classifier
     try:
         free = torch.cuda.mem_get_info()[0]

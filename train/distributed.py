@@ -60,9 +60,14 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks(int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), world_size, local_size)
 
 
+def has_gpu() -> bool:
+    """Whether to compute on a GPU: there is one, and DS_ACCELERATOR, DeepSpeed's own switch, does not say cpu."""
+    return os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+
+
 def choose_device(ranks: Ranks) -> torch.device:
     """This rank's GPU, or the CPU with its share of the cores."""
-    if torch.cuda.is_available():
+    if has_gpu():
         # srun --gpus-per-task=1 shows every task one GPU, its own.
         index = 0 if torch.cuda.device_count() == 1 else ranks.local_rank
         torch.cuda.set_device(index)

@@ -64,11 +64,11 @@ def environment_of(job: Job, gpus: list[str], at_once: int) -> dict[str, str]:
 
 def visible_gpus() -> list[str]:
     """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; asked without torch."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return []
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -29,7 +29,7 @@ small=("model=$configs/Qwen3-0.6B/config.json" "${mix[@]}")
 for part in "${parts[@]}"; do
     echo "=== $part ($(date +%T))"
     case "$part" in
-        exact) "$python" -m pytest -q tests/models tests/train/test_invariance.py 2>&1 | tee "$out/exact.log" ;;
+        exact) GPU_TESTS=1 "$python" -m pytest -q tests/models 2>&1 | tee "$out/exact.log" ;;
         compare-0.6b) perf "$part" compare "${small[@]}" pairs=1024 pairs_per_step=256 ;;
         compare-1.7b) perf "$part" compare "model=$configs/Qwen3-1.7B/config.json" "${mix[@]}" pairs=512 \
             pairs_per_step=128 rounds=1 trl_settings=batch=8,gradient_checkpointing=false,attention=sdpa ;;

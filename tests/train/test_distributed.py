@@ -8,10 +8,22 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from support import ROOT, environment
 
 from train import distributed
-from train.distributed import Ranks, agree, barrier, first_host, gather, in_slurm_step, raise_together, read_ranks
+from train.distributed import (
+    Ranks,
+    agree,
+    barrier,
+    choose_device,
+    first_host,
+    gather,
+    in_slurm_step,
+    raise_together,
+    read_ranks,
+)
+from train.sweep_jobs import visible_gpus
 
 
 def slurm_environment(rank: int, port: int, tmp_path: Path) -> dict[str, str]:
@@ -151,6 +163,26 @@ def test_nobody_waits_for_ever(two_ranks):
     seconds, message = two_ranks[0]["time-out"]
     assert 1 < seconds < 4, message
     assert "time-out" in two_ranks[1], "the late rank must not go on alone"
+
+
+def test_the_accelerator_that_deepspeed_is_told_is_everybodys(monkeypatch):
+    """On a machine with one GPU: two ranks with DS_ACCELERATOR=cpu compute on the CPU, as DeepSpeed does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # as DeepSpeed's launcher sets it for ranks on a CPU, too
+    assert [choose_device(Ranks(rank, rank, 2, 2)).type for rank in range(2)] == ["cpu", "cpu"]
+    assert visible_gpus() == []
+    monkeypatch.delenv("DS_ACCELERATOR")
+    assert choose_device(Ranks()) == torch.device("cuda", 0)
+    assert visible_gpus() == ["0"]
+
+
+def test_tests_see_no_gpu():
+    if os.environ.get("GPU_TESTS") != "1":
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert os.environ["DS_ACCELERATOR"] == "cpu"
 
 
 def test_one_process_agrees_with_itself():

@@ -192,6 +192,7 @@ def test_commands_and_environments_of_runs(monkeypatch, tmp_path):
     env = environment_of(one, [], 2)
     assert int(env["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
     assert "RANK" not in env
+    monkeypatch.delenv("DS_ACCELERATOR")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5")
     assert visible_gpus() == ["4", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -200,6 +201,8 @@ def test_commands_and_environments_of_runs(monkeypatch, tmp_path):
 
 def test_runs_at_a_time_are_as_many_as_gpus_allow(monkeypatch, tmp_path):
     from train.sweep_config import read_sweep
+
+    monkeypatch.delenv("DS_ACCELERATOR")
 
     def count(gpus: str, *arguments: str) -> int:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
