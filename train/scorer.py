@@ -11,7 +11,7 @@ import torch
 from data import durable
 from data.chat import Chat, check_end, first_equals, make_group
 from data.conversations import first_usable, read_row
-from data.packing import build_pack, split_group
+from data.packing import Pack, build_pack, split_group
 from data.pairs import InvalidPair, Message, check_conversation, plain_messages
 from data.planning import plan_packs
 from data.sources import Row
@@ -19,6 +19,7 @@ from models.attention import ModelError, choose_backend
 from models.build import fetch, read_config
 from models.export import load_classifier, packed_view
 from models.weights import is_finite
+from train.distributed import has_gpu
 from train.flops import attention_cost
 from train.tokenizer import check_ids, check_references, read_tokenizer
 
@@ -49,7 +50,7 @@ class Scorer:
         for problem in find_damage(directory, edited=("README.md", "config.json"), contents=False):
             raise ModelError(f"model={model}: {problem}")
         config = read_config(str(directory))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or ("cuda" if has_gpu() else "cpu"))
         if dtype not in ("auto", "float32", "bfloat16"):
             raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
         wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
@@ -157,13 +158,17 @@ class Scorer:
         packs = plan_packs(sizes, costs, capacity, world_size=1)
         with torch.inference_mode():
             # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
-            outputs = [self._model(**build_pack([parts[i] for i in pack]).to(self.device).inputs()) for pack in packs]
+            outputs = [self._model(**self._to_device(build_pack([parts[i] for i in pack])).inputs()) for pack in packs]
             flat = iter(torch.cat(outputs).tolist())
         for i in itertools.chain.from_iterable(packs):
             scored[i] = [next(flat) for _ in parts[i].response_ids]
         for i, values_of_part in zip(owner, scored, strict=True):
             rewards[i] += values_of_part
         return [[values[k] for k in first] for values, first in zip(rewards, firsts, strict=True)]
+
+    def _to_device(self, pack: Pack) -> Pack:
+        """From page-locked memory: from any other the host would wait for all that the GPU has still to do."""
+        return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
 
 
 def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import PAD, classifier_of, tiny_model
+from support import CONFIGS, PAD, classifier_of, tiny_model
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 
 from data.chat import Group, make_group
 from data.packing import build_pack, unshare
 from models.attention import BACKENDS, ModelError, choose_backend, implementation
-from models.build import ATTENTION
+from models.build import ATTENTION, ModelConfig, apply_liger, build_model, resolve_base, use_liger
 from models.losses import bradley_terry
 
 
@@ -184,33 +184,55 @@ def test_sdpa_equals_the_reference_segment_by_segment():
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)  # the reference takes its softmax in float32
 
 
-def cuda_backends() -> list:
+def device_backends() -> list:
+    """(device, backend): sdpa on the CPU, so that the test itself is tried everywhere, and all that a GPU has."""
+    usable: list = [("cpu", "sdpa")]
     if not torch.cuda.is_available():
-        return [pytest.param("flash", marks=pytest.mark.skip(reason="needs a CUDA device"))]
-    device = torch.device("cuda")
-    usable = []
+        skip = pytest.mark.skip(reason="needs a CUDA device, and GPU_TESTS=1")
+        return [*usable, pytest.param(("cuda", "flash"), marks=skip)]
     for backend in BACKENDS:
         try:
-            usable.append(choose_backend(backend, device, torch.bfloat16))
+            usable.append(("cuda", choose_backend(backend, torch.device("cuda"), torch.bfloat16)))
         except ModelError as error:
-            usable.append(pytest.param(backend, marks=pytest.mark.skip(reason=str(error))))
+            usable.append(pytest.param(("cuda", backend), marks=pytest.mark.skip(reason=str(error))))
     return usable
 
 
-@pytest.mark.parametrize("backend", cuda_backends())
-def test_cuda_backends_equal_the_reference(family, backend):
-    groups = random_groups(9, [(300, 200, 150), (0, 700, 64), (64, 1, 1)])
-    device = torch.device("cuda")
-    reference = tiny_model(family, attention="eager").to(device)
+def shaped_model(family: str, attention: str, heads: tuple[int, int, int]):
+    """Args: query heads, key heads, head dimension."""
+    shape = dict(zip(("num_attention_heads", "num_key_value_heads", "head_dim"), heads, strict=True))
+    base = resolve_base(ModelConfig(config={**CONFIGS[family], **shape}))
+    return build_model(base, dtype=torch.float32, seed=0, attention=attention, pad_token_id=PAD)[0]
+
+
+@pytest.mark.parametrize("kernels", ["plain", "liger"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("heads", [(4, 2, 16), (4, 1, 64), (4, 1, 128)])
+@pytest.mark.parametrize("device_backend", device_backends(), ids=str)
+def test_backends_equal_the_reference(family, device_backend, heads, checkpointing, kernels):
+    """On a GPU in bfloat16; the last two groups make segments of a single query, with a prefix and without."""
+    name, backend = device_backend
+    device, dtype = torch.device(name), torch.bfloat16 if name == "cuda" else torch.float32
+    if kernels == "liger" and not use_liger("auto", device):
+        pytest.skip("Liger's kernels need a CUDA device and liger-kernel")
+    groups = random_groups(9, [(300, 200, 150), (0, 170, 64), (64, 1, 1), (0, 1, 2)])
+    reference = shaped_model(family, "eager", heads).to(device)
     rewards = reference(**build_pack(groups).to(device).inputs())
     pair_loss(rewards).backward()
-    model = tiny_model(family, attention=backend).to(device, torch.bfloat16)
+    model = shaped_model(family, backend, heads).to(device, dtype)
+    if kernels == "liger":
+        apply_liger(model)
+    if checkpointing:
+        model.model.activation_checkpointing_enable()
+    model.train()
     ours = model(**build_pack(groups).to(device).inputs())
     pair_loss(ours).backward()
-    torch.testing.assert_close(ours, rewards, rtol=0.05, atol=0.1)
-    for name, gradient in gradients(reference).items():
-        similarity = torch.cosine_similarity(gradients(model)[name].float().flatten(), gradient.flatten(), dim=0)
-        assert similarity > 0.98, (name, similarity)
+    wide, least = (0.05, 0.98) if name == "cuda" else (1e-4, 0.9999)
+    torch.testing.assert_close(ours, rewards, rtol=wide, atol=2 * wide)
+    found = gradients(model)
+    for parameter, gradient in gradients(reference).items():
+        similarity = torch.cosine_similarity(found[parameter].float().flatten(), gradient.flatten(), dim=0)
+        assert similarity > least, (parameter, similarity)
 
 
 def test_missing_backend_is_an_error_and_auto_is_not():

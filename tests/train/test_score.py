@@ -3,6 +3,7 @@
 import gzip
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pyarrow.parquet as parquet
 import pytest
@@ -114,6 +115,24 @@ def test_many_responses_are_split_over_packs(export):
     narrow = Scorer(export, device="cpu", pack_tokens=300).score_groups(groups)
     assert len(wide[0]) == 23
     torch.testing.assert_close(torch.tensor(narrow), torch.tensor(wide), rtol=1e-5, atol=1e-5)
+
+
+def test_packs_go_to_a_gpu_from_pinned_memory():
+    """From any other memory the host would wait for all that the GPU has still to do."""
+    went = []
+
+    class Tensors:
+        def map(self, change):
+            went.append(change)
+            return self
+
+        def to(self, device):
+            went.append(device.type)
+            return self
+
+    for device in ("cuda", "cpu"):
+        Scorer._to_device(SimpleNamespace(device=torch.device(device)), Tensors())
+    assert went == [torch.Tensor.pin_memory, "cuda", "cpu"]
 
 
 def test_python_function(export):
