@@ -58,7 +58,7 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     release_engine(run.engine)
     del run.engine
     gc.collect()  # engine, optimizer and modules refer to each other
-    if torch.cuda.is_available():
+    if run.device.type == "cuda":
         torch.cuda.empty_cache()
     if state is None:
         return None
