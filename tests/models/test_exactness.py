@@ -13,7 +13,8 @@ from transformers import AttentionInterface
 from data.chat import Group, make_group
 from data.packing import build_pack, unshare
 from models.attention import BACKENDS, ModelError, choose_backend, implementation
-from models.build import ATTENTION, ModelConfig, apply_liger, build_model, resolve_base, use_liger
+from models.build import ATTENTION, ModelConfig, build_model, resolve_base
+from models.liger import apply_liger, use_liger
 from models.losses import bradley_terry
 
 
