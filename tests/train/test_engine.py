@@ -1,5 +1,6 @@
 """Schedules, DeepSpeed's settings, metrics, tracking and checkpoints: the small parts, by hand."""
 
+import functools
 import json
 import math
 import re
@@ -15,10 +16,12 @@ from data.packing import build_pack
 from data.sampler import StepPlan
 from models.attention import ModelError
 from models.build import ModelConfig, build_model, resolve_base
+from train.distributed import Ranks
 from train.engine import (
     TUNABLE,
     EngineConfig,
     OptimizerConfig,
+    TrainingError,
     build_engine,
     check_deepspeed,
     check_engine,
@@ -26,10 +29,13 @@ from train.engine import (
     deepspeed_config,
     learning_rate_at,
     num_checkpointed,
+    out_of_memory,
     param_groups,
 )
 from train.flops import attention_cost, attention_flops, flops_utilisation, forward_flops, matmul_parameters
 from train.metrics import step_metrics
+from train.recipe import load_recipe
+from train.run import explain_state
 from train.tracking import Tracker, TrackingConfig
 
 
@@ -286,3 +292,16 @@ def test_wandb_without_a_login_stays_offline(tmp_path, monkeypatch):
     assert (started["project"], started["group"]) == ("p", "g")
     assert started["logged"] == ({"train/loss": 1.0}, 1)
     assert started["finished"]
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_too_little_memory_for_what_every_step_keeps_is_told_in_one_line(stage):
+    recipe = load_recipe(["recipe=tiny", f"engine.zero_stage={stage}"])
+    explain = functools.partial(explain_state, recipe, Ranks(world_size=2))
+    said = rf"^out of memory with weights, .*\(ZeRO-{stage}, 2 rank\(s\)\): CUDA out of memory. Tried"
+    with pytest.raises(TrainingError, match=said) as caught, out_of_memory(explain):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ...")
+    assert len(str(caught.value).splitlines()) == 1
+    assert ("engine.zero_stage=3" in str(caught.value)) == (stage == 1)
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), out_of_memory(explain):  # of another kind
+        raise RuntimeError("shapes differ")
