@@ -26,7 +26,7 @@ from models.export import compare_weights, export_config, export_tensors, save_j
 from models.weights import is_finite
 from train.card import BIAS_NOTE, model_card
 from train.check_export import EXAMPLE, UNCHECKED
-from train.distributed import single_process_environment
+from train.distributed import has_gpu, single_process_environment
 from train.engine import gathered_weights, release_engine
 from train.evaluation import headlines
 from train.recipe import to_yaml
@@ -58,7 +58,7 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     release_engine(run.engine)
     del run.engine
     gc.collect()  # engine, optimizer and modules refer to each other
-    if run.device.type == "cuda":
+    if has_gpu():
         torch.cuda.empty_cache()
     if state is None:
         return None

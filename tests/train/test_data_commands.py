@@ -258,14 +258,14 @@ def test_strangers_texts_are_shown_and_not_obeyed(recipe, tmp_path, capsys):
     item |= {"response_model": "gpt-4o-2024-05-13", "response_A": "a", "response_B": "b", "label": "A>B"}
     (tmp_path / "bench.jsonl").write_text(json.dumps(item) + "\n")
     gate = [f"data.gates.benchmarks.judgebench={tmp_path}/bench.jsonl", "data.gates.contamination=drop"]
-    licence = 'data.sources.mine.licence="a|b\\n# H <b>\\e[31m"'
+    licence = 'data.sources.mine.licence="a|b\\n# H <b>"'
     assert prepare.main([*recipe, *gate, licence, f"output={tmp_path}/out"]) == 0
     assert show.main([*recipe, *gate, "reason=in a benchmark"]) == 0
     assert decontaminate.main([*recipe, f"benchmarks.judgebench={tmp_path}/bench.jsonl"]) == 0
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "\\x1b" in printed
-    assert "a\\|b\\x0a# H &lt;b>" in (tmp_path / "out" / "data_card.md").read_text()
+    assert "a\\|b\\\\x0a# H &lt;b>" in (tmp_path / "out" / "data_card.md").read_text()
 
 
 @pytest.mark.parametrize("gate", ["identical", "contradictions", "duplicates", "leakage"])

@@ -237,7 +237,7 @@ def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, mo
         return free, 2**40
 
     monkeypatch.setattr(models.export, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("train.distributed.has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     assert check_export._load_float32(tmp_path)[0] == torch.device(device)
     assert capsys.readouterr().out.endswith(said)
