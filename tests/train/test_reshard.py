@@ -58,7 +58,7 @@ def test_state_is_carried_exactly_to_another_number_of_ranks(warm, tmp_path, nam
     assert set(found["steps"]) == set(expected["steps"]) == {4.0}
     assert not list((tmp_path / "other" / "checkpoints").glob("*.tmp"))
     assert not list((source / "checkpoints").glob("*.tmp"))
-    close_to(metrics(tmp_path / "other"), metrics(tmp_path / "same"), 2e-3 if "bf16" in " ".join(arguments) else 2e-5)
+    close_to(metrics(tmp_path / "other"), metrics(tmp_path / "same"), 1e-2 if "bf16" in " ".join(arguments) else 2e-5)
 
 
 def close_to(found, expected, tolerance):
