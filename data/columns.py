@@ -8,6 +8,7 @@ those on a list may be left out.
 
 import functools
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,6 @@ READ = {  # the columns that hold the conversations, by format (data/pairs.py)
 }
 MARGINS = ("margin", "target_margin")
 BESIDE = ("system", "loss_weight", *MARGINS)  # read in every format, where they are
-CONVERSATIONS = ("prompt", "chosen", "rejected", "conversations", "messages", "responses")  # of any format or command
 
 Columns = dict[str, list[int]]  # name -> rows in which it holds something, rows in which that was read
 
@@ -36,10 +36,10 @@ _CONTEXT = _names(
     """
     prompt prompts instruction instructions input inputs query question questions request
     user_prompt user_message user_input user_query
-    system system_prompt system_message system_instruction system_instructions sys_prompt systemprompt
+    system system_prompt system_message system_instruction sys sys_prompt systemprompt persona
     developer developer_prompt developer_message developer_instructions
     history histories chat_history conversation_history dialogue_history dialog_history message_history
-    previous_messages previous_turns prior_messages past_messages
+    previous_messages previous_turns prior_messages prior_turns past_messages few_shot few_shots demonstrations
     conversation conversations dialogue dialogues dialog dialogs message messages trajectory
     context contexts ctx background knowledge evidence
     document documents doc docs passage passages article articles post
@@ -62,7 +62,7 @@ _TOOLS = _names(
     function_schema function_schemas tool_list available_tools available_functions
     """
 )
-_WEIGHTS = _names("weight weights sample_weight sample_weights example_weight instance_weight pair_weight")
+_WEIGHTS = _names("weight sample_weight example_weight instance_weight pair_weight loss_weights")
 _SETTINGS = _names("chat_template_kwargs")
 _REMEDIES = (
     (_CONTEXT, "write its text into the messages"),
@@ -72,7 +72,10 @@ _REMEDIES = (
     (_SETTINGS, "the chat template is rendered without arguments"),
 )
 _REMEDY = {name: remedy for names, remedy in _REMEDIES for name in names}
-_AFFIXES = ("chosen_", "rejected_", "prompt_"), ("_chosen", "_rejected")  # chosen_images, messages_rejected
+# Words that change nothing of what a column holds: chosen_images, messages_rejected, extra_context, input_text.
+_SIDES = _names("chosen rejected prompt")
+_FILLERS = _names("text texts msg string str json list content previous prior past extra additional")
+_STORED = _names("path file files url base b bytes data")  # a picture by whatever means; without digits
 
 # Keys of a message that say nothing to a model, as published sets have them.
 _HARMLESS = _names(
@@ -115,7 +118,7 @@ def lost_column(
         remedy = _REMEDY.get(plain)
         if remedy is None or is_empty(value):
             continue
-        if plain in _CONTEXT and (_is_number(value) or _is_in(value, conversations)):
+        if plain in _CONTEXT and (isinstance(value, bool) or _is_in(value, conversations)):
             continue
         return str(name), remedy, plain in _TOOLS
     return None
@@ -152,42 +155,59 @@ def add_columns(columns: Columns, more: Columns) -> None:
 
 @functools.lru_cache(4096)  # every row asks
 def _plain(name: str) -> str:
-    """A column's name as the lists above spell it: `Chosen-Images` is `images`."""
-    plain = name.lower().replace("-", "_").replace(" ", "_")
+    """A column's name as the lists above spell it: `Chosen-Images`, `images_rejected` and `image2` are `image`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    plain = "_".join(re.findall(r"[a-z]+", words))
     if plain in _REMEDY:
         return plain
-    prefixes, suffixes = _AFFIXES
-    for prefix in prefixes:
-        plain = plain.removeprefix(prefix)
-    for suffix in suffixes:
-        plain = plain.removesuffix(suffix)
-    return plain
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
+    parts = [part for part in plain.split("_") if part not in _FILLERS] or [plain]
+    if len(parts) > 1 and parts[0] in _SIDES:
+        parts = parts[1:]
+    if len(parts) > 1 and parts[-1] in _SIDES:
+        parts = parts[:-1]
+    if parts[0] in _MEDIA or parts[0] + "s" in _MEDIA:
+        parts = [part for part in parts if part not in _STORED]
+    short = "_".join(parts)
+    if short in _REMEDY or short.removesuffix("s") not in _REMEDY:
+        return short if len(parts) < 2 or not all(part in _CONTEXT for part in parts) else parts[-1]
+    return short.removesuffix("s")
 
 
 def _is_in(value: Any, conversations: Iterable[Any]) -> bool:
-    """Whether every text of a column is a message of some conversation, or a long part of one."""
-    said = {
-        message["content"].strip()
-        for messages in conversations
-        if isinstance(messages, list | tuple)
-        for message in messages
-        if isinstance(message, Mapping) and isinstance(message.get("content"), str)
-    }
+    """Whether the conversations say all that a column says: each of them, or, of messages, one of them as a whole.
+
+    A text is said where it is a message, or a long part of one.
+    """
+    said = [_said(messages) for messages in conversations]
     texts = [text.strip() for text in _texts(value)]
-    return bool(texts) and all(
-        text in said or (len(text) >= LONG_TEXT and any(text in message for message in said)) for text in texts
-    )
+    if _are_messages(value):
+        return any(all(_is_said(text, one) for text in texts) for one in said)
+    return bool(texts) and all(_is_said(text, one) for one in said for text in texts)
+
+
+def _said(messages: Any) -> set[str]:
+    if not isinstance(messages, list | tuple):
+        return set()
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    return {content.strip() for content in contents if isinstance(content, str)}
+
+
+def _is_said(text: str, said: Collection[str]) -> bool:
+    return text in said or (len(text) >= LONG_TEXT and any(text in message for message in said))
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether it is a list of turns, however they are written."""
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a column that is not blank; of a message what it says, not who says it."""
+    """Every text and number in a column that is not blank; of a message what it says, not who says it."""
     if isinstance(value, str):
         if not is_empty(value):
             yield value
+    elif isinstance(value, int | float) and not is_empty(value):
+        yield str(value)
     elif isinstance(value, Mapping):
         for key in ("content", "value"):
             if key in value and ("role" in value or "from" in value):

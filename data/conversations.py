@@ -11,6 +11,7 @@ from data.pairs import (
     InvalidPair,
     Message,
     check_conversation,
+    check_not_repeated,
     join_response,
     plain_messages,
     read_conversations,
@@ -31,17 +32,19 @@ def read_row(row: Any) -> tuple[str, list[list[Message] | InvalidPair]]:
     """
     if not isinstance(row, Mapping):
         raise InvalidPair("not an object", "the row is not an object with named fields")
-    if row.get("messages") is not None:
-        return "messages", [_conversation(row, plain_messages(row["messages"], "messages"), "messages")]
     if row.get("responses") is not None:
         if not isinstance(row["responses"], list | tuple) or not row["responses"]:
             raise InvalidPair("no response", "responses is not a list with at least one response")
         prompt = read_prompt(row.get("prompt"))
+        check_not_repeated(row.get("prompt"), row["responses"])
         found = [_response(row, prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])]
         first_usable(found)
         return "responses", found
     if row.get("chosen") is not None or row.get("rejected") is not None:
         return "pair", list(read_conversations(row))
+    if row.get("messages") is not None:
+        messages = plain_messages(row["messages"], "messages")
+        return "messages", [_conversation(row, messages, "messages", ["messages"])]
     names = sorted(map(str, row))
     raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {names}")
 
@@ -58,10 +61,10 @@ def first_usable(found: Sequence[T | InvalidPair]) -> T:
 
 def _response(row: Mapping[str, Any], prompt: list[Message], response: Any, field: str) -> list[Message] | InvalidPair:
     try:
-        return _conversation(row, join_response(prompt, response, field), field)
+        return _conversation(row, join_response(prompt, response, field), field, ["prompt", "responses"])
     except InvalidPair as problem:
         return problem
 
 
-def _conversation(row: Mapping[str, Any], messages: Any, field: str) -> list[Message]:
-    return check_conversation(with_row_context(row, messages), field)
+def _conversation(row: Mapping[str, Any], messages: Any, field: str, read: Sequence[str]) -> list[Message]:
+    return check_conversation(with_row_context(row, messages, read), field)

@@ -13,6 +13,7 @@ from data.pairs import DataError, InvalidPair
 
 KINDS = ("parquet", "json", "arrow", "csv", "cache")  # cache: what was downloaded before, where there is no network
 TEXT = ("Value", "ClassLabel", "Json")
+NOT_TEXT = {"not_read": "pictures, sound or other than text"}  # no text that could be trained on
 # What pyarrow says of a value that Python has none for: text that is not UTF-8, a date after the year 9999, ...
 UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
@@ -39,20 +40,26 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
             f"({type(cause).__name__}: {first[0] if first else ''})"
         ) from error
     # An image, say, is opened when its row is read, from wherever the row says that it is.
-    return found.remove_columns([column for column, feature in found.features.items() if not _is_text(feature)])
+    opened = [column for column, feature in found.features.items() if not _is_text(feature)]
+    kept = found.remove_columns(opened)
+    kept.not_text = dict.fromkeys(opened, NOT_TEXT)
+    return kept
 
 
 def hub_rows(dataset: Any) -> Iterator[Any]:
-    """The rows of a split, an `InvalidPair` in place of those that cannot become Python values."""
-    number = 0
+    """The rows of a split, an `InvalidPair` in place of those that cannot become Python values.
+
+    A column that was not opened has `NOT_TEXT` in each row, so that it is known to be there.
+    """
+    number, not_text = 0, getattr(dataset, "not_text", {})
     try:
         for row in dataset:
             number += 1
-            yield row
+            yield row | not_text
     except UNREADABLE:  # row by row from there on, which is slower
         for i in range(number, len(dataset)):
             try:
-                yield dataset[i]
+                yield dataset[i] | not_text
             except UNREADABLE as error:
                 yield InvalidPair("unreadable value", f"the row cannot be read: {error}")
 

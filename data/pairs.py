@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from data.columns import CONVERSATIONS, READ, is_empty, lost_column, lost_key
+from data.columns import LONG_TEXT, READ, is_empty, lost_column, lost_key
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 
@@ -29,10 +29,17 @@ ROLE_ALIASES = {
 FORMATS = ("messages", "prompt", "hh", "sharegpt")
 MAX_NUMBER = 1e30  # well inside float32, also when many are added
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-# Marks of chat templates, at the beginning of a text or of a line in it, and Anthropic's without their empty lines.
+# Marks of chat templates: at the beginning of a text, some of them anywhere in it; Anthropic's without empty lines.
 _RENDERED = re.compile(
-    r"\s*(<\|im_start\|>|<\|start_header_id\|>|<\|begin_of_text\|>|<start_of_turn>|<\|(?:user|system)\|>"
-    r"|(?:<s>\s*)?\[INST\]|Human:(?=.*\n\s*Assistant:\s*\Z))|.*\n(<extra_id_1>)(?:User|Assistant)\n",
+    r"\s*(<\|begin_of_text\|>|<\|(?:user|system|prompter)\|>|(?:<s>\s*)?\[INST\]"
+    r"|(?:Human|User):(?=.*\n\s*Assistant:\s*\Z))"
+    r"|.*(<\|im_start\|>|<start_of_turn>)(?=(?:system|user|assistant|model)\n)|.*(<\|start_header_id\|>)"
+    r"|.*\n(<extra_id_1>)(?:User|Assistant)\n",
+    re.DOTALL,
+)
+# A list of messages that was written into a text, as CSV and some parquet files hold them.
+_MESSAGES_AS_TEXT = re.compile(
+    r"""\s*\[\s*\{\s*(["'])(?:role\1\s*:.*\1content|content\1\s*:.*\1role|from\1\s*:.*\1value|value\1\s*:.*\1from)\1\s*:""",
     re.DOTALL,
 )
 
@@ -205,6 +212,7 @@ def _read_messages(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
     prompt = read_prompt(row.get("prompt"))
+    check_not_repeated(row.get("prompt"), (row.get("chosen"), row.get("rejected")))
     return tuple(join_response(prompt, row.get(side), side) for side in ("chosen", "rejected"))  # type: ignore[return-value]
 
 
@@ -217,12 +225,35 @@ def read_prompt(prompt: Any) -> list[Message]:
         if mark := _RENDERED.match(prompt):
             raise InvalidPair(
                 "rendered prompt",
-                f"prompt is the text of a whole conversation, with {mark[1] or mark[2]} in it; give a list of messages",
+                f"prompt is the text of a whole conversation, with {next(filter(None, mark.groups()))} in it; give a "
+                "list of messages",
             )
+        _check_no_messages(prompt, "prompt")
         return [{"role": "user", "content": check_text(prompt, "prompt")}]
     messages = plain_messages(prompt, "prompt")
     check_messages(messages, "prompt")
     return cast(list[Message], messages)
+
+
+def _check_no_messages(text: str, field: str) -> None:
+    """Raises: InvalidPair when a text is a list of messages, which would be trained on as if somebody had said it."""
+    if _MESSAGES_AS_TEXT.match(text):
+        raise InvalidPair(
+            "messages as text", f"{field} is a list of messages written as text; give the list itself (json.loads)"
+        )
+
+
+def check_not_repeated(prompt: Any, responses: Collection[Any]) -> None:
+    """Raises: InvalidPair when all responses, as texts, begin with the prompt, which would then be there twice."""
+    if not isinstance(prompt, str) or not prompt.strip() or _HH_TURN.match(prompt) or not responses:
+        return
+    beginnings = (prompt.strip(),) if len(prompt.strip()) >= LONG_TEXT else (f"{prompt.strip()}\n",)
+    if all(isinstance(text, str) and text.lstrip().startswith(beginnings) for text in responses):
+        raise InvalidPair(
+            "prompt repeated",
+            "all responses begin with the prompt, which would be there twice; leave it out of them (or give lists of "
+            "messages, if the assistant is meant to repeat it)",
+        )
 
 
 def join_response(prompt: list[Message], response: Any, field: str) -> list[Message]:
@@ -232,6 +263,7 @@ def join_response(prompt: list[Message], response: Any, field: str) -> list[Mess
     published form).
     """
     if isinstance(response, str):
+        _check_no_messages(response, field)
         whole = _HH_TURN.match(response)
         response = read_hh(response, field) if whole else {"role": "assistant", "content": check_text(response, field)}
     if isinstance(response, Mapping):
@@ -323,14 +355,17 @@ def _check_keys(message: Mapping[str, Any], own: tuple[str, str], is_response: b
         )
 
 
-def with_row_context(row: Mapping[str, Any], messages: Any) -> Any:
+def with_row_context(row: Mapping[str, Any], messages: Any, read: Collection[str]) -> Any:
     """One conversation of a row with what LLaMA-Factory keeps in a column beside it: the system message opens it.
+
+    Args:
+        read: the columns that it was read from.
 
     Raises:
         InvalidPair: a column carries context that is in no message: definitions of tools, images, earlier turns, ...
     """
     messages = _with_system(row, messages)
-    _check_columns(row, [messages], CONVERSATIONS)
+    _check_columns(row, [messages], read)
     return messages
 
 
@@ -358,8 +393,8 @@ def _check_columns(row: Mapping[str, Any], conversations: list[Any], read: Colle
         shown = name if name.isidentifier() and len(name) < 60 else _short(name)
         raise InvalidPair(
             "tool definitions" if tools else "unread column",
-            f"the row has a {shown} field, which is not read: {remedy}, or leave the column out (ignore_columns of a "
-            "source)",
+            f"the row has a field {shown}, which is not read; {remedy}, or, if it is not meant, leave the column out "
+            "(in training, ignore_columns on the source does)",
         )
 
 

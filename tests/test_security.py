@@ -22,7 +22,8 @@ from support import ROOT, classifier_of, tiny_model
 from data import condition
 from data.builtin import byte_tokenizer
 from data.chat import Chat
-from data.hub import load_hub
+from data.columns import is_empty
+from data.hub import hub_rows, load_hub
 from data.pairs import DataError
 from data.settings import DataConfig, EvalDataConfig, check_data
 from data.sources import Row, SourceConfig, check_source
@@ -332,6 +333,10 @@ def test_columns_that_are_opened_when_they_are_read_are_left_out(hub):
     )
     (hub / "train.jsonl").write_text('{"prompt": "Hi", "chosen": {"path": "/etc/passwd", "bytes": null}}\n')
     assert list(load(hub)) == [{"prompt": "Hi"}]
+    (row,) = hub_rows(load(hub))  # and are known to be there: no text, which would be trained on
+    assert row["prompt"] == "Hi"
+    assert not isinstance(row["chosen"], str)
+    assert not is_empty(row["chosen"])
 
 
 # --- conditions -----------------------------------------------------------------------------------------------------
@@ -431,6 +436,8 @@ def data_card_of(text):
 
     counts = {"rows": 1, "beyond_limit": 0, "held_out": 0, "trained": 1, "refused": {text: 1}, "left_out": {}}
     entry = {"from": text, "licence": text, "found": {text: 1}, **counts}
+    kinds = ("read", "where", "ignored", "not_read", "not_in_loss")
+    entry |= {"columns": {kind: [text] for kind in kinds}}
     card = {"sources": {text: entry}, "held_out": {}, "pairs_per_epoch": 1, "tokens_per_epoch": 1, "fingerprint": "x"}
     return to_markdown(card | {"gates": {"benchmarks": {}}}, text)
 

@@ -14,6 +14,7 @@ from data.benchmarks.catalogue import BENCHMARKS, PUBLIC
 from data.markdown import cell
 from data.markdown import table as markdown_table
 from data.pairs import DataError
+from data.words import printable
 from train.benchmark_run import measures_of, read_items
 
 COLUMNS = 8  # of scores in a table; the JSON has them all
@@ -28,7 +29,7 @@ class Table:
 
 
 def text(table: Table, markdown: bool) -> str:
-    rows = table.rows
+    rows = [[printable(value) for value in row] for row in table.rows]  # subsets have any names
     if markdown:
         remarks = [f"- {cell(line)}" for line in table.remarks]
         return "\n".join([f"### {cell(table.title)}", "", markdown_table(rows), "", *remarks, ""])

@@ -90,7 +90,7 @@ def _responses(row: Fields) -> list[list[Message] | InvalidPair]:
     """The conversations of a row of responses. Raises: DataError."""
     row.get("responses")
     try:
-        return read_row({name: value for name, value in row.columns.items() if name != "messages"})[1]
+        return read_row(row.columns)[1]
     except InvalidPair as error:
         raise DataError(f"{row.where}: {error}") from None
 

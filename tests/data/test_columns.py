@@ -23,6 +23,12 @@ ROW = {"prompt": "and now?", "chosen": "Now this.", "rejected": "Never."}
 LONG = "The passage that the question is about, which is long enough to be found inside a message."
 
 
+OTHER_SPELLINGS = (
+    *("chatHistory", "systemMessage", "history ", "context_1", "system_prompts", "system_msg", "context_messages"),
+    *("previous_conversation", "prior_turns", "dialogue_context", "input_text", "extra_context", "passage_text"),
+)
+
+
 def refusal(row: dict[str, Any]) -> InvalidPair:
     with pytest.raises(InvalidPair) as caught:
         parse_pair(row)
@@ -48,14 +54,20 @@ def refusal(row: dict[str, Any]) -> InvalidPair:
         ("tools", '[{"name": "f"}]', "render the definitions into a system message"),
         ("weight", 0.5, "rename it to loss_weight"),
         ("chat_template_kwargs", {"enable_thinking": False}, "the chat template is rendered without arguments"),
+        ("input", 21, "write its text into the messages"),
+        ("context", "Never.", "write its text into the messages"),  # which one of the two says, and not the prompt
+        *((name, "A text.", "write its text into the messages") for name in OTHER_SPELLINGS),
+        *((name, "a.png", "the model reads text alone") for name in ("image_1", "image0", "imgPath", "image_base64")),
+        ("tools_json", '[{"name": "f"}]', "render the definitions into a system message"),
+        ("loss_weights", 2, "rename it to loss_weight"),
     ],
 )
 def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value: Any, remedy: str) -> None:
     refused = refusal(ROW | {name: value})
-    assert f"the row has a {name if name.isidentifier() else repr(name)} field" in str(refused)
+    assert f"the row has a field {name if name.isidentifier() else repr(name)}, which is not read" in str(refused)
     assert remedy in str(refused)
     assert "ignore_columns" in str(refused)
-    assert refused.reason == ("tool definitions" if name in ("functions", "tools") else "unread column")
+    assert refused.reason == ("tool definitions" if name in ("functions", "tools", "tools_json") else "unread column")
     assert parse_pair(without(ROW | {name: value}, [name])) == parse_pair(ROW)
     for empty in (None, "", " ", [], {}, [None], {"path": None}, [[], ""], float("nan"), "[]"):
         assert parse_pair(ROW | {name: empty}) == parse_pair(ROW)
@@ -65,7 +77,7 @@ def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value:
     "extra",
     [
         {"id": 7, "source": "x", "rating_chosen": 5, "rejected_2": "z", "response": "Other.", "meta": {"k": [1]}},
-        {"history": 3, "input": 0.5},  # a number is no context
+        {"context_length": 3, "input_tokens": 5, "question_type": "x", "prompt_id": "p1", "history": True},
         {"instruction": " and now? ", "question": "and now?"},
         {"messages": [{"role": "user", "content": "and now?"}, {"role": "assistant", "content": "Now this."}]},
         {"history": [], "messages": [{"role": "user", "content": "and now?"}]},
@@ -79,15 +91,47 @@ def test_other_columns_are_left_unread_and_so_is_context_that_the_conversation_h
 def test_short_texts_are_not_found_by_chance_inside_a_message_and_long_ones_are() -> None:
     row = ROW | {"prompt": f"Read this: {LONG}\nWhat does it say?"}
     assert parse_pair(row | {"context": LONG}) == parse_pair(row)
-    assert "input field" in str(refusal(row | {"input": "Read this"}))
+    assert "field input," in str(refusal(row | {"input": "Read this"}))
 
 
 def test_a_prompt_that_the_conversations_lack_is_refused_unless_the_format_says_so() -> None:
     history = [{"from": "human", "value": "and now?"}]
     row = {"conversations": history, "chosen": "Now this.", "rejected": "Never."}
     assert parse_pair(row | {"prompt": "and now?"}) == parse_pair(row)
-    assert "a prompt field" in str(refusal(row | {"prompt": "and before?"}))
+    assert "a field prompt," in str(refusal(row | {"prompt": "and before?"}))
     assert parse_pair(row | {"prompt": "and before?"}, "sharegpt") == parse_pair(row)
+
+
+def test_a_column_of_messages_is_one_of_the_conversations_or_lost() -> None:
+    talked = [{"role": "user", "content": "and now?"}, {"role": "assistant", "content": "Never."}]
+    assert parse_pair(ROW | {"messages": talked}) == parse_pair(ROW)
+    assert "field messages," in str(refusal(ROW | {"messages": [*talked, {"role": "user", "content": "Why?"}]}))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": LONG, "chosen": f"{LONG}\nYes.", "rejected": f"{LONG} No."}, "prompt repeated"),
+        ({"prompt": "Is it?", "chosen": "Is it?\nYes.", "rejected": "Is it?\nNo."}, "prompt repeated"),
+        (ROW | {"chosen": json.dumps([{"role": "assistant", "content": "a"}])}, "messages as text"),
+        (ROW | {"chosen": repr([{"content": "it's", "role": "assistant"}])}, "messages as text"),
+        (ROW | {"prompt": json.dumps([{"from": "human", "value": "a"}])}, "messages as text"),
+        (ROW | {"prompt": "You are kind.\n<|im_start|>user\nHi"}, "rendered prompt"),
+        (ROW | {"prompt": "<bos><start_of_turn>user\nHi"}, "rendered prompt"),
+    ],
+)
+def test_texts_that_are_more_than_one_turn_are_refused(row: dict[str, Any], reason: str) -> None:
+    assert refusal(row).reason == reason
+
+
+def test_texts_that_look_like_it_are_read() -> None:
+    for row in (
+        {"prompt": "Say hi", "chosen": "Say hi to her?", "rejected": "Say hi."},
+        {"prompt": LONG, "chosen": f"{LONG} Yes.", "rejected": "No."},
+        ROW | {"chosen": '[{"role": "admin"}]', "rejected": "[1, 2]"},
+        ROW | {"prompt": "What does <|im_start|> mean?"},
+    ):
+        assert parse_pair(row).chosen[-1]["content"] == row["chosen"]
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -232,7 +276,7 @@ def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare: Callable[..
     rows = [*numbered(3), *(ROW | {"history": [["Hi", "Hello"]]} for _ in range(2))]
     data = prepare(rows)
     assert data.report["mine"]["refused"] == {"unread column": 2}
-    assert "mine.jsonl:4: the row has a history field" in data.warnings[0]
+    assert "mine.jsonl:4: the row has a field history," in data.warnings[0]
     assert prepare(rows, ignore_columns=["history"]).report["mine"]["trained"] == 5
 
 

@@ -313,7 +313,7 @@ def test_context_beside_the_conversation_counts(export, tmp_path):
     assert out[0]["rewards"][0] == pytest.approx(out[1]["reward"], abs=1e-5)
     assert out[2]["reward"] == pytest.approx(out[1]["reward"], abs=1e-5)
     assert out[1]["reward"] != pytest.approx(plain_reward(export, "Hi", "Hello"), abs=1e-3)
-    assert "tools field" in out[3]["error"]
+    assert "field tools," in out[3]["error"]
     assert out[4]["chosen_reward"] == pytest.approx(out[4]["rejected_reward"], abs=1e-5)
     assert not {"reward", "error"} & set(out[4])
     assert "reward" not in out[5], "an old score beside a new error would be taken for it"
