@@ -88,7 +88,9 @@ class Chat:
         check_repeatable(tokenizer.chat_template)
         self.tokenizer = tokenizer
         self._leading = leading_tokens(tokenizer)
+        self._dropped: tuple[str, ...] = ()
         self._set_pad_token()
+        self._dropped = self._dropped_roles()
 
     def render(self, messages: list[Message]) -> str:
         """The text of a conversation, without the BOS that the tokenizer adds.
@@ -109,7 +111,30 @@ class Chat:
             add_generation_prompt=add_generation_prompt,
         )
         texts = [self._without_leading(text) if isinstance(text, str) else text for text in rendered]
-        return [text or InvalidPair("template error", "the chat template makes nothing of it") for text in texts]
+        texts = [text or InvalidPair("template error", "the chat template makes nothing of it") for text in texts]
+        if not self._dropped:
+            return texts
+        return [self._unless_dropped(*both) for both in zip(conversations, texts, strict=True)]
+
+    def _unless_dropped(self, conversation: list[Message], text: Rendered) -> Rendered:
+        """A reward must not be the same whatever a message says."""
+        for message in conversation:
+            role = message["role"]
+            if isinstance(text, str) and role in self._dropped and message["content"].strip():
+                detail = f"the chat template leaves out what a message of role {role!r} says; use one that has it"
+                return InvalidPair("template drops role", f"{detail} (data.chat_template=FILE)")
+        return text
+
+    def _dropped_roles(self) -> tuple[str, ...]:
+        """The roles whose messages are neither in the text nor refused by the template."""
+        talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        word = "probe7391"
+        probes = {
+            "system": [{"role": "system", "content": word}, *talk],
+            "tool": [*talk, {"role": "tool", "content": word}, talk[1]],
+        }
+        texts = zip(probes, self.render_all(list(probes.values())), strict=True)
+        return tuple(role for role, text in texts if isinstance(text, str) and word not in text.lower())
 
     def _without_leading(self, text: str) -> str:
         for token in self._leading:
@@ -157,6 +182,8 @@ class Chat:
         parts.append(self.tokenizer.backend_tokenizer.to_str())
         if self._leading != [token for token in [self.tokenizer.bos_token] if token]:
             parts.append("strip what the tokenizer adds")  # stores of before had no BOS here
+        if self._dropped:
+            parts.append(f"refuse what the template drops: {self._dropped}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _set_pad_token(self) -> None:

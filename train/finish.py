@@ -30,7 +30,7 @@ from train.distributed import has_gpu, single_process_environment
 from train.engine import gathered_weights, release_engine
 from train.evaluation import headlines
 from train.recipe import to_yaml
-from train.references import REFERENCES
+from train.references import references_of
 from train.report_data import wilson
 from train.run import Run
 from train.scorer import find_damage
@@ -158,9 +158,8 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
     )
     save_json(directory / "config.json", fields)
     tokenizer.save_pretrained(directory)
-    ids = [run.chat.ids(messages) for messages in REFERENCES]
-    references = [{"messages": m, "input_ids": i} for m, i in zip(REFERENCES, ids, strict=True)]
-    last_ids = sorted({i[-1] for i in ids})
+    references = references_of(run.chat)
+    last_ids = sorted({reference["input_ids"][-1] for reference in references})
     save_json(
         directory / "reward_model.json",
         {

@@ -4,6 +4,9 @@ They touch what goes wrong between engines: several turns, a system turn, other 
 space at the ends, very short and longer answers.
 """
 
+from typing import Any
+
+from data.chat import Chat
 from data.pairs import Message
 
 
@@ -26,3 +29,11 @@ REFERENCES: list[list[Message]] = [
         "  Air scatters short waves more than long ones, " * 12 + "so blue light reaches us from everywhere.  ",
     ),
 ]
+
+
+def references_of(chat: Chat) -> list[dict[str, Any]]:
+    """Each with its ids, but those that the template refuses or says in part: many know no system message."""
+    rendered = zip(REFERENCES, chat.render_all(REFERENCES), strict=True)
+    texts = [(messages, text) for messages, text in rendered if isinstance(text, str)]
+    ids = chat.encode([text for _, text in texts])
+    return [{"messages": messages, "input_ids": i} for (messages, _), i in zip(texts, ids, strict=True)]

@@ -292,6 +292,7 @@ def test_every_published_template_renders_as_in_the_snippet(
     for conversation in CONVERSATIONS.values():
         assert chat.ids(conversation) == snippet_ids(chat.tokenizer, conversation)
         assert chat.ids(conversation)[-1] != chat.tokenizer.pad_token_id
+    assert "more" in chat.render([*talk("a", "b"), {"role": "tool", "content": "more"}, *talk("c", "d")])
 
 
 # --- the template and the pad token ---------------------------------------------------------------------------------
@@ -530,6 +531,41 @@ def test_an_error_inside_a_template_refuses_the_row() -> None:
     with pytest.raises(InvalidPair) as caught:
         tokenised({"chosen": talk("a", "b", "c", "d"), "rejected": talk("a", "b", "c", "e")}, chat)
     assert caught.value.reason == "template error"
+
+
+ZEPHYR = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% elif m.role == 'system' %}<|system|>"
+    "{{ m.content }}{% elif m.role == 'assistant' %}<|assistant|>{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("role", ["system", "tool"])
+def test_a_row_with_a_role_that_the_template_leaves_out_is_refused(role: str) -> None:
+    template = ZEPHYR if role == "tool" else ZEPHYR.replace("'system'", "'tool'")
+    chat = Chat(byte_tokenizer(), template)
+    for other in {"system", "tool"} - {role}:
+        assert "more" in chat.render([*talk("a", "b"), {"role": other, "content": "more"}, *talk("c", "d")])
+    hidden, blank = ([*talk("a", "b"), {"role": role, "content": text}, *talk("c", "d")] for text in ("more", " "))
+    refused, kept, plain = chat.render_all([hidden, blank, talk("a", "b")])
+    assert isinstance(refused, InvalidPair)
+    assert refused.reason == "template drops role"
+    assert f"leaves out what a message of role '{role}' says" in str(refused)
+    assert isinstance(kept, str)
+    assert plain == "<|user|>a<|im_end|><|assistant|>b<|im_end|>"
+
+
+def test_a_role_that_the_template_refuses_is_said_by_the_template() -> None:
+    chat = Chat(
+        byte_tokenizer(), ZEPHYR.replace("{% endif %}", "{% else %}{{ raise_exception('no tools') }}{% endif %}")
+    )
+    with pytest.raises(InvalidPair, match="no tools"):
+        chat.render([*talk("a", "b"), {"role": "tool", "content": "more"}, *talk("c", "d")])
+
+
+def test_published_templates_leave_out_no_role(real_chat: Chat, chat: Chat) -> None:
+    for one in (real_chat, chat):
+        for messages in (talk("a", "b", system="more"), [*talk("a", "b"), {"role": "tool", "content": "more"}]):
+            assert "more" in one.render(messages)
 
 
 def test_conversations_that_a_template_makes_equal_are_refused() -> None:

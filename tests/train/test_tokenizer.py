@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import CONFIGS, classifier_of, tiny_model
 
-from data.builtin import byte_tokenizer
+from data.builtin import CHATML, byte_tokenizer
 from data.chat import Chat
 from data.pairs import DataError
 from data.settings import DataConfig
@@ -20,7 +20,7 @@ from models.attention import ModelError
 from models.build import Base, ModelConfig
 from models.config_check import TOKENIZER_KEYS
 from train.check_export import main as check_export
-from train.references import REFERENCES
+from train.references import REFERENCES, references_of
 from train.scorer import Scorer
 from train.tokenizer import SETTINGS, check_references, load_chat, read_tokenizer
 
@@ -88,6 +88,18 @@ def test_an_export_that_was_trained_on_other_ids_is_not_scored(export: Path) -> 
     edit(about, lambda file: file["references"][3]["input_ids"].insert(0, 7))  # such as a BOS
     with pytest.raises(ModelError, match="other token ids than it was trained with"):
         check_references(chat, export, "x")
+
+
+@pytest.mark.parametrize("system", ["", "{{ raise_exception('no system message') }}"], ids=["left out", "refused"])
+def test_references_are_those_that_the_template_renders(system: str) -> None:
+    body = "{%- if message.role == 'system' -%}" + system + "{%- else -%}{{- '<|im_start|>'"
+    template = CHATML.replace("{{- '<|im_start|>'", body, 1).replace(
+        "'<|im_end|>\\n' -}}", "'<|im_end|>\\n' -}}{%- endif -%}"
+    )
+    kept = [reference["messages"] for reference in references_of(Chat(byte_tokenizer(), template))]
+    assert kept == [messages for messages in REFERENCES if messages[0]["role"] != "system"]
+    chat = Chat(byte_tokenizer())
+    assert references_of(chat) == [{"messages": m, "input_ids": chat.ids(m)} for m in REFERENCES]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"references": 5}', '{"references": [{}]}', "[" * 10**5])
