@@ -26,7 +26,8 @@ from data.render import MAX_TEMPLATE, Rendered, check_repeatable, check_template
 
 # A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
 PINNED_DATE = datetime.date(2024, 7, 26)
-_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])(.{0,80}?)\1\s*\)""")
+_DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])([^"'\n]{0,80})\1\s*\)""")
+_DATE_PARTS = "aAbBdemyYjHMSpI%"  # %s takes the time zone of the machine, %-d what its C library has
 # Tokens that some vocabularies reserve and no conversation ends with, best first.
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<unk>")
 
@@ -47,9 +48,18 @@ def pin_date(template: str) -> str:
     """Write a constant where a chat template asks the clock.
 
     Raises:
-        DataError: the clock is asked in a way that cannot be replaced.
+        DataError: the clock is asked in a way that cannot be replaced, or not by the same text on every machine.
     """
-    pinned = _DATE_CALL.sub(lambda call: f'"{PINNED_DATE.strftime(call[2])}"', template)
+
+    def constant(call: re.Match[str]) -> str:
+        if odd := re.search(rf"%(?![{_DATE_PARTS}]).?", re.sub("%%", "  ", call[2])):
+            raise DataError(
+                f"the chat template calls strftime_now with {odd[0]}, which is not the same on every machine or no "
+                "part of a plain date; give one with a fixed date"
+            )
+        return f'"{PINNED_DATE.strftime(call[2])}"'
+
+    pinned = _DATE_CALL.sub(constant, template)
     if re.search(r"strftime_now\s*\(", pinned):
         raise DataError("the chat template calls strftime_now with a computed format; give one with a fixed date")
     return pinned

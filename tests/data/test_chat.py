@@ -270,6 +270,10 @@ def test_ids_do_not_depend_on_the_day(
         ('{{ strftime_now("%d %b %Y") }}', '{{ "26 Jul 2024" }}'),
         ("{{ strftime_now( '%Y-%m-%d' ) }}", '{{ "2024-07-26" }}'),
         ("{{ strftime_now ('%Y') }}", '{{ "2024" }}'),
+        (
+            "{{ strftime_now('%A %e %B %y, %j: %H:%M:%S %I %p %%s %%') }}",
+            '{{ "Friday 26 July 24, 208: 00:00:00 12 AM %s %" }}',
+        ),
         (CHATML, CHATML),
     ],
 )
@@ -277,7 +281,16 @@ def test_a_constant_stands_where_a_template_asks_the_clock(template: str, pinned
     assert pin_date(template) == pinned
 
 
-@pytest.mark.parametrize("call", ["strftime_now(format)", "strftime_now (format)", "strftime_now('%d' + x)"])
+@pytest.mark.parametrize("part", ["%s", "%z", "%Z", "%c", "%x", "%X", "%f", "%-d", "%Ey", "%G", "%", "%%%s", "%é"])
+def test_a_date_that_is_another_on_another_machine_is_refused(part: str) -> None:
+    with pytest.raises(DataError, match=f"strftime_now with %{part.strip('%')[:1]}, which is not the same"):
+        pin_date("{{ strftime_now('%d " + part + "') }}")
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["strftime_now(format)", "strftime_now (format)", "strftime_now('%d' + x)", "strftime_now('%'~'d')"],
+)
 def test_a_clock_that_cannot_be_replaced_is_refused(call: str) -> None:
     with pytest.raises(DataError, match="give one with a fixed date"):
         pin_date("{{ " + call + " }}")
