@@ -28,6 +28,7 @@ from data.render import MAX_TEMPLATE, Rendered, check_repeatable, check_template
 PINNED_DATE = datetime.date(2024, 7, 26)
 _DATE_CALL = re.compile(r"""strftime_now\s*\(\s*(["'])([^"'\n]{0,80})\1\s*\)""")
 _DATE_PARTS = "aAbBdemyYjHMSpI%"  # %s takes the time zone of the machine, %-d what its C library has
+_ADDRESS = re.compile(r" at (0x[0-9a-f]{6,})", re.IGNORECASE)  # how Python prints a function or a generator
 # Tokens that some vocabularies reserve and no conversation ends with, best first.
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]", "<unk>")
 
@@ -88,7 +89,8 @@ class Chat:
             template: a Jinja chat template; the tokenizer's own when None.
 
         Raises:
-            DataError: no template, one that takes too much to render, or no pad token that no conversation ends with.
+            DataError: no template, one that takes too much to render or prints an address in memory, or no pad token
+                that no conversation ends with.
         """
         template = template or tokenizer.chat_template
         if not isinstance(template, str):
@@ -107,7 +109,7 @@ class Chat:
 
         Raises:
             InvalidPair: the template refuses the conversation.
-            DataError: see `data.render.render`.
+            DataError: see `data.render.render`; or the text has an address in memory, another in every process.
         """
         return text_of(self.render_all([messages])[0])
 
@@ -120,11 +122,25 @@ class Chat:
             conversations,
             add_generation_prompt=add_generation_prompt,
         )
+        for conversation, text in zip(conversations, rendered, strict=True):
+            if isinstance(text, str):
+                self._check_address(conversation, text)
         texts = [self._without_leading(text) if isinstance(text, str) else text for text in rendered]
         texts = [text or InvalidPair("template error", "the chat template makes nothing of it") for text in texts]
         if not self._dropped:
             return texts
         return [self._unless_dropped(*both) for both in zip(conversations, texts, strict=True)]
+
+    def _check_address(self, conversation: list[Message], text: str) -> None:
+        if "0x" not in text.lower():
+            return  # nearly every one
+        known = "\n".join([self.tokenizer.chat_template, *(message["content"] for message in conversation)]).lower()
+        for match in _ADDRESS.finditer(text):
+            if match[1].lower() not in known:
+                raise DataError(
+                    f"the chat template prints an address in memory ({text[: match.end()][-60:]!r}), which is another "
+                    "in every process; use another one (data.chat_template=FILE)"
+                )
 
     def _unless_dropped(self, conversation: list[Message], text: Rendered) -> Rendered:
         """A reward must not be the same whatever a message says."""

@@ -129,6 +129,24 @@ def test_templates_reach_neither_the_clock_nor_chance(template):
         Chat(byte_tokenizer(), template)
 
 
+@pytest.mark.parametrize("value", ["range", "messages|map(attribute='content')", "messages[0].items", "range|upper"])
+def test_a_template_that_prints_an_address_is_refused(value):
+    for template in (
+        CHATML + "{{ " + value + " }}",
+        CHATML + "{% if messages|length > 2 %}{{ " + value + " }}{% endif %}",
+    ):
+        with pytest.raises(DataError, match=r"the chat template prints an address in memory .*(?i: at 0x)") as caught:
+            Chat(byte_tokenizer(), template).render(talk("a", "b", "c", "d"))
+        assert not isinstance(caught.value, InvalidPair)
+
+
+def test_an_address_in_a_conversation_is_kept():
+    text = "<function f at 0x7f3bc2a1d5e0>"
+    assert text in Chat(byte_tokenizer()).render(talk("What is this?", text))
+    with_constant = CHATML + "{{ 'Look at 0x7f3bc2a1d5e0' }}"
+    assert Chat(byte_tokenizer(), with_constant).render(TALK).endswith("Look at 0x7f3bc2a1d5e0")
+
+
 def test_a_template_may_ask_whether_there_is_a_clock():
     """As Llama 3.1's does, whose date is pinned; and the text is that of transformers with the pinned template."""
     template = CHATML + "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
