@@ -132,7 +132,7 @@ KEYS: dict[str, Kind] = {
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
     "attention_dropout": optional(number(0, 1)),
-    "rope_theta": number(1, 1e12),
+    "rope_theta": number(2, 1e12),  # its logarithm is divided by
     "rope_scaling": optional(ANY_MAPPING),  # more of both below
     "rope_parameters": optional(ANY_MAPPING),
     "partial_rotary_factor": optional(one_of(1, 1.0)),
@@ -161,6 +161,8 @@ KEYS: dict[str, Kind] = {
     "return_dict": optional(one_of(True)),
     "chunk_size_feed_forward": whole(0, 2**30),
     "is_encoder_decoder": one_of(False),
+    # transformers' get_text_config would take one of these for the model's own config.
+    **dict.fromkeys(("text_config", "text_encoder", "decoder", "generator"), NOTHING),
     "per_layer_config": NOTHING,
     "fusion_config": NOTHING,
     "experts_implementation": NOTHING,

@@ -106,6 +106,11 @@ def read_tokenizer(directory: Path) -> Any:
         raise ModelError(
             f"{directory}: its tokenizer is not one of the tokenizers library; give one with tokenizer.json"
         )
+    if dropout := getattr(tokenizer.backend_tokenizer.model, "dropout", None):  # of BPE
+        raise ModelError(
+            f"{directory}: the model of its tokenizer.json has dropout={dropout:g}, by which a text has other ids each "
+            "time; set it to null"
+        )
     unknown = tokenizer.unk_token
     if unknown is not None and tokenizer.backend_tokenizer.token_to_id(unknown) is None:
         # transformers would look for its id without end

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import struct
 import time
 from pathlib import Path
@@ -54,7 +55,7 @@ BAD: list[tuple[str, Any]] = [
     *(("max_position_embeddings", value) for value in (0, -1, 10**12, "4096", 1e30)),
     *(("initializer_range", value) for value in (-0.1, NAN, INF, 1e9, "0.02")),
     *(("rms_norm_eps", value) for value in (NAN, -1e-6, 0, 0.0, INF, "1e-6", 1.0)),
-    *(("rope_theta", value) for value in (0, -1.0, NAN, INF, "10000", 1e-30, 10**400)),
+    *(("rope_theta", value) for value in (0, 1, -1.0, NAN, INF, "10000", 1e-30, 10**400)),
     *(("attention_bias", value) for value in ("yes", 1, None, [])),
     *(("attention_dropout", value) for value in (0.5, NAN, -1, "0")),
     *(("tie_word_embeddings", value) for value in ("true", 1, {})),
@@ -74,6 +75,7 @@ BAD: list[tuple[str, Any]] = [
     *(("rope_scaling", {"rope_type": "linear", "factor": value}) for value in ("2", None, [2.0], 1e30)),
     ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5, "beta_slow": 1.0}),
     ("rope_scaling", {"rope_type": "default", "rope_theta": 0}),
+    ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}),
     ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}),
     *(("rope_parameters", LLAMA3 | {key: value}) for key in ("factor", "low_freq_factor") for value in (0, NAN, "1")),
     ("rope_parameters", LLAMA3 | {"high_freq_factor": 1.0}),
@@ -85,6 +87,7 @@ BAD: list[tuple[str, Any]] = [
     ("is_encoder_decoder", True),
     ("architectures", "LlamaForCausalLM"),
     ("per_layer_config", {"0": {"hidden_size": 64}}),
+    *((key, value) for key in ("text_config", "text_encoder", "decoder", "generator") for value in ({}, "x", False)),
     ("quantization_config", []),
     *((key, value) for key in ("to_dict", "validate", "attribute_map", "__class__", "__dict__") for value in (1, {})),
     *((key, 5) for key in ("get_text_config", "use_return_dict", "base_model_tp_plan", "default_theta")),
@@ -130,6 +133,21 @@ def test_published_configs_pass(family: str) -> None:
             # What older versions of transformers wrote beside it.
             old = {"_name_or_path": "x", "_attn_implementation_autoset": True, "num_labels": 1, "id2label": {"0": "x"}}
             assert read_config(config | old | {"transformers_version": "4.47.0"}).num_labels == 1
+
+
+def test_what_transformers_takes_for_the_config_of_the_text_is_refused() -> None:
+    import inspect
+
+    from transformers import PreTrainedConfig
+
+    names = re.findall(
+        r'"(\w+)"',
+        "".join(
+            re.findall(r"possible_text_config_names = \((.*)\)", inspect.getsource(PreTrainedConfig.get_text_config))
+        ),
+    )
+    assert len(names) >= 4
+    assert all(not KEYS[name].accepts({}) and KEYS[name].accepts(None) for name in names)
 
 
 def test_activations_are_those_of_transformers_that_have_no_parameters() -> None:

@@ -147,6 +147,17 @@ def test_an_unknown_token_that_is_not_there_is_named(tokenizer: Path) -> None:
         read_tokenizer(tokenizer)
 
 
+@pytest.mark.parametrize("value", [None, 0.0, 0.1, 1.0])
+def test_a_tokenizer_that_draws_merges_by_chance_is_refused(tokenizer: Path, value: float | None) -> None:
+    edit(tokenizer / "tokenizer.json", lambda content: content["model"].update(dropout=value))
+    if not value:
+        assert read_tokenizer(tokenizer)("ab")["input_ids"] == byte_tokenizer()("ab")["input_ids"]
+        return
+    with pytest.raises(ModelError, match=rf"tokenizer\.json has dropout={value:g}, by which") as caught:
+        read_tokenizer(tokenizer)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 BROKEN_FILES = {
     "nested 100,000 deep": b"[" * 10**5,
     "objects 100,000 deep": b'{"a":' * 10**5,
