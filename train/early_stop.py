@@ -4,13 +4,12 @@ import contextlib
 
 from train.distributed import gather
 from train.run import Run, resume
-from train.starting_point import first_whole
+from train.starting_point import first_whole, is_out_of_patience
 
 
 def out_of_patience(run: Run) -> bool:
     """Whether `evaluation.patience` evaluations in a row have not improved `checkpoint.best`; the same on all ranks."""
-    patience = run.recipe.evaluation.patience
-    return patience is not None and run.state.not_better >= patience
+    return is_out_of_patience(run.recipe, run.state)
 
 
 def return_to_best(run: Run) -> None:

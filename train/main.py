@@ -83,7 +83,7 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
     from train.report import report_run
     from train.resumable import at_commits, check_same_run
     from train.run import set_up
-    from train.starting_point import FINISHED
+    from train.starting_point import FINISHED, keys_that_extend
     from train.tracking import Tracker
 
     started = time.perf_counter()
@@ -94,8 +94,8 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
         if exported or changes.starts_again or not recipe.export.enabled:  # else there is the export left to make
             where = f"; its export is in {directory / 'export'}" if exported else ""
             ranks.say(
-                f"{directory}: this run is finished{where}. To train on, give a larger training.epochs or "
-                "training.max_steps; to train again, another run_dir=PATH, or checkpoint.resume=never to replace it."
+                f"{directory}: this run is finished{where}. To train on, give a larger {keys_that_extend(recipe)}; "
+                "to train again, another run_dir=PATH, or checkpoint.resume=never to replace it."
             )
             return
     for line in changes.lines():

@@ -18,7 +18,7 @@ from train.checkpoint import read_state
 from train.distributed import in_slurm_step, read_ranks
 from train.engine import OptimizerConfig, learning_rate_at
 from train.recipe import Recipe, RecipeError, read_recipe
-from train.starting_point import FINISHED, candidates
+from train.starting_point import FINISHED, candidates, extended, is_own
 
 # Keys that may differ between a run and the checkpoint of another that it begins at: neither data nor model.
 BRANCHES = ("optimizer.", "loss.label_smoothing", "loss.center_coefficient", "training.pairs_per_step")
@@ -76,13 +76,19 @@ def _changes(recipe: Recipe, found: list[Path], arguments: Sequence[str]) -> Cha
     directory = recipe.directory()
     if not (directory / "recipe.yaml").is_file() or not (found or _has_metrics(directory)):
         return Changes()  # nothing was trained here
-    changed, commits = compare(_read_last(directory / "recipe.yaml"), recipe)
+    before = _read_last(directory / "recipe.yaml")
+    changed, commits = compare(before, recipe)
     if changed["identity"]:
         differs = ", ".join(shown(key, *change) for key, change in changed["identity"].items())
+        more = extended(before, recipe) if (directory / FINISHED).is_file() else []
         raise RecipeError(
             f"{directory} holds a run of another recipe; it differs in {differs}: "
             "give another run_dir=PATH, or checkpoint.resume=never to replace it"
-            + (_how_to_branch(directory, found[0], arguments) if found and _may_branch(changed["identity"]) else "")
+            + (
+                _how_to_branch(directory, found[0], arguments, more)
+                if found and _may_branch(changed["identity"])
+                else ""
+            )
         )
     if changed["extends"] and not found and (directory / "export").is_dir():
         raise RecipeError(
@@ -169,8 +175,9 @@ def _check_end(recipe: Recipe, found: list[Path]) -> None:
         return  # damaged: `checkpoint.choose` says so
     limit = recipe.training.max_steps
     if limit is not None and limit < done:
+        stay = f"{done} to end it there, " if is_own(recipe.directory() / "checkpoints", found[0]) else ""
         raise RecipeError(
-            f"training.max_steps={limit}: the run has done {done:,} steps ({found[0]}). Give {done} to end it there, "
+            f"training.max_steps={limit}: the run has done {done:,} steps ({found[0]}). Give {stay}"
             "more to go on, or checkpoint.resume=PATH of an earlier checkpoint"
         )
 
@@ -188,17 +195,16 @@ def _moves_decay(before: float, now: float) -> bool:
     return (before == 0) != (now == 0)
 
 
-def _how_to_branch(directory: Path, path: Path, arguments: Sequence[str]) -> str:
-    """The rest of a sentence: the command that goes on from a checkpoint as another run."""
+def _how_to_branch(directory: Path, path: Path, arguments: Sequence[str], more: list[str]) -> str:
+    """The rest of a sentence: the command that goes on from a checkpoint as another run, with `more` arguments."""
     number = next(n for n in range(2, 10**6) if not directory.with_name(f"{directory.name}-{n}").exists())
-    given = [f"run_dir={directory.with_name(f'{directory.name}-{number}')}", f"checkpoint.resume={path}"]
-    kept = [a for a in arguments if not a.startswith(("run_dir=", "checkpoint.resume=", "--local"))]
+    given = [f"run_dir={directory.with_name(f'{directory.name}-{number}')}", f"checkpoint.resume={path}", *more]
+    replaced = tuple(f"{argument.partition('=')[0]}=" for argument in given)
+    kept = [a for a in arguments if not a.startswith((*replaced, "--local"))]
     launcher = _launcher(arguments) if kept else None
     command = shlex.join([*kept, *given]) if launcher else shlex.join(given)
     told = f"{launcher} {command}" if launcher else f"the same command with {command}"
-    done = (directory / FINISHED).is_file()
-    more = "; it is finished, so give a larger training.epochs or training.max_steps beside" if done else ""
-    return f". To go on from where it stands with what you give now, as a run of its own: {told}{more}"
+    return f". To go on from where it stands with what you give now, as a run of its own: {told}"
 
 
 def _launcher(arguments: Sequence[str]) -> str | None:

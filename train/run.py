@@ -139,7 +139,11 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     }
     if resume_from is not None:
         starting_point.check_same(resume_from, made_of)
-        _check_epochs(recipe, mixture, checkpoint.read_state(resume_from))
+        stands = checkpoint.read_state(resume_from)
+        if resume_from == Path(recipe.checkpoint.resume):
+            pairs = recipe.training.epochs * mixture.pairs_per_epoch
+            starting_point.check_left(recipe, resume_from, stands, total_steps_of(recipe, mixture, stands), pairs)
+        _check_epochs(recipe, mixture, stands)
     elif not never:
         _check_weights(base, ranks)
     if ranks.is_main:

@@ -12,9 +12,11 @@ from support import ROOT, no_file_larger_than
 
 from data.durable import ROOM, check_directory
 from data.sources import SourceConfig
+from train.checkpoint import TrainState
 from train.engine import OptimizerConfig, learning_rate_at
 from train.recipe import Recipe, RecipeError, load_recipe, to_yaml
 from train.resumable import Changes, at_commits, check_same_run, explain_extension
+from train.starting_point import check_left, keys_that_extend
 
 TINY = ["recipe=tiny", "optimizer.learning_rate=1e-3"]
 
@@ -140,7 +142,11 @@ def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # two machines
     assert told() == ["the", "same", "command", "with", *way]
     (directory / "finished.json").touch()
-    assert told()[-5:] == ["larger", "training.epochs", "or", "training.max_steps", "beside"]
+    assert told() == ["the", "same", "command", "with", *way, "training.epochs=50"]
+    assert told("training.max_steps=4")[-2:] == ["training.max_steps=8", "training.epochs=50"]
+    assert told("training.epochs=26") == ["the", "same", "command", "with", *way]  # which is more already
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert told("training.epochs=9")[4:] == [*kept, *way, "training.epochs=50"]
     assert told("optimizer.weight_decay=0.1") == told("seed=1") == []  # with which its state cannot go on
 
 
@@ -281,7 +287,9 @@ def test_a_run_cannot_end_before_where_it_stands(directory):
     with pytest.raises(RecipeError) as caught:
         start(directory, "training.max_steps=3")
     assert str(caught.value).startswith("training.max_steps=3: the run has done 4 steps (")
-    with pytest.raises(RecipeError, match="has done 4 steps"):  # a new directory, from a checkpoint of another one
+    with pytest.raises(
+        RecipeError, match=r"has done 4 steps \(.*\)\. Give more to go on"
+    ):  # a new directory, from a checkpoint of another one
         start(directory / "new", "training.max_steps=3", f"checkpoint.resume={directory}/checkpoints/step-4")
 
 
@@ -300,6 +308,58 @@ def test_the_consequence_for_the_schedule():
     assert same.startswith("training.max_steps (null -> 99): 10 steps in all, as before; the learning rate of step 5")
 
 
+@pytest.mark.parametrize(
+    ("ended", "not_better", "key", "more"),
+    [
+        ([], 0, "training.epochs", ["training.epochs=50"]),
+        (["training.max_steps=9"], 0, "training.epochs", ["training.epochs=50"]),
+        (["training.max_steps=4"], 0, "training.max_steps", ["training.max_steps=8"]),
+        (
+            ["evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
+            2,
+            "evaluation.patience together with training.epochs or training.max_steps",
+            ["evaluation.patience=4"],
+        ),
+    ],
+)
+def test_of_a_finished_run_the_key_that_ended_it_is_named(directory, ended, not_better, key, more):
+    recipe = make_run(directory, *ended, step=4)
+    state = directory / "checkpoints" / "step-4" / "state.json"
+    state.write_text(json.dumps({"step": 4, "not_better": not_better}))
+    (directory / "finished.json").write_text(json.dumps({"step": 4}))
+    assert keys_that_extend(recipe) == key
+    with pytest.raises(RecipeError) as caught:
+        start(directory, *ended, "optimizer.learning_rate=2e-3")
+    assert str(caught.value).endswith(" ".join(["/step-4", *more]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "not_better", "told"),
+    [
+        ([], 0, " is step 4 of 4; give a larger training.epochs"),
+        (["training.max_steps=4"], 0, " is step 4 of 4; give a larger training.epochs and training.max_steps"),
+        (["training.epochs=26", "training.max_steps=4"], 0, " is step 4 of 4; give a larger training.max_steps"),
+        (
+            ["training.epochs=26", "evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
+            2,
+            " is step 4 of 4, and 2 evaluation(s) in a row were not better; give a larger evaluation.patience",
+        ),
+        (["training.epochs=26"], 2, None),
+    ],
+)
+def test_a_run_with_nothing_to_train_does_not_begin_at_a_checkpoint(directory, arguments, not_better, told):
+    path, state = directory / "checkpoints" / "step-4", TrainState(step=4, pairs_seen=100, not_better=not_better)
+    recipe = load_recipe([*TINY, *arguments, f"run_dir={directory}-2"])
+    check_left(load_recipe([*TINY, *arguments, f"run_dir={directory}"]), path, state, 4, 100)  # its own: it may export
+    pairs = 4 * recipe.training.epochs
+    if told is None:
+        check_left(recipe, path, state, 4, pairs)
+    else:
+        with pytest.raises(RecipeError) as caught:
+            check_left(recipe, path, state, 4, pairs)
+        assert str(caught.value) == f"nothing is left to train: {path}{told}"
+
+
 # --- real runs ------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +369,7 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     again = warm.run([*arguments, "training.max_steps=2"])
     assert again.codes == [0]
     assert "this run is finished" in again.output
+    assert "To train on, give a larger training.max_steps; to train again" in again.output
     longer = warm.run([*arguments, "training.max_steps=4", "data.pack_tokens=2048"])
     assert longer.codes == [0], longer.output
     assert "resumed from step 2 of 4" in longer.output
@@ -323,6 +384,10 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     assert other.codes == [2]
     assert "it differs in seed (0 -> 1): give another run_dir=PATH" in other.output
     fork = [f"run_dir={tmp_path / 'fork'}", f"checkpoint.resume={tmp_path / 'checkpoints' / 'step-4'}"]
+    nothing = warm.run([*RECIPE, *fork, "training.max_steps=4", "optimizer.learning_rate=1e-4"])
+    assert nothing.codes == [2], nothing.output
+    assert f"error: nothing is left to train: {tmp_path}/checkpoints/step-4 is step 4 of 4; give" in nothing.output
+    assert {path.name for path in (tmp_path / "fork").iterdir()} <= {".lock"}
     forked = warm.run([*RECIPE, *fork, "training.max_steps=5", "optimizer.learning_rate=1e-4"])
     assert forked.codes == [0], forked.output
     assert "resumed from step 4 of 5" in forked.output
