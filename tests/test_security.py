@@ -407,7 +407,8 @@ def card_of(text, report=(), **changed):
     entry = {"rows": 1, "trained": 1, "held_out": 0, "refused": {}}
     facts = {
         "name": "x", "path": text, "base": text, "base_line": text, "pairs": "1", "steps": "1", "pairs_per_step": 2,
-        "learning_rate": 1e-3, "schedule": "linear", "precision": "fp32", "last_tokens": [text, "<|im_end|>"],
+        "learning_rate": 1e-3, "schedule": "linear", "precision": "fp32", "begins_at": text,
+        "last_tokens": [text, "<|im_end|>"],
         "metrics": {f"eval/{text.replace('/', '')}/{key}": 1.0 for key in ("pairs", "accuracy", "loss", "margin")},
         "report": {text: entry}, "commits": {text: text}, "recipe": f"name: x\n{text}\n", "bias_note": "",
         "drift": "{drift}",

@@ -84,7 +84,7 @@ engine returns. Plain bfloat16 scoring differed from them by at most {drift}.
 | pairs trained on | {pairs} |
 | steps | {steps} |
 | pairs per step | {pairs_per_step} |
-| learning rate | {learning_rate}, {schedule} |
+{begins_at}| learning rate | {learning_rate}, {schedule} |
 | precision | {precision} |
 | reward is read at | the last token of the rendered conversation, {last_token} |
 
@@ -112,6 +112,7 @@ def model_card(facts: dict[str, Any]) -> str:
     path = shlex.quote(str(facts["path"]))
     fields = {key: facts[key] for key in ("steps", "pairs", "pairs_per_step", "learning_rate", "bias_note", "drift")}
     fields |= {key: cell(facts[key]) for key in ("base_line", "schedule", "precision")}
+    fields["begins_at"] = f"| begins at | {cell(facts['begins_at'])} |\n" if facts["begins_at"] else ""
     fields["base"] = _yaml_text(facts["base"])
     fields["title"] = cell(facts["name"])
     fields["tokenize"] = TOKENIZE.replace("{path}", _python_text(facts["path"]))

@@ -34,6 +34,7 @@ from train.references import references_of
 from train.report_data import wilson
 from train.run import Run
 from train.scorer import find_damage
+from train.starting_point import where_it_began
 from train.tracking import BAD_STEPS
 
 
@@ -185,6 +186,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "pairs_per_step": recipe.training.pairs_per_step,
             "learning_rate": recipe.optimizer.learning_rate,
             "schedule": recipe.optimizer.schedule,
+            "begins_at": where_it_began(run.directory / "checkpoints"),
             "precision": recipe.engine.precision,
             "last_tokens": tokenizer.convert_ids_to_tokens(last_ids),
             "metrics": metrics,

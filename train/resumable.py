@@ -147,6 +147,18 @@ def explain_branch(origin: Recipe, now: Recipe, step: int, old_total: int, new_t
     return told
 
 
+def describe_beginning(origin: Recipe | None, path: Path, step: int) -> str:
+    """Where a run begins that begins at a checkpoint of another one, for its model card.
+
+    Args:
+        origin: the other run's recipe; None where it is not known.
+        path: of the checkpoint.
+    """
+    if origin is None:
+        return f"step {step:,} of another run ({path})"
+    return f"step {step:,} of {path.parent.parent} (learning rate {origin.optimizer.learning_rate} until there)"
+
+
 def _rates(step: int, before: tuple[int, OptimizerConfig], now: tuple[int, OptimizerConfig]) -> str:
     """The rates of the next step by two schedules: (steps in all, settings)."""
     new, last = learning_rate_at(step + 1, *now), before[0]

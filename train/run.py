@@ -38,7 +38,7 @@ from train.inputs import prepare, write_inputs
 from train.loop_benchmarks import LoopBenchmark, load_benchmarks
 from train.preemption import Preemption
 from train.recipe import Recipe
-from train.resumable import Changes, explain_branch, explain_extension
+from train.resumable import Changes, describe_beginning, explain_branch, explain_extension
 from train.starting_point import FINISHED
 from train.watchdog import Watchdog
 
@@ -148,7 +148,10 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         _check_weights(base, ranks)
     if ranks.is_main:
         if resume_from is not None and resume_from == Path(recipe.checkpoint.resume):
-            starting_point.begin_at(directory / "checkpoints", resume_from)
+            told = describe_beginning(changes.origin, resume_from, stands.step)
+            starting_point.begin_at(directory / "checkpoints", resume_from, told)
+        elif resume_from is None:
+            (directory / "checkpoints" / starting_point.BEGINS).unlink(missing_ok=True)
         (directory / FINISHED).unlink(missing_ok=True)
         card = write_inputs(directory, recipe, base, data)
         _announce(recipe, ranks, data, card, mixture, device, attention)

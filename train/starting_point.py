@@ -14,6 +14,7 @@ from train.tracking import BAD_STEPS, WANDB_ID
 
 FINISHED = "finished.json"  # in the run directory, once all is done
 ORIGIN = "origin"  # in the directory of checkpoints: the one of `checkpoint.resume=PATH` that the run began at
+BEGINS = "begins_at"  # beside it: that of another run in words, for the model card
 
 
 def candidates(directory: Path, resume: str) -> list[Path]:
@@ -45,10 +46,13 @@ def is_own(directory: Path, path: Path) -> bool:
     return path.resolve().parent == directory.resolve()
 
 
-def begin_at(directory: Path, path: Path) -> None:
+def begin_at(directory: Path, path: Path, told: str = "") -> None:
     """Remember that a run begins at a checkpoint; its own later ones, or those of another beginning, are given up.
 
     The main rank calls it once `path` is known to be whole.
+
+    Args:
+        told: of another run's, where the run begins (`where_it_began`).
     """
     path = path.resolve()
     if is_own(directory, path):
@@ -56,7 +60,16 @@ def begin_at(directory: Path, path: Path) -> None:
     elif directory.is_dir() and steps_of(directory):
         set_aside(directory.parent)
     directory.mkdir(parents=True, exist_ok=True)
+    if not is_own(directory, path):
+        durable.write_file(directory / BEGINS, told)
     durable.write_file(directory / ORIGIN, f"{path}\n")
+
+
+def where_it_began(directory: Path) -> str:
+    """In words, when the run began at another run's checkpoint; else empty."""
+    with contextlib.suppress(OSError, ValueError):
+        return (directory / BEGINS).read_text(encoding="utf-8")
+    return ""
 
 
 def choose(directory: Path, resume: str, ranks: Ranks) -> Path | None:

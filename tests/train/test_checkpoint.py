@@ -169,14 +169,17 @@ def test_a_run_begins_at_a_checkpoint_once(tmp_path):
     save(made(other), 4)
     path = str(other / "step-4")
     assert candidates(own, path) == [other / "step-4"]
-    starting_point.begin_at(own, other / "step-4")
+    starting_point.begin_at(own, other / "step-4", "step 4 of other")
     assert candidates(own, path) == [other / "step-4"]  # it has none of its own yet
     save(made(own), 8)
     assert candidates(own, path) == [own / "step-8"]
+    starting_point.begin_at(own, own / "step-8")
+    assert starting_point.where_it_began(own) == "step 4 of other"  # wherever in it the run goes on
     save(made(other), 6)
     starting_point.begin_at(own, other / "step-6")  # another beginning
     assert candidates(own, str(other / "step-6")) == [other / "step-6"]
     assert names(own.parent / "checkpoints.replaced") == ["step-8"]
+    assert starting_point.where_it_began(own) == ""
 
 
 def test_going_back_gives_later_steps_up(tmp_path):

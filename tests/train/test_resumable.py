@@ -11,6 +11,7 @@ from runs import RECIPE, metrics
 from support import ROOT, no_file_larger_than
 
 from data.durable import ROOM, check_directory
+from data.markdown import cell
 from data.sources import SourceConfig
 from train.checkpoint import TrainState
 from train.engine import OptimizerConfig, learning_rate_at
@@ -388,7 +389,8 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     assert nothing.codes == [2], nothing.output
     assert f"error: nothing is left to train: {tmp_path}/checkpoints/step-4 is step 4 of 4; give" in nothing.output
     assert {path.name for path in (tmp_path / "fork").iterdir()} <= {".lock"}
-    forked = warm.run([*RECIPE, *fork, "training.max_steps=5", "optimizer.learning_rate=1e-4"])
+    rate = "optimizer.learning_rate=1e-4"
+    forked = warm.run([*RECIPE, *fork, "training.max_steps=5", rate])
     assert forked.codes == [0], forked.output
     assert "resumed from step 4 of 5" in forked.output
     assert (
@@ -396,9 +398,12 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
         "training.max_steps (4 -> 5)\n"
         "the learning rate of step 5 is 2e-05; the schedule had ended with 0.00025 in step 4\n" in forked.output
     )
-    again = warm.run([*RECIPE, *fork, "training.max_steps=6", "optimizer.learning_rate=1e-4"])  # from its own
+    again = warm.run([*RECIPE, *fork, "training.max_steps=6", rate, "export.enabled=true"])  # from its own
     assert again.codes == [0], again.output
-    assert "changed since " not in again.output
+    assert f"changed since {tmp_path}" not in again.output
+    card = (tmp_path / "fork" / "export" / "README.md").read_text()
+    begins = cell(f"step 4 of {tmp_path} (learning rate 0.001 until there)")
+    assert f"| begins at | {begins} |\n| learning rate | 0.0001, linear |\n" in card
 
 
 def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
