@@ -164,7 +164,7 @@ def _metrics_table(metrics: dict[str, float]) -> str:
 
 
 def _sources_table(report: dict[str, Any], commits: dict[str, str]) -> str:
-    rows = ["| source | rows | trained on | held out | refused | hub commit |", "|---|---|---|---|---|---|"]
+    rows = ["| source | rows | to train on | held out | refused | hub commit |", "|---|---|---|---|---|---|"]
     for name, entry in report.items():
         counts = [entry["rows"], entry["trained"], entry["held_out"], sum(entry["refused"].values())]
         rows.append(f"| {cell(name)} | {' | '.join(map(str, counts))} | {cell(commits.get(name, '-'))} |")

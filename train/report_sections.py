@@ -256,7 +256,7 @@ def _runs_legend(runs: list[RunRecord]) -> list[tuple[str, int, int]]:
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
-FATES = (("trained", "trained on", 1), ("held_out", "held out", 3), ("beyond_limit", "beyond the limit", 0))
+FATES = (("trained", "to train on", 1), ("held_out", "held out", 3), ("beyond_limit", "beyond the limit", 0))
 
 
 def rows_of_the_data(runs: list[RunRecord]) -> Section:
@@ -279,7 +279,7 @@ def rows_of_the_data(runs: list[RunRecord]) -> Section:
         columns = ["source", "rows", *(label for _, label, _ in FATES), "left out", "refused", *what]
         title = "Where every row went" + (f": {run.label}" if len(runs) > 1 else "")
         alt = f"{title}: " + "; ".join(
-            f"{row[0]}: {number(row[1])} rows, {number(row[2])} trained on, {number(row[6])} refused" for row in rows
+            f"{row[0]}: {number(row[1])} rows, {number(row[2])} to train on, {number(row[6])} refused" for row in rows
         )
         legend = [(label, colour, 0) for _, label, colour in FATES] + [("left out", 4, 0), ("refused", 2, 0)]
         svg = draw_shares(bars, [colour for _, _, colour in FATES] + [4, 2], xlabel="share of a source's rows")

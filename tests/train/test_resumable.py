@@ -404,6 +404,7 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     card = (tmp_path / "fork" / "export" / "README.md").read_text()
     begins = cell(f"step 4 of {tmp_path} (learning rate 0.001 until there)")
     assert f"| begins at | {begins} |\n| learning rate | 0.0001, linear |\n" in card
+    assert "| source | rows | to train on | held out | refused |" in card  # which is not what was
 
 
 def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
