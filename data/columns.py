@@ -179,7 +179,7 @@ def _is_in(value: Any, conversations: Iterable[Any]) -> bool:
     A text is said where it is a message, or a long part of one.
     """
     said = [_said(messages) for messages in conversations]
-    texts = [text.strip() for text in _texts(value)]
+    texts = [str(value)] if isinstance(value, int | float) else [text.strip() for text in _texts(value)]
     if _are_messages(value):
         return any(all(_is_said(text, one) for text in texts) for one in said)
     return bool(texts) and all(_is_said(text, one) for one in said for text in texts)
@@ -202,12 +202,10 @@ def _are_messages(value: Any) -> bool:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text and number in a column that is not blank; of a message what it says, not who says it."""
+    """Every text in a column that is not blank; of a message what it says, not who says it."""
     if isinstance(value, str):
         if not is_empty(value):
             yield value
-    elif isinstance(value, int | float) and not is_empty(value):
-        yield str(value)
     elif isinstance(value, Mapping):
         for key in ("content", "value"):
             if key in value and ("role" in value or "from" in value):
