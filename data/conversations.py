@@ -1,7 +1,9 @@
 """One row of a file to be scored -> its conversations: the scoring command and a user's comparisons read rows alike.
 
 A row is one conversation (`messages`), a pair in any format of training (`chosen`, `rejected`), or a prompt with
-`responses`. All are checked as training rows are. What is wrong with one of several responses costs it alone.
+`responses`. A row that holds several of these is the one that compares most (responses, a pair, messages), and the
+others must say nothing else. All are checked as training rows are. What is wrong with one of several responses costs it
+alone.
 """
 
 from collections.abc import Mapping, Sequence
