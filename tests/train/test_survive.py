@@ -51,7 +51,8 @@ def test_kill_9_at_every_change_that_a_save_makes(warm, tmp_path):
         assert killed.codes == [-9], (change, killed.output)
         found = finish(warm, directory, KEEP_ONE).output
         assert "resumed from step " in found, change
-        assert "WARNING" not in found, change  # nothing half written was taken for a checkpoint
+        # Nothing half written was taken for a checkpoint; at the end it may say how little was learned.
+        assert "WARNING" not in found.partition("Done: ")[0], change
         assert_same(directory, reference)
         survived.append(change)
         shutil.rmtree(directory)
