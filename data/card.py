@@ -91,8 +91,8 @@ def _columns(selection: Selection) -> dict[str, list[str]]:
         "where": [name for name in filled if lower(name) in conditions],
         "ignored": [name for name in filled if name in source.ignore_columns],
     }
-    told = {name for names in found.values() for name in names}
-    found["not_read"] = [name for name in filled if name not in told]
+    accounted = {name for names in found.values() for name in names}
+    found["not_read"] = [name for name in filled if name not in accounted]
     unused = () if info["made_of"]["target_margin"] else MARGINS
     return found | {"not_in_loss": [name for name in found["read"] if name in unused]}
 

@@ -1,7 +1,8 @@
 """A child process with limits, for what strangers write and this program computes: templates, conditions.
 
-The kernel holds the child to limits of memory and CPU time: what goes beyond one ends the child, not this process. It
-is forked when something is asked, serves all threads, and ends by itself when it has nothing to do, or with its parent.
+The kernel holds the child to limits of memory and CPU time: what goes beyond one ends the child, not this process. The
+child is forked at the first request, and serves all threads of its parent. It ends when it has been idle for
+`IDLE_SECONDS`, or when its parent ends.
 """
 
 import contextlib

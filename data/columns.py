@@ -1,9 +1,9 @@
 """What a row holds beside its two conversations, and what a message holds beside its text.
 
-Nothing that a model would have to see may vanish without a word. Of columns that no format reads, those whose names
-carry context refuse the row unless their text is in the conversation already (many sets repeat the prompt in a column
-of its own); the others are counted, so that each source can say once what was not read. Of keys of a message, only
-those on a list may be left out.
+Nothing that a model would have to see may vanish without a word. A column that no format reads refuses its row if its
+name says that it carries context, unless the conversation already holds its text (many sets repeat the prompt in a
+column of its own). All other columns are counted, so that each source can report once which were not read. A message
+may have a key that is not read only if the key is on a list of harmless ones.
 """
 
 import functools
@@ -156,21 +156,20 @@ def add_columns(columns: Columns, more: Columns) -> None:
 @functools.lru_cache(4096)  # every row asks
 def _plain(name: str) -> str:
     """A column's name as the lists above spell it: `Chosen-Images`, `images_rejected` and `image2` are `image`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    plain = "_".join(re.findall(r"[a-z]+", words))
-    if plain in _REMEDY:
-        return plain
-    parts = [part for part in plain.split("_") if part not in _FILLERS] or [plain]
-    if len(parts) > 1 and parts[0] in _SIDES:
-        parts = parts[1:]
-    if len(parts) > 1 and parts[-1] in _SIDES:
-        parts = parts[:-1]
-    if parts[0] in _MEDIA or parts[0] + "s" in _MEDIA:
-        parts = [part for part in parts if part not in _STORED]
-    short = "_".join(parts)
-    if short in _REMEDY or short.removesuffix("s") not in _REMEDY:
-        return short if len(parts) < 2 or not all(part in _CONTEXT for part in parts) else parts[-1]
-    return short.removesuffix("s")
+    words = re.findall("[a-z]+", re.sub("(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
+    if "_".join(words) in _REMEDY:
+        return "_".join(words)
+    words = [word for word in words if word not in _FILLERS] or words
+    if len(words) > 1 and words[0] in _SIDES:
+        words = words[1:]
+    if len(words) > 1 and words[-1] in _SIDES:
+        words = words[:-1]
+    if words and {words[0], f"{words[0]}s"} & _MEDIA:
+        words = [word for word in words if word not in _STORED]
+    if all(word in _CONTEXT for word in words):  # conversation_context
+        return words[-1] if words else ""
+    plain = "_".join(words)
+    return plain if plain in _REMEDY else plain.removesuffix("s")
 
 
 def _is_in(value: Any, conversations: Iterable[Any]) -> bool:
@@ -221,7 +220,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def lost_key(message: Mapping[str, Any], own: Collection[str], *, is_response: bool) -> Any:
-    """The first key of a message that says something and is not read, None when there is none.
+    """The first key of a message that is not empty, not read and not harmless; None when there is none.
 
     Args:
         own: the keys that are read.

@@ -18,8 +18,8 @@ NOT_TEXT = {"not_read": "pictures, sound or other than text"}  # no text that co
 UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
 
-def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str | None) -> Any:
-    """A split of a dataset.
+def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """A split of a dataset without the columns that are no text, and what stands in each row in their place.
 
     Raises:
         DataError: it is not there, or is none that is read here; names the key.
@@ -41,17 +41,16 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
         ) from error
     # An image, say, is opened when its row is read, from wherever the row says that it is.
     opened = [column for column, feature in found.features.items() if not _is_text(feature)]
-    kept = found.remove_columns(opened)
-    kept.not_text = dict.fromkeys(opened, NOT_TEXT)
-    return kept
+    return found.remove_columns(opened), dict.fromkeys(opened, NOT_TEXT)
 
 
-def hub_rows(dataset: Any) -> Iterator[Any]:
+def hub_rows(dataset: Any, not_text: dict[str, Any]) -> Iterator[Any]:
     """The rows of a split, an `InvalidPair` in place of those that cannot become Python values.
 
-    A column that was not opened has `NOT_TEXT` in each row, so that it is known to be there.
+    Args:
+        dataset, not_text: see `load_hub`.
     """
-    number, not_text = 0, getattr(dataset, "not_text", {})
+    number = 0
     try:
         for row in dataset:
             number += 1

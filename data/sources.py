@@ -139,8 +139,8 @@ def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
             (f"{config.builtin}:{i + 1}", row) for i, row in enumerate(builtin.SETS[config.builtin]())
         )
     elif config.dataset is not None:
-        dataset = load_hub(key, config.dataset, config.name, config.split, config.revision)
-        rows = ((f"{config.dataset}:{i}", row) for i, row in enumerate(hub_rows(dataset), 1))
+        split = load_hub(key, config.dataset, config.name, config.split, config.revision)
+        rows = ((f"{config.dataset}:{i}", row) for i, row in enumerate(hub_rows(*split), 1))
     else:
         assert config.path is not None
         files = source_files(key, config.path)
@@ -180,7 +180,7 @@ def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[s
             digest.update(json.dumps(row, sort_keys=True).encode())
         return f"builtin:{config.builtin}:{digest.hexdigest()}", None
     if config.dataset is not None:
-        dataset = load_hub(key, config.dataset, config.name, config.split, config.revision)
+        dataset, _ = load_hub(key, config.dataset, config.name, config.split, config.revision)
         place = f"hub:{config.dataset}:{config.name}:{config.split}"
         return f"{place}:{dataset._fingerprint}", hub_commit(config.dataset, config.revision)
     assert config.path is not None

@@ -294,7 +294,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def load(directory):
-    return load_hub("data.sources.x", str(directory), None, "train", None)
+    return load_hub("data.sources.x", str(directory), None, "train", None)[0]
 
 
 @pytest.mark.parametrize("elsewhere", ["{}/secret.jsonl", "../secret.jsonl"])
@@ -333,7 +333,9 @@ def test_columns_that_are_opened_when_they_are_read_are_left_out(hub):
     )
     (hub / "train.jsonl").write_text('{"prompt": "Hi", "chosen": {"path": "/etc/passwd", "bytes": null}}\n')
     assert list(load(hub)) == [{"prompt": "Hi"}]
-    (row,) = hub_rows(load(hub))  # and are known to be there: no text, which would be trained on
+    (row,) = hub_rows(
+        *load_hub("data.sources.x", str(hub), None, "train", None)
+    )  # and are known to be there: no text, which would be trained on
     assert row["prompt"] == "Hi"
     assert not isinstance(row["chosen"], str)
     assert not is_empty(row["chosen"])

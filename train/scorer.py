@@ -55,10 +55,6 @@ class Scorer:
             raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
         wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
         classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
-        if bad := [name for name, tensor in classifier.state_dict().items() if not is_finite(tensor)]:
-            raise ModelError(
-                f"model={model}: NaN or infinities in {', '.join(bad[:3])}, so no reward would be a number"
-            )
         self.dtype = classifier.dtype
         self.attention = choose_backend(attention, self.device, self.dtype)
         self.chat = Chat(read_tokenizer(directory))
@@ -67,6 +63,11 @@ class Scorer:
         self.pack_tokens = pack_tokens
         self.max_length = max_length or config.max_position_embeddings
         self._model = packed_view(classifier, self.attention).to(self.device).eval()
+        # On the device, where one more look at all weights costs least.
+        if bad := [name for name, tensor in self._model.state_dict().items() if not is_finite(tensor)]:
+            raise ModelError(
+                f"model={model}: NaN or infinities in {', '.join(bad[:3])}, so no reward would be a number"
+            )
         self._attention_cost = attention_cost(config)
 
     def score(self, conversations: Sequence[list[Message]]) -> list[float]:

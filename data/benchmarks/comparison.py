@@ -243,7 +243,7 @@ def with_unique_ids(items: Iterable[Comparison]) -> list[Comparison]:
     """Items whose ids repeat get #2, #3, ... in their order; a per-item file needs names."""
     items = list(items)
     seen: Counter[str] = Counter()
-    taken = {item.id for item in items}  # a file may have a "7#2" of its own
+    taken = {item.id for item in items}  # a file may itself hold an id such as "7#2"
     unique = []
     for item in items:
         seen[item.id] += 1

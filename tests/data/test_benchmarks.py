@@ -689,7 +689,7 @@ def test_hub_rows_give_the_same_items(tmp_path, monkeypatch):
 
     def load(key, dataset, name, split, revision):
         text = (path / f"dataset=judgebench,response_model={files[split]}.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.splitlines()], {}
 
     monkeypatch.setattr("data.sources.load_hub", load)
     assert sorted(judgebench.read().items, key=str) == sorted(judgebench.read(str(path)).items, key=str)
