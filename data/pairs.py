@@ -380,7 +380,7 @@ def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
         raise InvalidPair(
             "two system messages",
             "the column system says other than the conversation's system message: keep one of the two, or leave the "
-            "column out (ignore_columns of a source)",
+            "column out (in training, ignore_columns on the source does)",
         )
     return messages
 

@@ -15,5 +15,5 @@ def progress(rows: Any = None, **how: Any) -> Any:
 
 def say_above_bar(line: str) -> None:
     """Print a line while a progress bar is on the screen."""
-    tqdm.write(line)
-    sys.stdout.flush()
+    with tqdm.external_write_mode():  # clears the bar, and draws it again after the line, not before it
+        print(line, flush=True)

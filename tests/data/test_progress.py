@@ -1,11 +1,12 @@
 """Bars do not fill log files."""
 
 import io
+import sys
 import time
 
 import pytest
 
-from data.progress import progress
+from data.progress import progress, say_above_bar
 
 
 @pytest.mark.parametrize(("terminal", "least", "most"), [(True, 3, 9), (False, 2, 2)])
@@ -20,3 +21,19 @@ def test_a_log_file_gets_the_beginning_and_the_end(monkeypatch, terminal, least,
     assert least <= len(shown) <= most
     assert "0/6" in shown[0]
     assert "6/6" in shown[-1]
+
+
+def test_a_line_above_a_bar_has_a_line_of_its_own(monkeypatch):
+    """In a log too, where standard output is written when it is flushed and the bar at once."""
+    log = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(log)))
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(log, write_through=True))
+    with progress(total=2, desc="counting") as bar:
+        say_above_bar("a line")
+        bar.update()
+        sys.stdout.flush()
+        written = log.getvalue().decode()
+    before, line, after = written.partition("a line\n")
+    assert line
+    assert before.rpartition("\r")[2] == ""  # the bar was cleared
+    assert "counting" in after  # and is there again
