@@ -23,15 +23,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from models.errors import ModelError
+
 BACKENDS = ("flash", "torch_varlen", "fa3", "fa4", "sdpa", "eager")
 # torch's varlen attention with other kernels than its own: what torch calls them, and the module that holds them.
 TORCH_KERNELS = {"fa3": ("FA3", "flash_attn_interface"), "fa4": ("FA4", "flash_attn.cute.interface")}
 BROKEN = "is installed and cannot be imported"
 Attention = Callable[..., torch.Tensor]
-
-
-class ModelError(ValueError):
-    """Something a person can mend in the model or its settings."""
 
 
 def implementation(backend: str) -> str:

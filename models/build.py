@@ -24,7 +24,10 @@ IGNORED = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_imp
 REFUSED = ("quantization_config", "transformers_weights")
 # Tensors of a checkpoint that a reward model has no use for.
 UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_freq")
-FREE, MOVES = {"resume": "free"}, {"resume": "moves"}  # what may become of a key when a run goes on: data/keys.py
+FREE, MOVES = (
+    {"resume": "free"},
+    {"resume": "moves"},
+)  # what may become of a key when a run goes on: data/common/resume_policy.py
 
 
 # The backends of models/attention.py, which imports torch, and auto: the fastest known one that runs here.
@@ -75,7 +78,7 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
     Raises:
         ModelError: there is no such directory, and the hub has no such model or cannot be reached.
     """
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     path = Path(os.path.expanduser(name))
     if path.is_dir():
@@ -105,7 +108,7 @@ def read_config(source: Any) -> "PretrainedConfig":
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     where = "model.config"
     if isinstance(source, str):
@@ -178,7 +181,8 @@ def build_model(
     import torch
     from transformers import AutoModel
 
-    from models.attention import ModelError, implementation
+    from models.attention import implementation
+    from models.errors import ModelError
     from models.reward_model import RewardModel, ScoreHead
 
     # from_config and from_pretrained mutate and keep the object they are given.
@@ -213,7 +217,7 @@ def build_model(
 
 def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
     """Raises: ModelError when random weights do not fit into the memory of this machine."""
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     size = sum(tensor.numel() for tensor in _shapes_of(config).values()) * dtype.itemsize
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -242,7 +246,7 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     Raises:
         ModelError: a tensor is missing, unknown or of another shape.
     """
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     found = read_shapes(directory)
     stored = len({name.partition("layers.")[2].partition(".")[0] for name in found if "layers." in name})
@@ -281,7 +285,7 @@ def check_weights(base: Base, share: int, shares: int) -> None:
     Raises:
         ModelError: names the first tensors.
     """
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     if base.directory is None:
         return

@@ -324,6 +324,6 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def _refuse(message: str) -> NoReturn:
-    from models.attention import ModelError  # which brings torch, and a command that only plans does without
+    from models.errors import ModelError
 
     raise ModelError(message) from None

@@ -5,7 +5,7 @@ config.json                 <Family>ForSequenceClassification with one label, re
 tokenizer*, chat_template   the tokenizer with the template used, dates pinned
 reward_model.json           where the reward is read, and reference conversations with their rewards
 README.md                   the model card
-manifest.json               sizes and hashes of all these (`data.durable`)
+manifest.json               sizes and hashes of all these (`data.common.atomic`)
 """
 
 import copy
@@ -19,8 +19,9 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
-from models.attention import ModelError, implementation
+from models.attention import implementation
 from models.build import check_checkpoint, read_config
+from models.errors import ModelError
 from models.reward_model import RewardModel, ScoreHead
 from models.weights import weight_files
 

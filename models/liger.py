@@ -4,7 +4,8 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from models.attention import BROKEN, ModelError, to_stderr, why_not_importable
+from models.attention import BROKEN, to_stderr, why_not_importable
+from models.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,7 @@ def check_files(directory: Path) -> None:
     Raises:
         ModelError: a file is such a link, or a pipe, socket or device.
     """
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     real = os.path.realpath(directory)
     repository = os.path.dirname(os.path.dirname(real))
@@ -52,7 +52,7 @@ def weight_files(directory: Path) -> list[Path]:
     Raises:
         ModelError: there are none, they are an adapter's, the index names other files than such, or see `check_files`.
     """
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     check_files(directory)
     if (directory / "adapter_config.json").is_file():
@@ -78,7 +78,7 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a directory's safetensors, from their headers."""
     from safetensors import SafetensorError, safe_open
 
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
@@ -93,7 +93,7 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def _check_header(path: Path) -> None:
     """Raises: ModelError when a file names more tensors than any model has."""
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -124,7 +124,7 @@ def find_non_finite(directory: Path, unused: tuple[str, ...] = (), share: int = 
     """
     from safetensors import SafetensorError, safe_open
 
-    from models.attention import ModelError
+    from models.errors import ModelError
 
     found, number = [], 0
     for path in weight_files(directory):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from train.distributed import free_port
+from train.runtime.distributed import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {

@@ -66,7 +66,7 @@ def test_imports_point_down(name):
 
 
 def test_the_test_would_notice():
-    assert imports_of(modules()["train.run"]) >= {"data.loader", "models.build", "train.recipe"}
+    assert imports_of(modules()["train.run"]) >= {"data.packing.loader", "models.build", "train.recipe"}
 
 
 def test_no_module_shadows_another_library():

@@ -45,7 +45,7 @@ def test_transformers_snippet_runs(one_trained_export):
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "AutoModelForSequence" in b)
     namespace: dict = {}
     exec(block.replace('"runs/tiny/export"', repr(str(one_trained_export))), namespace)
-    from train.scorer import Scorer
+    from train.scoring.scorer import Scorer
 
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Scorer" in b)
     ours: dict = {}

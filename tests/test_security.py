@@ -19,26 +19,26 @@ import torch
 from safetensors.torch import save_file
 from support import ROOT, classifier_of, tiny_model
 
-from data import condition
-from data.builtin import byte_tokenizer
-from data.chat import Chat
-from data.columns import is_empty
-from data.hub import hub_rows, load_hub
-from data.pairs import DataError
-from data.settings import DataConfig, EvalDataConfig, check_data
-from data.sources import Row, SourceConfig, check_source
-from data.where import matching_rows
-from models.attention import ModelError
+from data.common.errors import DataError
+from data.rows import sql_validate
+from data.rows.builtin import byte_tokenizer
+from data.rows.columns import is_empty
+from data.rows.hub import hub_rows, load_hub
+from data.rows.sources import Row, SourceConfig, check_source
+from data.rows.sql_filter import matching_rows
+from data.selection.config import DataConfig, EvalDataConfig, check_data
+from data.tokens.chat import Chat
 from models.build import ModelConfig, build_model, fetch, resolve_base
+from models.errors import ModelError
 from models.export import load_classifier
-from train.card import model_card, snippet_code
+from models.tokenizer import read_tokenizer
 from train.check_export import main as check_export
-from train.checkpoint import CheckpointError
-from train.distributed import Ranks
-from train.recipe import RecipeError, load_recipe
-from train.recipe_yaml import check_resolved
-from train.starting_point import choose
-from train.tokenizer import read_tokenizer
+from train.checkpoints.state import CheckpointError
+from train.export.model_card import model_card, snippet_code
+from train.recipe.safe_yaml import check_resolved
+from train.recipe.schema import RecipeError, load_recipe
+from train.run.resume_point import choose
+from train.runtime.distributed import Ranks
 
 PACKAGES = ("data", "models", "train")
 
@@ -56,7 +56,7 @@ class Bomb:
 def calls(names):
     """(place, call) of every call of functions or methods of these names in the package, and in code it executes."""
     sources = {str(p.relative_to(ROOT)): p.read_text() for package in PACKAGES for p in (ROOT / package).glob("*.py")}
-    sources["train/card.py: TOKENIZE"] = snippet_code()
+    sources["train/export/model_card.py: TOKENIZE"] = snippet_code()
     for place, text in sorted(sources.items()):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call):
@@ -231,7 +231,7 @@ def test_no_kernel_is_fetched_from_the_hub(export):
 
 def test_every_call_that_could_run_code_of_a_model_says_no():
     found = list(calls({"from_pretrained", "from_config"}))
-    assert {place for place, _ in found} >= {"models/build.py", "models/export.py", "train/tokenizer.py"}
+    assert {place for place, _ in found} >= {"models/build.py", "models/export.py", "train/run/tokenizer.py"}
     for place, call in found:
         said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert said.get("trust_remote_code") == "False", f"{place}:{call.lineno}: {ast.unparse(call)}"
@@ -242,15 +242,18 @@ def test_code_and_pickles_are_read_in_the_known_places_only():
     found = {(place, ast.unparse(call.func)) for place, call in calls({"load", "loads", "exec", "eval", "run_path"})}
     harmless = {"json.load", "json.loads", "OmegaConf.load", "shards.load"}
     assert {(place, name) for place, name in found if name not in harmless and not name.endswith(".eval")} == {
-        ("train/shards.py", "torch.load"),
-        ("train/distributed.py", "pickle.loads"),
+        ("train/checkpoints/deepspeed_shards.py", "torch.load"),
+        ("train/runtime/distributed.py", "pickle.loads"),
         ("train/check_export.py", "exec"),
     }
 
 
 def test_templates_are_rendered_in_one_place():
     names = {"apply_chat_template", "render_jinja_template", "from_string", "Environment", "Template"}
-    assert {place for place, _ in calls(names)} == {"data/render.py", "train/card.py: TOKENIZE"}
+    assert {place for place, _ in calls(names)} == {
+        "data/tokens/template_sandbox.py",
+        "train/export/model_card.py: TOKENIZE",
+    }
 
 
 def test_the_check_of_a_strangers_export_renders_within_limits_first(export, capsys):
@@ -355,11 +358,11 @@ REPLACED = ", 'b', 'bbbbbbbb')"
 
 @pytest.fixture
 def low_limits(monkeypatch):
-    monkeypatch.setattr(condition, "MEMORY", 2**27)
-    monkeypatch.setattr(condition, "SECONDS", 0.5)
-    condition.release()  # the next child knows them
+    monkeypatch.setattr(sql_validate, "MEMORY", 2**27)
+    monkeypatch.setattr(sql_validate, "SECONDS", 0.5)
+    sql_validate.release()  # the next child knows them
     yield
-    condition.release()
+    sql_validate.release()
 
 
 @pytest.mark.parametrize(
@@ -392,11 +395,11 @@ def test_the_child_of_conditions_keeps_nothing_and_comes_back():
         return np.concatenate(list(matching_rows("data.sources.x", "a = 1", lambda: rows))).tolist()
 
     assert match() == [0]
-    pid = condition._child._pid
+    pid = sql_validate._child._pid
     assert len(os.listdir(f"/proc/{pid}/fd")) == 1
     os.kill(pid, signal.SIGTERM)
     assert match() == [0]
-    assert condition._child._pid != pid
+    assert sql_validate._child._pid != pid
 
 
 # --- texts that stand in code, shells, pages and tables -------------------------------------------------------------
@@ -435,7 +438,7 @@ def kinds_of(markdown):
 
 
 def data_card_of(text):
-    from data.card import to_markdown
+    from data.selection.data_card import to_markdown
 
     counts = {"rows": 1, "beyond_limit": 0, "held_out": 0, "trained": 1, "refused": {text: 1}, "left_out": {}}
     entry = {"from": text, "licence": text, "found": {text: 1}, **counts}
@@ -446,8 +449,8 @@ def data_card_of(text):
 
 
 def tables_of(text):
-    from train.benchmark_table import Table
-    from train.benchmark_table import text as written
+    from train.scoring.tables import Table
+    from train.scoring.tables import text as written
 
     return written(Table(text, [["model", text], [text, "1"]], [text]), markdown=True)
 
@@ -484,7 +487,7 @@ def test_texts_in_code_shells_and_yaml_are_quoted(text):
 def test_texts_in_pages_stay_text():
     from html.parser import HTMLParser
 
-    from train.report_page import Section, Table, cards, render_page, table_html, text_block
+    from train.reports.html import Section, Table, cards, render_page, table_html, text_block
 
     class Tags(HTMLParser):
         def __init__(self, text):
@@ -547,7 +550,7 @@ def test_paths_and_names_of_a_recipe_hold_no_quotes_and_control_characters(bad):
 
 @pytest.mark.parametrize("key", ["comment", "partition", "additional_parameters", "srun_args"])
 def test_lines_of_a_jobs_script_come_from_setup_and_teardown_only(tmp_path, key):
-    from train.sweep_slurm import make_executor
+    from train.sweeps.slurm import make_executor
 
     bad = {"additional_parameters": {"x\ntouch pwned": 1}, "srun_args": ["x\ntouch pwned"]}.get(key, "x\ntouch pwned")
     settings = {"cluster": "local", "timeout_min": 5}

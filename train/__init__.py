@@ -1,1 +1,6 @@
-"""The commands and what composes `data/` and `models/` into a run. docs/architecture.md lists the layers."""
+"""Commands and the step loop; all else in packages below."""
+
+from pathlib import Path
+
+COMMANDS = Path(__file__).resolve().parent
+ROOT = COMMANDS.parent

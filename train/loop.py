@@ -6,25 +6,25 @@ import time
 
 import torch
 
-from data.loader import PairPack, Step
-from data.progress import progress, say_above_bar
-from models.attention import ModelError
+from data.common.progress import progress, say_above_bar
+from data.packing.loader import PairPack, Step
+from models.errors import ModelError
 from models.losses import bradley_terry
-from train.bad_steps import find_bad_pairs, one_line
-from train.checkpoint import improves, state_copy
-from train.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
-from train.early_stop import out_of_patience, return_to_best
-from train.engine import TrainingError as TrainingError
-from train.engine import grad_norm, learning_rate_at, out_of_memory, rehearse, set_learning_rate
-from train.evaluation import evaluate
-from train.evaluation import one_line as one_line_of_evaluation
-from train.flops import attention_cost, flops_utilisation
-from train.loop_benchmarks import score_benchmarks
-from train.metrics import SPIKE_WINDOW, StepTotals, spike_score, step_metrics
-from train.preemption import DEADLINE, REASONS, Stopped
-from train.recipe import RecipeError
-from train.run import Run, StopRequested
-from train.tracking import BAD_STEPS, Tracker, process_age
+from train.checkpoints.state import state_copy
+from train.evaluation.benchmarks import score_benchmarks
+from train.evaluation.held_out import evaluate
+from train.evaluation.held_out import one_line as one_line_of_evaluation
+from train.evaluation.pair_metrics import improves
+from train.recipe.schema import RecipeError
+from train.run.early_stop import out_of_patience, return_to_best
+from train.run.setup import Run, StopRequested
+from train.runtime.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
+from train.runtime.preemption import DEADLINE, REASONS, Stopped
+from train.runtime.tracking import BAD_STEPS, Tracker, process_age
+from train.step.engine import TrainingError as TrainingError
+from train.step.engine import grad_norm, learning_rate_at, out_of_memory, rehearse, set_learning_rate
+from train.step.flops import attention_cost, flops_utilisation
+from train.step.step_metrics import SPIKE_WINDOW, StepTotals, find_bad_pairs, one_line, spike_score, step_metrics
 
 
 def train(run: Run, tracker: Tracker) -> dict[str, float]:

@@ -19,9 +19,9 @@ from pathlib import Path
 # The launchers put this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from data import screen  # noqa: E402
-from train.preemption import EXIT_STOPPED, Preemption, Stopped  # noqa: E402
-from train.recipe import Recipe, RecipeError, complain, load_recipe, recipe_names  # noqa: E402
+from data.common import screen
+from train.recipe.schema import Recipe, RecipeError, complain, load_recipe, recipe_names
+from train.runtime.preemption import EXIT_STOPPED, Preemption, Stopped
 
 
 def main(arguments: list[str]) -> int:
@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> int:
 
 def run_and_explain(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> int:
     """Run a recipe; the exit code, once what went wrong is told in one line."""
-    from data.pairs import DataError  # heavy imports wait until the recipe is known to be right
-    from models.attention import ModelError
-    from train.checkpoint import CheckpointError
-    from train.distributed import explain_lost_rank, is_lost_rank, read_ranks
-    from train.finish import ExportError, UncheckedError
+    from data.common.errors import DataError
+    from models.errors import ModelError
+    from train.checkpoints.state import CheckpointError
+    from train.export.write import ExportError, UncheckedError
     from train.loop import TrainingError
+    from train.runtime.distributed import explain_lost_rank, is_lost_rank, read_ranks
 
     try:
         run_recipe(recipe, preemption, arguments)
@@ -76,15 +76,16 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
     """
     from dataclasses import asdict
 
-    from data.durable import check_directory, hold_directory, write_file
-    from train.distributed import read_ranks, stop
-    from train.finish import export_run, is_exported, summary
+    from data.common.atomic import check_directory, hold_directory, write_file
+    from train.export.summary import summary
+    from train.export.write import export_run, is_exported
     from train.loop import train
-    from train.report import report_run
-    from train.resumable import at_commits, check_same_run
-    from train.run import set_up
-    from train.starting_point import FINISHED, keys_that_extend
-    from train.tracking import Tracker
+    from train.reports.run_page import report_run
+    from train.run.resume_point import FINISHED, keys_that_extend
+    from train.run.resume_rules import at_commits, check_same_run
+    from train.run.setup import set_up
+    from train.runtime.distributed import read_ranks, stop
+    from train.runtime.tracking import Tracker
 
     started = time.perf_counter()
     ranks, directory = read_ranks(), recipe.directory()

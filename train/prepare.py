@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from data import screen  # noqa: E402
-from train.recipe import RecipeError, complain, load_recipe  # noqa: E402
+from data.common import screen
+from train.recipe.schema import RecipeError, complain, load_recipe
 
 
 def main(arguments: list[str]) -> int:
@@ -26,11 +26,11 @@ def main(arguments: list[str]) -> int:
         recipe = load_recipe([argument for argument in arguments if argument not in own])
     except RecipeError as error:
         return complain(error)
-    from data.card import describe, to_markdown  # heavy imports wait until the recipe is known to be right
-    from data.pairs import DataError
-    from data.prepare import why_nothing_is_left
-    from models.attention import ModelError
-    from train.inputs import prepare, write_inputs
+    from data.common.errors import DataError
+    from data.selection.data_card import describe, to_markdown
+    from data.selection.prepare import why_nothing_is_left
+    from models.errors import ModelError
+    from train.run.resolve import prepare, write_inputs
 
     try:
         _, base, data = prepare(recipe, weights=False)

@@ -10,186 +10,21 @@ own at its end; docs/evaluation.md says what is on it.
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from data import screen  # noqa: E402
-from train.report_data import ReportError, RunRecord, read_run, read_runs, wilson  # noqa: E402
-
-T = TypeVar("T")
-
-
-def write_report(runs: list[RunRecord], output: Path) -> None:
-    """Raises: ReportError when a run has nothing to draw; OSError."""
-    from data.durable import write_file
-
-    write_file(output, report_page(runs))
-
-
-def report_page(runs: list[RunRecord]) -> str:
-    """The page as text. Raises: ReportError."""
-    from train.report_benchmarks import benchmarks  # matplotlib waits until the runs are read
-    from train.report_page import Section, render_page, table_html, text_block
-    from train.report_sections import held_out, learning_curves, rows_of_the_data, source_metrics, speed_and_memory
-
-    for run in runs:
-        if not run.lines:
-            raise ReportError(f"run={run.directory}: metrics.jsonl has no line yet; wait for the first step")
-    evaluated = _drawn("evaluations/", lambda: held_out(runs))
-    tables = _drawn("evaluations/", lambda: [table for run in runs if (table := source_metrics(run)) is not None])
-    evaluated.html = "".join(
-        f"<details><summary>All held-out metrics{'' if len(runs) == 1 else ' of a run'}</summary>"
-        f"{table_html(table)}</details>"
-        for table in tables
-    )
-    recipe = Section("recipe", "Recipe", "The resolved recipe: recipe=FILE run_dir=PATH repeats the run.")
-    if len(runs) > 1:
-        recipe.text = "What differs, then each recipe whole."
-        recipe.html = table_html(differences(runs), wide=True)
-    recipe.html += "".join(text_block(f"recipe.yaml of {run.label}", run.recipe) for run in runs if run.recipe)
-    sections = [
-        _drawn("metrics.jsonl", lambda: learning_curves(runs)),
-        evaluated,
-        _drawn("benchmarks/", lambda: benchmarks(runs)),
-        _drawn("metrics.jsonl", lambda: speed_and_memory(runs)),
-        _drawn("drop_report.json", lambda: rows_of_the_data(runs)),
-        recipe,
-    ]
-    title = f"Run {runs[0].label}" if len(runs) == 1 else f"{len(runs)} runs"
-    notes = [f"{run.label}: {note}" for run in runs for note in run.notes]
-    notes += [f"{run.label} has not finished" for run in runs if not run.finished]
-    lead = "Reward model" + (f". {'. '.join(notes)}." if notes else ", trained to the end.")
-    footer = "Every number is that of metrics.jsonl, evaluations/ and benchmarks/ in the run directory."
-    return _drawn("a file", lambda: render_page(title, lead, sections, footer, top=_summary(runs)))
-
-
-def _drawn(what: str, draw: Callable[[], T]) -> T:
-    """What one part of the run directory shows. Raises: ReportError naming it, when it is not as a run writes it."""
-    try:
-        return draw()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ReportError(f"{what} of the run is not as it was written ({told}); mend it or move it away") from error
-
-
-def _summary(runs: list[RunRecord]) -> str:
-    """The figures that one asks for first."""
-    from train.report_page import cards, table_html
-
-    if len(runs) == 1:
-        return cards([fact for fact in _facts(runs[0]) if fact[1] != "–"])
-    return table_html(_summary_table(runs), wide=True)
-
-
-def _facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, value, remark) of what one asks first."""
-    from train.report_plots import number, percent
-
-    def shown(key: str, form: Any = number) -> str:
-        value = run.last(key)
-        return "–" if value is None else form(value)
-
-    accuracy, pairs, seconds = run.last("eval/all/accuracy"), run.last("eval/all/pairs"), run.last("time/elapsed")
-    interval = ""
-    if accuracy is not None and pairs:
-        low, high = wilson(accuracy * pairs, int(pairs))
-        interval = f"{100 * low:.1f} to {100 * high:.1f} (95 %), {pairs:,.0f} pairs"
-    return [
-        ("Held-out accuracy", shown("eval/all/accuracy", percent), interval),
-        ("Held-out loss", shown("eval/all/loss"), "a coin has 0.6931"),
-        ("Calibration error", shown("eval/all/ece", percent), f"temperature {shown('eval/all/temperature')}"),
-        ("Reward–length correlation", shown("eval/all/length_correlation"), "of rewards; 0 is best"),
-        ("Steps", number(run.lines[-1]["step"]), f"{shown('train/pairs_seen')} pairs"),
-        ("Tokens per second", shown("train/tokens_per_second", lambda v: f"{v:,.0f}"), "of the last step"),
-        ("Time", "–" if seconds is None else _duration(seconds), "of the last start"),
-        ("Peak memory", shown("memory/peak_gib", lambda v: f"{v:.2f} GiB"), "of the main rank"),
-    ]
-
-
-def _summary_table(runs: list[RunRecord]) -> Any:
-    from train.report_page import Table
-
-    keys = {
-        "held-out accuracy": "eval/all/accuracy",
-        "held-out loss": "eval/all/loss",
-        "held-out margin": "eval/all/margin",
-        "calibration error": "eval/all/ece",
-        "temperature": "eval/all/temperature",
-        "reward–length correlation": "eval/all/length_correlation",
-        "held-out pairs": "eval/all/pairs",
-        "pairs trained on": "train/pairs_seen",
-        "tokens per second": "train/tokens_per_second",
-        "seconds of the last start": "time/elapsed",
-        "peak memory, GiB": "memory/peak_gib",
-    }
-    rows: list[Any] = [[name, *(run.last(key) for run in runs)] for name, key in keys.items()]
-    return Table("The last values of each run", ["", *(run.label for run in runs)], rows)
-
-
-def differences(runs: list[RunRecord]) -> Any:
-    """The keys in which the recipes differ; names and places left out."""
-    from train.report_page import Table
-
-    flat = [_flat(run) for run in runs]
-    keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
-    rows: list[Any] = []
-    for key in keys:
-        values = [recipe.get(key, "–") for recipe in flat]
-        if len(set(values)) > 1 and key not in ("name", "run_dir"):
-            rows.append([key, *values])
-    return Table(
-        "Keys that differ" if rows else "The recipes are the same", ["key", *(run.label for run in runs)], rows
-    )
-
-
-def _flat(run: RunRecord) -> dict[str, str]:
-    """key.of.a.recipe -> its value as text; what cannot be read counts as nothing."""
-    import json
-
-    from train.recipe_yaml import RecipeError, read_yaml
-
-    try:
-        from omegaconf import OmegaConf
-
-        tree: Any = OmegaConf.to_container(read_yaml(run.directory / "recipe.yaml"), resolve=False)
-    except (RecipeError, OSError):
-        return {}
-
-    def walk(prefix: str, value: Any) -> dict[str, str]:
-        if isinstance(value, dict) and value:
-            return {k: v for name, inner in value.items() for k, v in walk(f"{prefix}{name}.", inner).items()}
-        return {prefix.removesuffix("."): value if isinstance(value, str) else json.dumps(value, default=str)}
-
-    return walk("", tree)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def report_run(directory: Path) -> Path | None:
-    """The page of a run at its end. What goes wrong is a warning: the run is done, whatever becomes of its picture."""
-    output = directory / "report.html"
-    try:
-        write_report([read_run(directory)], output)
-    except Exception as error:
-        print(f"WARNING: {output} was not drawn: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return None
-    return output
+from data.common import screen
+from train.reports.run_files import ReportError, read_runs
+from train.reports.run_page import write_report
 
 
 def _report_sweep(directory: Path, output: Path | None) -> int:
     """The page of a sweep (train/sweep.py). Raises: ReportError, OSError."""
-    from data.durable import write_file
-    from train.recipe_yaml import RecipeError
-    from train.report_sweep import results_of, sweep_page
-    from train.sweep_plan import read_saved_sweep
+    from data.common.atomic import write_file
+    from train.recipe.safe_yaml import RecipeError
+    from train.sweeps.plan import read_saved_sweep
+    from train.sweeps.results.page import results_of, sweep_page
 
     try:
         page = sweep_page(results_of(read_saved_sweep(directory)))

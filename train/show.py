@@ -10,33 +10,19 @@ Every key of the recipe can be given, too; pairs are drawn with its seed. Exit c
 
 import re
 import sys
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from data import screen  # noqa: E402
-from train.recipe import RecipeError, closest, complain, load_recipe  # noqa: E402
+from data.common import screen
+from train.recipe.schema import RecipeError, complain, load_recipe
+from train.run.show_pairs import Wish, show
 
 if TYPE_CHECKING:
-    from data.chat import Chat
-    from data.prepare import PreparedData
-    from data.selection import Selection
+    pass
 
-WIDTH = 50  # of the longest bar of a histogram
 OWN = ("source", "rows", "num", "reason")
-
-
-@dataclass
-class Wish:
-    """What is to be shown."""
-
-    source: str | None = None
-    rows: list[int] | None = None  # from 1
-    num: int = 3
-    reason: str | None = None
 
 
 def read_wish(given: dict[str, str]) -> Wish:
@@ -55,150 +41,10 @@ def read_wish(given: dict[str, str]) -> Wish:
     return wish
 
 
-def show(wish: Wish, chat: "Chat", data: "PreparedData", seed: int) -> None:
-    """Print what is wished for. Raises: RecipeError for a source, row or reason that is not there."""
-    selections = data.selections
-    if wish.source is not None and wish.source not in selections:
-        raise RecipeError(
-            f"source={wish.source}: no such source{closest(wish.source, list(selections))}; there are "
-            f"{', '.join(selections)}"
-        )
-    chosen = {name: s for name, s in selections.items() if wish.source in (None, name)}
-    if wish.rows is not None:
-        for row in wish.rows:
-            _show_row(chat, chosen[wish.source or ""], row)
-    elif wish.reason is not None:
-        _show_reason(chat, chosen, wish)
-    else:
-        _show_histograms(chosen)
-        _show_drawn(chat, chosen, wish.num, seed)
-
-
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def _show_drawn(chat: "Chat", chosen: "dict[str, Selection]", num: int, seed: int) -> None:
-    import numpy as np
-
-    sets = [(selection, selection.left()) for selection in chosen.values()]
-    starts = np.cumsum([0, *(len(left) for _, left in sets)])
-    drawn = np.random.default_rng(seed).permutation(int(starts[-1]))[:num]
-    for position in drawn.tolist():
-        number = int(np.searchsorted(starts, position, side="right")) - 1
-        selection, left = sets[number]
-        show_pair(chat, selection, int(left[position - starts[number]]))
-
-
-def _show_row(chat: "Chat", selection: "Selection", row: int) -> None:
-    """Args: row: from 1."""
-    import numpy as np
-
-    store = selection.store
-    if row > store.info["rows"]:
-        raise RecipeError(f"rows={row}: {selection.name} has {store.info['rows']:,} rows")
-    index = int(np.searchsorted(store.row, row - 1))
-    if index < len(store) and store.row[index] == row - 1:
-        show_pair(chat, selection, index)
-    else:
-        _show_refused(selection, next(record for record in store.dropped() if record["row"] == row - 1))
-
-
-def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", wish: Wish) -> None:
-    known: dict[str, int] = {}
-    shown = 0
-    for selection in chosen.values():
-        for record in selection.store.dropped():
-            known.setdefault(record["reason"], 0)
-            if record["reason"] == wish.reason and shown < wish.num:
-                _show_refused(selection, record)
-                shown += 1
-        for taken in selection.taken:
-            known.setdefault(taken.reason, 0)
-            if taken.reason == wish.reason:
-                for index in islice(taken.indices.tolist(), wish.num - shown):
-                    show_pair(chat, selection, index)
-                    shown += 1
-    if not shown:
-        raise RecipeError(f"reason={wish.reason}: no row; the reasons here are {', '.join(sorted(known)) or 'none'}")
-
-
-def _show_refused(selection: "Selection", record: dict[str, Any]) -> None:
-    print(_ruler(f"{selection.name} row {record['row'] + 1}"))
-    from data.words import printable
-
-    print(f"{printable(record['where'])}\nrefused, {record['reason']}: {printable(record['detail'])}\n")
-
-
-def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
-    """One pair: the text of its tokens, so what is shown is what is trained on."""
-    from data.words import printable
-
-    store, flip = selection.store, selection.config.flip
-    group = store.group(index)
-    responses = group.response_ids[::-1] if flip else group.response_ids
-    lengths = [len(group.prefix_ids), *map(len, responses)]
-    print(_ruler(f"{selection.name} row {store.row[index] + 1}"))
-    print(
-        f"{printable(_fate(selection, index))}; "
-        f"tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
-        f"weight {store.loss_weight[index]:.4g}"
-        + ("" if store.margin[index] != store.margin[index] else f"; margin {store.margin[index]:.4g}")
-        + ("; flipped" if flip else "")
-    )
-    names = (f"shared prefix: {lengths[0]:,} tokens", f"chosen: {lengths[1]:,} more", f"rejected: {lengths[2]:,} more")
-    for name, ids in zip(names, (group.prefix_ids, *responses), strict=True):
-        print(f"┌─ {name}")
-        text = chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        print("\n".join(f"│ {printable(line.expandtabs())}" for line in text.split("\n")))
-    print()
-
-
-def _fate(selection: "Selection", index: int) -> str:
-    fate = selection.fate(index)
-    return fate if fate in ("trained on", "held out") else f"left out: {fate}"
-
-
-def _ruler(title: str) -> str:
-    return f"── {title} ".ljust(100, "─")
-
-
 # --- histograms -------------------------------------------------------------------------------------------------------
-
-
-def _show_histograms(chosen: "dict[str, Selection]") -> None:
-    import numpy as np
-
-    sets = [pairs for pairs in (s.pairs() for s in chosen.values()) if len(pairs)]
-    if not sets:
-        return
-    lengths = [np.concatenate(columns) for columns in zip(*(pairs.lengths() for pairs in sets), strict=True)]
-    for name, values in zip(("shared prefix", "chosen", "rejected"), lengths, strict=True):
-        print("\n".join(histogram(f"{name}, tokens", values, _doubling(int(values.max())))), end="\n\n")
-    margins = np.concatenate([pairs.store.margin[pairs.indices] for pairs in sets])
-    margins = margins[~np.isnan(margins)]
-    if len(margins):
-        low, high = float(margins.min()), float(margins.max())
-        edges = np.linspace(low, high, 11) if high > low else np.array([low, low + 1])
-        print("\n".join(histogram("margin", margins, edges)), end="\n\n")
-
-
-def _doubling(largest: int) -> Any:
-    import numpy as np
-
-    return np.array([0, *(2**k for k in range(3, max(4, largest.bit_length() + 1)))])
-
-
-def histogram(title: str, values: Any, edges: Any) -> list[str]:
-    """Counts between edges, a bar a line; the last edge is included."""
-    import numpy as np
-
-    counts, _ = np.histogram(values, edges)
-    longest = max(1, int(counts.max()))
-    lines = [f"{title} ({len(values):,} pairs)"]
-    for low, high, count in zip(edges, edges[1:], counts.tolist(), strict=False):
-        bar = "█" * round(WIDTH * count / longest) or ("▏" if count else "")
-        lines.append(f"  {low:>8.6g} to {high:<8.6g} {count:>9,}  {bar}")
-    return lines
 
 
 def main(arguments: list[str]) -> int:
@@ -211,9 +57,9 @@ def main(arguments: list[str]) -> int:
         recipe = load_recipe([argument for argument in arguments if argument.partition("=")[0] not in OWN])
     except RecipeError as error:
         return complain(error)
-    from data.pairs import DataError  # heavy imports wait until the recipe is known to be right
-    from models.attention import ModelError
-    from train.inputs import prepare
+    from data.common.errors import DataError
+    from models.errors import ModelError
+    from train.run.resolve import prepare
 
     try:
         chat, _, data = prepare(recipe, weights=False)

@@ -10,26 +10,23 @@ codes: 0 all runs are done, 1 some failed, 2 something for you to mend, 75 stopp
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # Python puts this folder first on the path, where its files would shadow modules of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from data import screen  # noqa: E402
-from train.preemption import EXIT_STOPPED  # noqa: E402
-from train.recipe import RecipeError, complain, recipe_names  # noqa: E402
-from train.sweep_config import read_sweep  # noqa: E402
-from train.sweep_lines import plan_lines  # noqa: E402
-from train.sweep_plan import POINT, Sweep, SweepRun, make_sweep, take_prepared  # noqa: E402
-from train.sweep_points import SweepConfig  # noqa: E402
+from data.common import screen
+from train.recipe.schema import RecipeError, complain, recipe_names
+from train.sweeps.config import read_sweep
+from train.sweeps.plan import Sweep, make_sweep
+from train.sweeps.plan_text import plan_lines
+from train.sweeps.points import SweepConfig
+from train.sweeps.run import at_once, run_sweep
 
 if TYPE_CHECKING:
-    from train.sweep_progress import Progress
-
-EXIT_FAILED = 1
+    pass
 
 
 def main(arguments: list[str]) -> int:
@@ -71,125 +68,6 @@ def _default(arguments: list[str]) -> str:
     stems = {key: Path(value).stem for key, value in given}
     overlays = [Path(name).stem for key, value in given if key == "overlay" for name in value.split(",")]
     return f"runs/{'-'.join([stems.get('recipe', 'run'), *overlays, stems.get('sweep', 'sweep')])}"
-
-
-def at_once(config: SweepConfig, sweep: Sweep) -> int:
-    """How many runs go on at a time. Raises: RecipeError when a run needs more GPUs than there are."""
-    from train.sweep_jobs import visible_gpus
-
-    if config.slurm:
-        return config.jobs or max(1, len(sweep.to_run()))
-    gpus = len(visible_gpus())
-    if gpus and config.gpus_per_run > gpus:
-        raise RecipeError(f"sweep.gpus_per_run={config.gpus_per_run}: this machine has {gpus}")
-    room = gpus // config.gpus_per_run if gpus else None
-    return min(config.jobs or room or 1, room or config.jobs or 1)
-
-
-def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
-    """Prepare, print the plan, run what is missing, and write the results. Raises: RecipeError, OSError."""
-    from data.durable import check_directory, hold_directory
-    from train.report_sweep import write_results
-    from train.sweep_progress import Progress
-
-    slurm = _slurm(config, sweep)  # its mistakes come before anything is written
-    check_directory(sweep.directory)
-    hold_directory(sweep.directory, seconds=5)
-    waiting = [run for run in sweep.to_run() if run.job is None]
-    stopped = bool(waiting) and not prepare(sweep, waiting)
-    sweep.save()
-    print("\n".join(plan_lines(sweep, at_once(config, sweep))), flush=True)
-    refused = [run for run in waiting if run.code == 2 and run.error]
-    progress = Progress(sweep, at_once(config, sweep))
-    for run in refused:
-        progress.failed(run)
-    todo = [run for run in sweep.to_run() if run not in refused]
-    if todo and not stopped:
-        _run_all(config, sweep, todo, progress, slurm)
-    progress.close()
-    sweep.save()
-    write_results(sweep)
-    return exit_code(sweep, stopped)
-
-
-def exit_code(sweep: Sweep, stopped: bool) -> int:
-    """Say how the sweep stands."""
-    states = [run.state for run in sweep.runs]
-    failed, left = states.count("failed"), states.count("waiting") + states.count("stopped")
-    if failed or left:
-        told = [f"{count} {what}" for count, what in ((failed, "failed"), (left, "left to run")) if count]
-        print(f"{states.count('done')} of {len(states)} runs are done, {', '.join(told)}: the same command runs them")
-    if left or stopped:
-        return EXIT_STOPPED
-    return EXIT_FAILED if failed else 0
-
-
-def prepare(sweep: Sweep, runs: list[SweepRun]) -> bool:
-    """Write the recipes of runs and tokenise what they need; False when that was stopped. Raises: RecipeError."""
-    from data.durable import write_file
-    from train.recipe import to_yaml
-
-    for run in runs:
-        assert run.recipe is not None
-        run.directory.mkdir(parents=True, exist_ok=True)
-        write_file(run.directory / POINT, to_yaml(run.recipe))
-        run.code, run.error = None, ""
-    sweep.save()  # what is here is known even if the power fails now
-    command = [sys.executable, str(Path(__file__).with_name("sweep_prepare.py")), str(sweep.directory)]
-    process = subprocess.Popen([*command, *(run.name for run in runs)])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the terminal has told it, too
-        process.wait()
-        return False
-    if code < 0:
-        return False
-    if code:
-        raise RecipeError(f"the data could not be prepared (exit code {code}; see above)")
-    take_prepared(sweep)
-    return True
-
-
-def _slurm(config: SweepConfig, sweep: Sweep) -> tuple[Any, int] | None:
-    """submitit's executor and the GPUs of a job; None without `sweep.slurm`. Raises: RecipeError."""
-    from train.sweep_jobs import visible_gpus
-
-    if not config.slurm:
-        return None
-    from train.sweep_slurm import make_executor
-
-    here = config.slurm.get("cluster") == "local"
-    gpus = config.slurm.get(
-        "gpus_per_node", min(config.gpus_per_run, len(visible_gpus())) if here else config.gpus_per_run
-    )
-    return make_executor(sweep.directory, config.slurm, gpus, config.jobs), gpus
-
-
-def _run_all(
-    config: SweepConfig, sweep: Sweep, todo: list[SweepRun], progress: "Progress", slurm: tuple[Any, int] | None
-) -> None:
-    from train.sweep_jobs import Job, Stop, run_locally, visible_gpus
-
-    jobs = [Job(run.name, run.directory, config.gpus_per_run) for run in todo]
-    on_end, say = progress.ended, progress.say
-    with Stop() as stop:
-        if slurm is None:
-            count, gpus = at_once(config, sweep), visible_gpus()
-            run_locally(jobs, at_once=count, gpus=gpus, stop=stop, on_start=progress.started, on_end=on_end, say=say)
-            return
-        from train.sweep_slurm import run_on_slurm
-
-        executor, gpus_of_job = slurm
-        run_on_slurm(
-            jobs,
-            {run.name: run.job for run in todo if run.job is not None},
-            executor=executor,
-            on_gpus=gpus_of_job > 0,
-            stop=stop,
-            on_submit=progress.submitted,
-            on_end=on_end,
-            say=say,
-        )
 
 
 if __name__ == "__main__":

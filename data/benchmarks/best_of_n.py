@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from data.benchmarks.aggregate import Array, Means, expected_best_of, ratio
-from data.benchmarks.comparison import Comparison, Fields, Reading, Rewards, read_own
-from data.benchmarks.comparisons import read_scored
-from data.pairs import DataError
+from data.benchmarks.custom import read_scored
+from data.benchmarks.items import Comparison, Fields, Reading, Rewards, read_own
+from data.benchmarks.scores import Array, Means, expected_best_of, ratio
+from data.common.errors import DataError
 
 NAME = "best-of-n"
 VERSION = "1"

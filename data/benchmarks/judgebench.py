@@ -5,8 +5,7 @@ B>A when both have the same reward, and so does this one. The headline is that o
 unweighted mean of the four categories on the GPT-4o split; `micro` is the benchmark's own, over its 350 pairs.
 """
 
-from data.benchmarks.aggregate import Array, Means, mean_of
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Candidates,
     Comparison,
     Fields,
@@ -18,7 +17,8 @@ from data.benchmarks.comparison import (
     what_is_missing,
     with_unique_ids,
 )
-from data.pairs import DataError
+from data.benchmarks.scores import Array, Means, mean_of
+from data.common.errors import DataError
 
 NAME = "judgebench"
 VERSION = "1 (ScalerLab/JudgeBench@e2c52c2)"

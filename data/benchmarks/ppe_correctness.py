@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.benchmarks.aggregate import Array, Means, expected_best_of, mean_of, ratio
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     DATA_SUFFIXES,
     Candidates,
     Comparison,
@@ -29,7 +28,8 @@ from data.benchmarks.comparison import (
     rows_of,
     with_unique_ids,
 )
-from data.pairs import DataError
+from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio
+from data.common.errors import DataError
 
 NAME = "ppe_correctness"
 VERSION = "1 (lmarena-ai/PPE-*-Best-of-K, split train)"

@@ -7,8 +7,7 @@ pairs, and so does `score`; beside it stand the accuracies on the benchmark's ow
 import math
 from collections.abc import Iterable
 
-from data.benchmarks.aggregate import Array, Means
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Candidates,
     Comparison,
     Fields,
@@ -20,6 +19,7 @@ from data.benchmarks.comparison import (
     rows_of,
     with_unique_ids,
 )
+from data.benchmarks.scores import Array, Means
 
 NAME = "ppe_preference"
 VERSION = "1 (lmarena-ai/PPE-Human-Preference-V1, split test)"

@@ -5,8 +5,7 @@ A pair is right when chosen is strictly above rejected. A section is the mean of
 the four sections.
 """
 
-from data.benchmarks.aggregate import Array, Means, mean_of
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Comparison,
     Fields,
     Reading,
@@ -19,6 +18,7 @@ from data.benchmarks.comparison import (
     what_is_missing,
     with_unique_ids,
 )
+from data.benchmarks.scores import Array, Means, mean_of
 
 NAME = "rewardbench"
 VERSION = "1 (allenai/reward-bench, split filtered)"

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from data.benchmarks.aggregate import Array, Means, mean_of
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Candidates,
     Comparison,
     Fields,
@@ -25,7 +24,8 @@ from data.benchmarks.comparison import (
     what_is_missing,
     with_unique_ids,
 )
-from data.pairs import DataError
+from data.benchmarks.scores import Array, Means, mean_of
+from data.common.errors import DataError
 
 NAME = "rewardbench2"
 VERSION = "2 (allenai/reward-bench-2, split test)"

@@ -9,8 +9,7 @@ the two safety files being one domain.
 import itertools
 from pathlib import Path
 
-from data.benchmarks.aggregate import Array, Means, mean_of
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Candidates,
     Comparison,
     Fields,
@@ -22,7 +21,8 @@ from data.benchmarks.comparison import (
     what_is_missing,
     with_unique_ids,
 )
-from data.pairs import DataError
+from data.benchmarks.scores import Array, Means, mean_of
+from data.common.errors import DataError
 
 NAME = "rm_bench"
 VERSION = "1 (THU-KEG/RM-Bench@73c52d7)"

@@ -7,8 +7,7 @@ Skywork-Reward-V2 paper prints).
 
 from pathlib import Path
 
-from data.benchmarks.aggregate import Array, Means, mean_of
-from data.benchmarks.comparison import (
+from data.benchmarks.items import (
     Comparison,
     Fields,
     Reading,
@@ -20,7 +19,8 @@ from data.benchmarks.comparison import (
     what_is_missing,
     with_unique_ids,
 )
-from data.pairs import DataError
+from data.benchmarks.scores import Array, Means, mean_of
+from data.common.errors import DataError
 
 NAME = "rmb"
 VERSION = "1 (Zhou-Zoey/RMB-Reward-Model-Benchmark@2be3180)"

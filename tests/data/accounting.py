@@ -11,13 +11,14 @@ from fuzzing import within
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from data.chat import Chat
-from data.loader import PairLoader
-from data.mixture import Mixture
-from data.pairs import FORMATS, DataError, InvalidPair, parse_pair
-from data.prepare import PreparedData, prepare_data, why_nothing_is_left
-from data.settings import DataConfig, EvalDataConfig
-from data.sources import SourceConfig
+from data.common.errors import DataError, InvalidPair
+from data.packing.loader import PairLoader
+from data.rows.pairs import FORMATS, parse_pair
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig, EvalDataConfig
+from data.selection.mixture import Mixture
+from data.selection.prepare import PreparedData, prepare_data, why_nothing_is_left
+from data.tokens.chat import Chat
 
 OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")  # of a text file, by its first bytes
 UNREADABLE = object()  # in place of a row that is none

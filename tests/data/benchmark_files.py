@@ -8,7 +8,7 @@ from typing import Any
 
 from handmade import write_jsonl
 
-from data.benchmarks.comparison import Candidates, Comparison
+from data.benchmarks.items import Candidates, Comparison
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmarks"
 REAL = {"rm_bench": "RM-Bench", "judgebench": "JudgeBench", "rmb": "RMB"}

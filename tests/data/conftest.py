@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from handmade import write_jsonl
 
-from data.builtin import byte_tokenizer
-from data.chat import Chat
-from data.sources import SourceConfig
-from data.store import PairStore, open_store
-from data.tokenise import TokeniseSettings
+from data.rows.builtin import byte_tokenizer
+from data.rows.sources import SourceConfig
+from data.tokens.chat import Chat
+from data.tokens.pair_store import PairStore, open_store
+from data.tokens.tokenize import TokeniseSettings
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"  # real data and tokenizers, beside the repository
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from data import durable
+from data.common import atomic
 
 OLD, NEW = "old\n" * 1000, "new\n" * 1000
 
@@ -14,14 +14,14 @@ def make_sealed(directory: Path, text: str) -> Path:
     for name in ("a.txt", "inner/b.txt"):
         (directory / name).write_text(text)
     (directory / "c.json").write_text(json.dumps({"text": text}))
-    durable.seal(directory, about={"text": text[:3]})
+    atomic.seal(directory, about={"text": text[:3]})
     return directory
 
 
 def rewrite(directory: Path) -> None:
-    durable.write_file(directory / "file", NEW)
+    atomic.write_file(directory / "file", NEW)
 
 
 def replace(directory: Path) -> None:
-    durable.recover(directory / "final")
-    durable.publish(make_sealed(directory / "final.tmp", NEW), directory / "final")
+    atomic.recover(directory / "final")
+    atomic.publish(make_sealed(directory / "final.tmp", NEW), directory / "final")

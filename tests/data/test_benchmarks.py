@@ -10,9 +10,11 @@ import pytest
 from benchmark_files import REAL, SHARED, WRITERS, by_hash, constant, permuted, write_best_of_n, write_judgebench
 from handmade import write_jsonl
 
-from data.benchmarks import aggregate as aggregation
 from data.benchmarks import best_of_n, judgebench, ppe_correctness, rewardbench, rewardbench2, rm_bench, rmb
-from data.benchmarks.aggregate import (
+from data.benchmarks import scores as aggregation
+from data.benchmarks.items import Candidates, Comparison
+from data.benchmarks.registry import BENCHMARKS
+from data.benchmarks.scores import (
     aggregate,
     differences,
     expected_best_of,
@@ -22,10 +24,9 @@ from data.benchmarks.aggregate import (
     score_items,
     ties_in,
 )
-from data.benchmarks.catalogue import BENCHMARKS
-from data.benchmarks.comparison import Candidates, Comparison
-from data.conversations import read_row
-from data.pairs import DataError, InvalidPair, parse_pair
+from data.common.errors import DataError, InvalidPair
+from data.rows.conversations import read_row
+from data.rows.pairs import parse_pair
 
 EACH = 40  # items of each subset of a file made by hand
 
@@ -669,7 +670,7 @@ def test_hub_is_asked_where_no_path_is_given(monkeypatch):
         asked.append((dataset, split))
         raise DataError(f"{key}: no network")
 
-    monkeypatch.setattr("data.sources.load_hub", load)
+    monkeypatch.setattr("data.rows.sources.load_hub", load)
     for name in ("rewardbench", "rewardbench2", "ppe_preference", "ppe_correctness", "rm_bench", "judgebench"):
         with pytest.raises(DataError, match=f"path.{name}=PATH"):
             BENCHMARKS[name].read()
@@ -691,5 +692,5 @@ def test_hub_rows_give_the_same_items(tmp_path, monkeypatch):
         text = (path / f"dataset=judgebench,response_model={files[split]}.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()], {}
 
-    monkeypatch.setattr("data.sources.load_hub", load)
+    monkeypatch.setattr("data.rows.sources.load_hub", load)
     assert sorted(judgebench.read().items, key=str) == sorted(judgebench.read(str(path)).items, key=str)

@@ -17,8 +17,11 @@ from handmade import pair, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.builtin import CHATML, byte_tokenizer
-from data.chat import (
+from data.common.errors import DataError, InvalidPair
+from data.rows.builtin import CHATML, byte_tokenizer
+from data.rows.pairs import Message, Pair
+from data.rows.sources import Row, SourceConfig
+from data.tokens.chat import (
     Chat,
     common_prefix_length,
     leading_tokens,
@@ -27,10 +30,8 @@ from data.chat import (
     read_template,
     truncate_prompt,
 )
-from data.pairs import DataError, InvalidPair, Message, Pair
-from data.sources import Row, SourceConfig
-from data.tokenise import TokeniseSettings, tokenise
-from train.card import snippet_code
+from data.tokens.tokenize import TokeniseSettings, tokenise
+from train.export.model_card import snippet_code
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 CONVERSATIONS: dict[str, list[Message]] = {

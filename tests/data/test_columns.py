@@ -10,14 +10,15 @@ import pytest
 from handmade import numbered, pair, talk, write_jsonl
 from test_pairs import CHOSEN, REJECTED, SCHEMAS
 
-from data.card import columns, describe, to_markdown
-from data.chat import Chat
-from data.columns import MAX_COLUMNS, without
-from data.pairs import InvalidPair, parse_pair
-from data.prepare import PreparedData, prepare_data
-from data.row_facts import find_signatures
-from data.settings import DataConfig, EvalDataConfig, check_data
-from data.sources import DataError, SourceConfig, check_source, read_rows
+from data.common.errors import InvalidPair
+from data.rows.columns import MAX_COLUMNS, without
+from data.rows.pairs import parse_pair
+from data.rows.sources import DataError, SourceConfig, check_source, read_rows
+from data.selection.config import DataConfig, EvalDataConfig, check_data
+from data.selection.data_card import columns, describe, to_markdown
+from data.selection.prepare import PreparedData, prepare_data
+from data.selection.row_features import find_signatures
+from data.tokens.chat import Chat
 
 ROW = {"prompt": "and now?", "chosen": "Now this.", "rejected": "Never."}
 LONG = "The passage that the question is about, which is long enough to be found inside a message."

@@ -10,9 +10,9 @@ import pytest
 from benchmark_files import REAL, WRITERS
 from handmade import talk
 
-from data import contamination
-from data.contamination import BenchmarkPrompts, Hit, read_prompts, texts_of
-from data.pairs import DataError
+from data.common.errors import DataError
+from data.selection import contamination
+from data.selection.contamination import BenchmarkPrompts, Hit, read_prompts, texts_of
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ha", "ke", "li", "mo", "nu", "pra", "sto"]
 

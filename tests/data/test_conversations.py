@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from data.conversations import read_row
-from data.pairs import InvalidPair
+from data.common.errors import InvalidPair
+from data.rows.conversations import read_row
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 EARLIER = [{"from": "human", "value": "My dog died."}, {"from": "gpt", "value": "I am sorry."}]

@@ -14,8 +14,8 @@ from crashes import NEW, OLD, make_sealed
 from killed import kill_everywhere
 from support import no_file_larger_than
 
-from data import durable
-from data.durable import append_lines, find_damage, publish, read_manifest, recover, seal, write_file
+from data.common import atomic
+from data.common.atomic import append_lines, find_damage, publish, read_manifest, recover, seal, write_file
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypat
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(durable, "sync", full)
+    monkeypatch.setattr(atomic, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         write_file(tmp_path / "file", NEW)
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_publish_leaves_what_is_there_when_asked(tmp_path: Path, sealed: Path) -
 def test_forty_bit_flips_and_truncations_are_all_found(sealed: Path, tmp_path: Path) -> None:
     random_ = random.Random(0)
     files = [path for path in sorted(sealed.rglob("*")) if path.is_file()]
-    assert sealed / durable.MANIFEST in files
+    assert sealed / atomic.MANIFEST in files
     found, hit = 0, set()
     for number in range(40):
         path = files[number % len(files)]
@@ -136,7 +136,7 @@ def test_forty_bit_flips_and_truncations_are_all_found(sealed: Path, tmp_path: P
         path.write_bytes(flipped if number % 3 else before[:at])
         problems = find_damage(sealed)
         assert len(problems) == 1, (path, at)
-        assert str(path) in problems[0] or durable.MANIFEST in problems[0]
+        assert str(path) in problems[0] or atomic.MANIFEST in problems[0]
         found, hit = found + 1, hit | {path.name}
         path.write_bytes(before)
         assert find_damage(sealed) == []
@@ -152,7 +152,7 @@ def test_damage_is_named_with_file_found_and_expected(sealed: Path) -> None:
     assert find_damage(sealed) == [
         f"{sealed}/a.txt: 5 bytes, expected 4,000",
         f"{sealed}/c.json: missing",
-        f"{sealed}/inner/b.txt: damaged: hash {durable.hash_file(sealed / 'inner/b.txt')}, "
+        f"{sealed}/inner/b.txt: damaged: hash {atomic.hash_file(sealed / 'inner/b.txt')}, "
         f"expected {manifest['inner/b.txt']['xxh3_128']}",
     ]
     assert len(find_damage(sealed, contents=False)) == 2, "sizes alone do not tell"
@@ -190,12 +190,12 @@ def without_seal(manifest: dict[str, Any]) -> str:
     ],
 )
 def test_a_damaged_manifest_vouches_for_nothing(sealed: Path, damage: Any) -> None:
-    (sealed / durable.MANIFEST).write_text(damage(read_manifest(sealed)))
+    (sealed / atomic.MANIFEST).write_text(damage(read_manifest(sealed)))
     assert find_damage(sealed) == [f"{sealed}: manifest.json is damaged"]
 
 
 def test_a_directory_without_manifest_was_never_finished(sealed: Path) -> None:
-    (sealed / durable.MANIFEST).unlink()
+    (sealed / atomic.MANIFEST).unlink()
     assert find_damage(sealed) == [f"{sealed}: manifest.json is missing; the directory was never finished"]
     assert find_damage(sealed / "a.txt") == [f"{sealed}/a.txt/manifest.json: cannot be read: Not a directory"]
     assert "missing" in find_damage(sealed / "nowhere")[0]

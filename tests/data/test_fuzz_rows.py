@@ -18,18 +18,18 @@ from hostile import RAW, line_files, rows, table_file, tables, zipped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import durable
-from data import pool as pool_module
-from data.chat import Chat
-from data.prepare import prepare_data
-from data.settings import DataConfig
-from data.sources import SourceConfig
+from data.common import atomic
+from data.rows import parallel_map as pool_module
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig
+from data.selection.prepare import prepare_data
+from data.tokens.chat import Chat
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_and_quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "sync", lambda path: None)
+        patch.setattr(atomic, "sync", lambda path: None)
         patch.setattr(pool_module, "CHUNK", 2)  # a few rows are several chunks
         yield
 

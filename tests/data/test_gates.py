@@ -12,12 +12,12 @@ from handmade import numbered, pair, talk, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.card import composition, describe, to_markdown
-from data.chat import Chat
-from data.pairs import DataError
-from data.prepare import PreparedData, prepare_data
-from data.settings import DataConfig, EvalDataConfig, GateConfig, check_data
-from data.sources import SourceConfig
+from data.common.errors import DataError
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig, EvalDataConfig, GateConfig, check_data
+from data.selection.data_card import composition, describe, to_markdown
+from data.selection.prepare import PreparedData, prepare_data
+from data.tokens.chat import Chat
 
 Prepare = Callable[..., PreparedData]
 DROP = GateConfig(identical="drop", contradictions="drop", duplicates="drop", near_duplicates="drop", leakage="drop")
@@ -265,7 +265,10 @@ def test_weight_0_holds_out_and_trains_on_nothing(prepare: Prepare) -> None:
         ({"contradictions": "vote"}, "'majority'"),
         ({"near_duplicate_threshold": 0.5}, "data.gates.near_duplicate_threshold=0.5: expected 0.7 or more"),
         ({"contamination": "drop"}, "of which benchmarks? give data.gates.benchmarks.NAME=PATH"),
-        ({"benchmarks": {"rmbench": "hub"}}, "data.gates.benchmarks.rmbench: no such benchmark; there are rewardbench"),
+        (
+            {"benchmarks": {"rmbench": "hub"}},
+            "data.gates.benchmarks.rmbench: no such benchmark; there are rewardbench",
+        ),
         ({"benchmarks": {"rmb": "absent"}}, "data.gates.benchmarks.rmb=absent: no such file or directory"),
     ],
 )
@@ -288,7 +291,7 @@ def test_a_condition_that_is_none_is_refused_before_a_row_is_read(tmp_path: Path
 
 
 def test_facts_about_rows_are_found_once(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    import data.row_facts as row_facts
+    import data.selection.row_features as row_facts
 
     rows = ([pair(f"Q{i}", "yes", f"no {i}", n=i) for i in range(20)], {"where": "n < 12"})
     how = {"gates": GateConfig(near_duplicates="drop")}

@@ -11,11 +11,11 @@ from handmade import numbered, pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.chat import Chat
-from data.loader import PairLoader, PairPack, Step
-from data.mixture import Mixture, PairSet
-from data.store import PairStore
-from data.tokenise import TokeniseSettings
+from data.packing.loader import PairLoader, PairPack, Step
+from data.selection.mixture import Mixture, PairSet
+from data.tokens.chat import Chat
+from data.tokens.pair_store import PairStore
+from data.tokens.tokenize import TokeniseSettings
 
 Sets = list[PairSet]
 

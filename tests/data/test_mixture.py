@@ -11,9 +11,9 @@ from handmade import numbered, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.mixture import Mixture, PairSet, mix, stable_hash
-from data.pairs import DataError
-from data.store import PairStore
+from data.common.errors import DataError
+from data.selection.mixture import Mixture, PairSet, mix, stable_hash
+from data.tokens.pair_store import PairStore
 
 # Written down once: runs are resumed, and limits and splits repeated, on other machines and with later versions.
 GOLDEN_HASHES = (10189963470871636951, 14927166275836636525)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from handmade import talk
 
-from data.near_duplicates import SHORT, bands, near_duplicates, shingles, signature, texts_of
-from data.pairs import DataError
-from data.words import SEPARATOR, normalised, words, words_and_marks
+from data.common.errors import DataError
+from data.common.normalize import SEPARATOR, normalised, words, words_and_marks
+from data.selection.near_duplicates import SHORT, bands, near_duplicates, shingles, signature, texts_of
 
 VOCABULARY = [
     f"{a}{b}{c}" for a in ("ka", "lo", "mi", "tre", "su") for b in ("ra", "ne", "po", "dil") for c in "aeioun"
@@ -164,7 +164,9 @@ def test_estimates_are_right():
 
 def test_signatures_are_the_same_everywhere():
     """The very numbers: stored signatures of another machine are compared with these."""
-    code = "from data.near_duplicates import signature; print(signature(('a b', 'Wörter, ' * 30, '')).tolist())"
+    code = (
+        "from data.selection.near_duplicates import signature; print(signature(('a b', 'Wörter, ' * 30, '')).tolist())"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     here = signature(("a b", "Wörter, " * 30, ""))
     assert printed.strip() == str(here.tolist())

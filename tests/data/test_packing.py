@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.chat import Group
-from data.packing import build_pack, ranges, split_group
+from data.packing.pack import build_pack, ranges, split_group
+from data.tokens.chat import Group
 
 
 def group(prefix: int, *responses: int) -> Group:

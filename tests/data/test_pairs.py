@@ -11,7 +11,8 @@ from handmade import pair, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.pairs import InvalidPair, Pair, check_conversation, detect_format, parse_pair, read_hh
+from data.common.errors import InvalidPair
+from data.rows.pairs import Pair, check_conversation, detect_format, parse_pair, read_hh
 
 CHOSEN = talk("What is 2+2?", "4", "And times 3?", "12")
 REJECTED = talk("What is 2+2?", "4", "And times 3?", "13")

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.planning import best_fit_decreasing, busy_share, deal, plan_packs
-from data.sampler import plan_step
+from data.packing.plan import best_fit_decreasing, busy_share, deal, plan_packs, plan_step
 
 lengths = st.lists(st.integers(2, 1200), min_size=1, max_size=120)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from handmade import numbered, pair, talk, write_jsonl
 
-from data.chat import Chat
-from data.mixture import Mixture
-from data.pairs import DataError
-from data.prepare import PreparedData, prepare_data, why_nothing_is_left
-from data.settings import DataConfig, EvalDataConfig, check_data
-from data.sources import SourceConfig
+from data.common.errors import DataError
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig, EvalDataConfig, check_data
+from data.selection.mixture import Mixture
+from data.selection.prepare import PreparedData, prepare_data, why_nothing_is_left
+from data.tokens.chat import Chat
 
 
 @pytest.fixture

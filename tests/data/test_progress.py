@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data.progress import progress, say_above_bar
+from data.common.progress import progress, say_above_bar
 
 
 @pytest.mark.parametrize(("terminal", "least", "most"), [(True, 3, 9), (False, 2, 2)])
@@ -14,7 +14,7 @@ def test_a_log_file_gets_the_beginning_and_the_end(monkeypatch, terminal, least,
     screen = io.StringIO()
     screen.isatty = lambda: terminal
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("data.progress.LIVE_SECONDS", 0.1)
+    monkeypatch.setattr("data.common.progress.LIVE_SECONDS", 0.1)
     for _ in progress(range(6), desc="counting"):
         time.sleep(0.1)
     shown = [line for line in screen.getvalue().split("\r") if line.startswith("counting")]

@@ -14,12 +14,13 @@ import pytest
 from handmade import talk
 from support import ROOT
 
-from data import child, render
-from data.builtin import CHATML, byte_tokenizer
-from data.chat import Chat, read_template
-from data.pairs import DataError, InvalidPair
-from data.sources import Row, SourceConfig
-from data.tokenise import TokeniseSettings, tokenise
+from data.common import child
+from data.common.errors import DataError, InvalidPair
+from data.rows.builtin import CHATML, byte_tokenizer
+from data.rows.sources import Row, SourceConfig
+from data.tokens import template_sandbox
+from data.tokens.chat import Chat, read_template
+from data.tokens.tokenize import TokeniseSettings, tokenise
 
 TALK = talk("Hello there", "Hi")
 LOOP = "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}"
@@ -43,11 +44,11 @@ HOSTILE = {
 @pytest.fixture
 def limits(monkeypatch):
     """Low ones, in a child that knows them."""
-    monkeypatch.setattr(render, "CPU_SECONDS", 0.2)
-    monkeypatch.setattr(render, "MEMORY", 2**28)
-    render.release()
+    monkeypatch.setattr(template_sandbox, "CPU_SECONDS", 0.2)
+    monkeypatch.setattr(template_sandbox, "MEMORY", 2**28)
+    template_sandbox.release()
     yield
-    render.release()
+    template_sandbox.release()
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -70,7 +71,7 @@ def test_a_template_that_waits_for_a_certain_row_is_refused_too(limits):
 
 
 def render_in_worker(template):
-    render.CPU_SECONDS = 0.2
+    template_sandbox.CPU_SECONDS = 0.2
     return Chat(byte_tokenizer(), template).render(TALK)
 
 
@@ -176,28 +177,28 @@ def test_templates_are_read_up_to_a_length(tmp_path):
 
 def test_the_child_keeps_nothing_of_its_parent_and_comes_back(monkeypatch):
     chat = Chat(byte_tokenizer())
-    text, pid = chat.render(TALK), render._renderer._pid
+    text, pid = chat.render(TALK), template_sandbox._renderer._pid
     assert len(os.listdir(f"/proc/{pid}/fd")) == 1  # its end of the line: no socket, lock or pipe of ours
     os.kill(pid, signal.SIGTERM)  # as a launcher does to a whole group
     assert chat.render(TALK) == text
     monkeypatch.setattr(child, "IDLE_SECONDS", 0.05)
-    render.release()
+    template_sandbox.release()
     chat.render(TALK)
-    idle = render._renderer._pid
+    idle = template_sandbox._renderer._pid
     deadline = time.monotonic() + 10
     while not has_ended(idle) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert has_ended(idle)
     assert chat.render(TALK) == text
-    assert render._renderer._pid != idle
-    render.release()
+    assert template_sandbox._renderer._pid != idle
+    template_sandbox.release()
 
 
 def test_the_child_ends_with_its_parent(tmp_path):
     code = (
-        "import os, signal\nfrom data import render\n"
-        f"render.render('x', {{}}, [{TALK!r}], add_generation_prompt=False)\n"
-        "print(render._renderer._pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal\nfrom data.tokens import template_sandbox\n"
+        f"template_sandbox.render('x', {{}}, [{TALK!r}], add_generation_prompt=False)\n"
+        "print(template_sandbox._renderer._pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL

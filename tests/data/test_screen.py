@@ -9,10 +9,10 @@ import unicodedata
 import pytest
 from support import ROOT
 
-from data import screen
-from data.progress import progress
+from data.common import screen
+from data.common.progress import progress
 
-CODE = "import sys; from data import screen; from data.screen import run\ndef main(arguments):\n"
+CODE = "import sys; from data.common import screen; from data.common.screen import run\ndef main(arguments):\n"
 
 
 def start(code="", *, command=None, answers=False, **how):
@@ -71,7 +71,7 @@ def test_nothing_that_is_printed_goes_around_it():
     """Prints, bars, warnings, logs and tracebacks, whoever writes them."""
     code, out, err = done(
         "import logging, warnings\n"
-        "from data.progress import progress\n"
+        "from data.common.progress import progress\n"
         f"for what in ['a' + what for what in {HOSTILE!r}]:\n"
         "    print(what)\n"
         "    print(what, file=sys.stderr)\n"
@@ -102,7 +102,7 @@ def test_bars_still_move(monkeypatch):
     stream = screen._Stream(io.BufferedWriter(screen._Descriptor(writer)), encoding="utf-8")
     stream.moves = True
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr("data.progress.LOG_SECONDS", 0)
+    monkeypatch.setattr("data.common.progress.LOG_SECONDS", 0)
     with progress(total=2, desc="outer") as outer, progress(total=2, desc="inner") as inner:
         inner.update()
         outer.update()

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.mixture import stable_hash
-from data.selection import draw, of_held_out_prompts
-from data.store import PairStore
+from data.selection.mixture import stable_hash
+from data.selection.stages import draw, of_held_out_prompts
+from data.tokens.pair_store import PairStore
 
 
 def hollow_store(size: int, prompts: list[str] | None = None) -> PairStore:

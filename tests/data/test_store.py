@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from handmade import numbered, pair, talk, write_jsonl
 
-import data.pool as pool_module
-import data.store as store_module
-from data.builtin import CHATML, byte_tokenizer
-from data.chat import Chat
-from data.pairs import DataError
-from data.sources import SourceConfig
-from data.store import PairStore, open_store
-from data.tokenise import TokeniseSettings
+import data.rows.parallel_map as pool_module
+import data.tokens.pair_store as store_module
+from data.common.errors import DataError
+from data.rows.builtin import CHATML, byte_tokenizer
+from data.rows.sources import SourceConfig
+from data.tokens.chat import Chat
+from data.tokens.pair_store import PairStore, open_store
+from data.tokens.tokenize import TokeniseSettings
 
 Build = Callable[..., PairStore]
 # (what stands on the line, its reason, what the sentence names); the lines between are good or blank.

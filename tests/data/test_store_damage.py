@@ -21,13 +21,14 @@ from handmade import numbered, write_jsonl
 from killed import kill_everywhere
 from support import no_file_larger_than
 
-import data.store as store_module
-from data import cached, durable
-from data.chat import Chat
-from data.pairs import DataError
-from data.sources import SourceConfig
-from data.store import PairStore, open_store
-from data.tokenise import TokeniseSettings
+import data.tokens.pair_store as store_module
+from data.common import atomic
+from data.common import cache as artifact_cache
+from data.common.errors import DataError
+from data.rows.sources import SourceConfig
+from data.tokens.chat import Chat
+from data.tokens.pair_store import PairStore, open_store
+from data.tokens.tokenize import TokeniseSettings
 
 Build = Callable[..., PairStore]
 FILES = ["ids.bin", "dropped.jsonl", "store.json", "manifest.json"]
@@ -131,13 +132,13 @@ def test_kill_9_at_every_change_that_a_build_makes(tmp_path: Path) -> None:
         left += cache.exists() and any(name.endswith(".tmp") for name in directories(cache))
         build(tmp_path / str(number))
         (name,) = directories(cache)
-        assert durable.find_damage(cache / name) == [], changes[number - 1]
+        assert atomic.find_damage(cache / name) == [], changes[number - 1]
     assert left >= 5, "temporaries were left to be swept away"
 
 
 def test_only_what_a_dead_builder_left_is_swept_away(build_store: Build, tmp_path: Path) -> None:
     cache = build_store(numbered(3)).directory.parent
-    own = cached._temporary(cache / store_name(cache))
+    own = artifact_cache._temporary(cache / store_name(cache))
     boot = own.name.split(".")[1]
     elsewhere = own.name.replace(boot, "0" * 8 + boot[8:])  # another machine's, which may be alive
     abandoned = "other-0123456789abcdef." + elsewhere.split(".", 1)[1]
@@ -145,7 +146,7 @@ def test_only_what_a_dead_builder_left_is_swept_away(build_store: Build, tmp_pat
     for name in [own.name, abandoned, *kept]:
         (cache / name).mkdir()
         (cache / name / "ids.bin").write_bytes(b"half")
-    long_ago = time.time() - 2 * cached.ABANDONED_SECONDS
+    long_ago = time.time() - 2 * artifact_cache.ABANDONED_SECONDS
     for path in (cache / abandoned / "ids.bin", cache / abandoned, cache / "mine.tmp"):
         os.utime(path, (long_ago, long_ago))
     shutil.rmtree(cache / store_name(cache))
@@ -163,14 +164,14 @@ def test_workers_of_a_killed_builder_end(tmp_path: Path) -> None:
 import os, signal
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from data.pool import _start_worker
+from data.rows.parallel_map import _start_worker
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (None, ()))
     print(pool.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     (tmp_path / "builder.py").write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(Path(store_module.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(store_module.__file__).parents[2])}
     # Not over a pipe: the worker would hold it open, and we would wait for it.
     with open(tmp_path / "out", "w+") as out:
         done = subprocess.run([sys.executable, str(tmp_path / "builder.py")], env=environment, stdout=out, timeout=60)
@@ -212,7 +213,7 @@ def test_errors_of_the_last_write_are_explained_too(
         if path.name != "hashes":
             raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(durable, "sync", fail)
+    monkeypatch.setattr(atomic, "sync", fail)
     with pytest.raises(DataError, match=advice) as caught:
         build_store(numbered(3))
     assert os.strerror(code) in str(caught.value)
@@ -250,7 +251,7 @@ def test_a_store_is_read_from_a_cache_that_cannot_be_written_to(
     def refuse(path: Any, *_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EROFS, "Read-only file system", str(path))
 
-    for module, name in ((Path, "mkdir"), (durable, "write_file"), (cached.filelock, "FileLock")):
+    for module, name in ((Path, "mkdir"), (atomic, "write_file"), (artifact_cache.filelock, "FileLock")):
         monkeypatch.setattr(module, name, refuse)
     assert build_store(path=str(tmp_path / "handmade.jsonl")).directory == first.directory
 
@@ -278,7 +279,7 @@ def test_two_processes_that_build_one_store_end_with_one_whole_store(tmp_path: P
     assert [reads for locks, reads, *_ in told if not locks] == [1, 1]
     for cache in (tmp_path / "locks", tmp_path / "no-locks"):
         (name,) = directories(cache)
-        assert durable.find_damage(cache / name) == []
+        assert atomic.find_damage(cache / name) == []
 
 
 def test_a_builder_that_waits_says_so_and_goes_on_when_the_other_dies(

@@ -9,11 +9,11 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from data import condition
-from data.condition import check_where, connect
-from data.pairs import DataError, InvalidPair
-from data.sources import Row, SourceConfig, read_rows
-from data.where import CHUNK, matching_rows
+from data.common.errors import DataError, InvalidPair
+from data.rows import sql_validate
+from data.rows.sources import Row, SourceConfig, read_rows
+from data.rows.sql_filter import CHUNK, matching_rows
+from data.rows.sql_validate import check_where, connect
 
 KEY = "data.sources.mine"
 
@@ -316,12 +316,12 @@ def test_chunks_ascend_and_keep_row_numbers():
 
 def test_what_rows_need_together_is_no_fault_of_any(monkeypatch):
     """Which rows are in a chunk is chance: only what one row needs is held against a condition."""
-    monkeypatch.setattr(condition, "MEMORY", 2**27)
-    condition.release()
+    monkeypatch.setattr(sql_validate, "MEMORY", 2**27)
+    sql_validate.release()
     values = [{"a": "b" * (100_000 + i)} for i in range(48)]
     long = "b" * 100  # 10 MB of each row, 480 MB of all
     assert match(f"length(replace(a, 'b', '{long}')) % 200 = 0", values) == list(range(0, 48, 2))
-    condition.release()
+    sql_validate.release()
 
 
 def test_real_rows(shared_file):

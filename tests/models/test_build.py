@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import CONFIGS, PAD, SMALL, tiny_model
 
-from data.builtin import byte_tokenizer
-from data.chat import make_group
-from data.packing import build_pack
-from models.attention import ModelError
+from data.packing.pack import build_pack
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import make_group
 from models.build import ModelConfig, build_model, check_checkpoint, check_weights, resolve_base
+from models.errors import ModelError
 from models.liger import use_liger
 from models.weights import find_non_finite
-from train.engine import EngineConfig, checkpoint_layers
+from train.step.engine import EngineConfig, checkpoint_layers
 
 
 def save_causal_lm(family, directory):

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support import CONFIGS, PAD, ROOT, classifier_of, tiny_model
 
-from data.chat import make_group
-from data.packing import build_pack
-from models.attention import ModelError
+from data.packing.pack import build_pack
+from data.tokens.chat import make_group
 from models.build import FAMILIES, Base, ModelConfig, _shapes_of, build_model, read_config, resolve_base
 from models.config_check import ACTIVATIONS, KEYS, ROPE_KEYS, find_problem
+from models.errors import ModelError
 from models.export import load_classifier
 from models.weights import weight_files
 

@@ -10,10 +10,11 @@ from support import CONFIGS, PAD, classifier_of, tiny_model
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 
-from data.chat import Group, make_group
-from data.packing import build_pack, unshare
-from models.attention import BACKENDS, ModelError, choose_backend, implementation
+from data.packing.pack import build_pack, unshare
+from data.tokens.chat import Group, make_group
+from models.attention import BACKENDS, choose_backend, implementation
 from models.build import ATTENTION, ModelConfig, build_model, resolve_base
+from models.errors import ModelError
 from models.liger import apply_liger, use_liger
 from models.losses import bradley_terry
 

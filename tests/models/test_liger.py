@@ -12,10 +12,10 @@ from torch.nn.functional import silu
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
-from data.chat import make_group
-from data.packing import build_pack
-from models.attention import ModelError
+from data.packing.pack import build_pack
+from data.tokens.chat import make_group
 from models.build import ModelConfig, build_model, resolve_base
+from models.errors import ModelError
 from models.liger import apply_liger, use_liger
 
 PACK = build_pack([make_group([[*range(40)], [*range(25), 7, 8]]), make_group([[5, 6, 7], [5, 6]])])

@@ -24,9 +24,9 @@ from typing import Any
 from settings import read_settings as read_arguments
 from settings import run_command
 
-from data.benchmarks.catalogue import BENCHMARKS
-from data.pairs import DataError
-from data.sources import SourceConfig, check_source, read_rows
+from data.benchmarks.registry import BENCHMARKS
+from data.common.errors import DataError
+from data.rows.sources import SourceConfig, check_source, read_rows
 
 TOLERANCE = 1e-4  # of max(1, |reward|), in float32
 SHAPE = {
@@ -92,8 +92,8 @@ def read_settings(arguments: list[str]) -> Settings:
 
 def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
-    from train.benchmark_run import draw
-    from train.scorer import InvalidPair, read_row
+    from data.benchmarks.sample import draw
+    from train.scoring.scorer import InvalidPair, read_row
 
     groups: list[Any] = []
     if settings.benchmark is not None:
@@ -133,11 +133,11 @@ def write_random_model(directory: Path, tokenizer_directory: str | None, shape: 
     """An export of random weights."""
     import torch
 
-    from data.builtin import byte_tokenizer
-    from data.chat import Chat
+    from data.rows.builtin import byte_tokenizer
+    from data.tokens.chat import Chat
     from models.build import Base, build_model, read_config
     from models.export import export_config, export_tensors, save_json, save_weights
-    from train.tokenizer import read_tokenizer
+    from models.tokenizer import read_tokenizer
 
     tokenizer = read_tokenizer(Path(tokenizer_directory)) if tokenizer_directory else byte_tokenizer()
     Chat(tokenizer)  # sets the pad token

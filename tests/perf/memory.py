@@ -16,7 +16,7 @@ from typing import Any
 
 from settings import CompareConfig, read_config, run_command, write_result
 
-from train.recipe import RecipeError
+from train.recipe.schema import RecipeError
 
 CHECKPOINTING = {"off": "engine.gradient_checkpointing=false", "on": "engine.gradient_checkpointing=true"}
 
@@ -85,8 +85,8 @@ def computed_gib(workload: Any, checkpointing: str, pack_tokens: int) -> dict[st
     import torch
 
     from models.liger import use_liger
-    from train.memory import GIB, estimate, read_shape
-    from train.recipe import load_recipe
+    from train.estimates.memory import GIB, estimate, read_shape
+    from train.recipe.schema import load_recipe
 
     fused = use_liger("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     settings = [CHECKPOINTING[checkpointing], f"data.pack_tokens={pack_tokens}"]

@@ -32,14 +32,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 from settings import read_settings, run_command
 
-from data.chat import Chat
-from data.prepare import prepare_data
-from data.sampler import group_costs, group_sizes, plan_step
-from data.settings import DataConfig
-from data.sources import SourceConfig
-from train.flops import attention_cost
-from train.recipe import RecipeError
-from train.tokenizer import read_tokenizer
+from data.packing.plan import group_costs, group_sizes, plan_step
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig
+from data.selection.prepare import prepare_data
+from data.tokens.chat import Chat
+from models.tokenizer import read_tokenizer
+from train.recipe.schema import RecipeError
+from train.step.flops import attention_cost
 
 PACK_TOKENS = 16384
 MIXES = {"log-normal 250/350": (250, 350), "log-normal 120/70": (120, 70)}  # median tokens of prompt and response

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from settings import ROOT
 
-from train.distributed import free_port
+from train.runtime.distributed import free_port
 
 SAMPLE_SECONDS = 0.05  # between two looks at a process's memory
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from settings import CompareConfig, read_config, run_command
 
-from train.recipe import RecipeError
+from train.recipe.schema import RecipeError
 
 DATA, OPTIMIZER = "step: data", "step: optimizer"  # names of the ranges that we mark
 OTHER = "other and idle"
@@ -75,13 +75,13 @@ def profile(config: CompareConfig, out: Path) -> Profile:
     from torch.profiler import record_function
     from workload import make_workload
 
-    from train.distributed import read_ranks, stop
     from train.loop import train
-    from train.preemption import Preemption
-    from train.recipe import load_recipe
-    from train.resumable import Changes
-    from train.run import set_up
-    from train.tracking import Tracker
+    from train.recipe.schema import load_recipe
+    from train.run.resume_rules import Changes
+    from train.run.setup import set_up
+    from train.runtime.distributed import read_ranks, stop
+    from train.runtime.preemption import Preemption
+    from train.runtime.tracking import Tracker
 
     workload = make_workload(config, out / "workload")
     overrides = [part for part in config.ours_settings.split(",") if part]

@@ -42,8 +42,8 @@ import startup
 from scale_parts import CONVERSATIONS, anonymous_bytes
 from settings import read_settings as read_arguments
 
-from data.pairs import DataError
-from train.recipe import RecipeError, complain
+from data.common.errors import DataError
+from train.recipe.schema import RecipeError, complain
 
 COLUMNS = {  # heading: width and format, and the figure from a line
     "kind": ("6", lambda line: line["kind"]),

@@ -25,15 +25,15 @@ KEY = "prepared"  # of the source; as in tests/perf/startup.py, whose runs find 
 
 
 def chat_of(tokenizer: str) -> Any:
-    from data.builtin import byte_tokenizer
-    from data.chat import Chat
-    from train.tokenizer import read_tokenizer
+    from data.rows.builtin import byte_tokenizer
+    from data.tokens.chat import Chat
+    from models.tokenizer import read_tokenizer
 
     return Chat(byte_tokenizer() if tokenizer == "bytes" else read_tokenizer(Path(tokenizer)))
 
 
 def source_of(file: str) -> Any:
-    from data.sources import SourceConfig
+    from data.rows.sources import SourceConfig
 
     return SourceConfig(path=file)
 
@@ -68,8 +68,8 @@ def generate(file: str, tokenizer: str, kind: str, pairs: int) -> dict[str, Any]
 
 def prepare(file: str, tokenizer: str, cache: str, workers: int) -> dict[str, Any]:
     """Tokenise as a run does; it must not have been done before."""
-    from data.store import open_store
-    from data.tokenise import TokeniseSettings
+    from data.tokens.pair_store import open_store
+    from data.tokens.tokenize import TokeniseSettings
 
     chat = chat_of(tokenizer)
     started = time.perf_counter()
@@ -105,8 +105,8 @@ def plain(file: str, tokenizer: str, pairs: int, workers: int) -> dict[str, Any]
 
 
 def _conversations(file: str, pairs: int) -> Any:
-    from data.pairs import parse_pair
-    from data.sources import chunked, read_rows
+    from data.rows.pairs import parse_pair
+    from data.rows.sources import chunked, read_rows
 
     rows = (row for row in read_rows(KEY, source_of(file)) if row.number < pairs)
     for chunk in chunked(rows, BATCH // 2):
@@ -130,11 +130,11 @@ def use(file: str, tokenizer: str, cache: str, pairs_per_step: int) -> dict[str,
     """What a rank does with a prepared set before and between steps: open, order, plan, fetch at random."""
     from plan import QWEN3_0_6B
 
-    from data.loader import PairLoader
-    from data.mixture import Mixture
-    from data.prepare import prepare_data
-    from data.settings import DataConfig
-    from train.flops import attention_cost
+    from data.packing.loader import PairLoader
+    from data.selection.config import DataConfig
+    from data.selection.mixture import Mixture
+    from data.selection.prepare import prepare_data
+    from train.step.flops import attention_cost
 
     chat, config = chat_of(tokenizer), DataConfig(sources={KEY: source_of(file)}, cache_dir=cache)
     started, before = time.perf_counter(), anonymous_bytes(os.getpid())

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from data.chat import leading_tokens, make_group
-from data.packing import split_group
+from data.packing.pack import split_group
+from data.tokens.chat import leading_tokens, make_group
 from models.export import load_classifier
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 Group = list[list[dict[str, str]]]  # conversations that share a prompt
 CHUNK = 1024  # groups at a time, as train/score.py does it

@@ -19,8 +19,8 @@ from pathlib import Path
 from settings import ROOT, run_command
 from settings import read_settings as read_arguments
 
-from data.pairs import DataError
-from data.sources import SourceConfig, check_source
+from data.common.errors import DataError
+from data.rows.sources import SourceConfig, check_source
 
 # Command lines that need no torch, and their exit codes.
 ANSWERS = {

@@ -11,7 +11,7 @@ import pytest
 from settings import ROOT, read_config
 from support import environment
 
-from train.recipe import RecipeError
+from train.recipe.schema import RecipeError
 
 TINY = [
     "model=qwen3-2x32", "vocab_size=64", "lengths=lognormal:20/10", "max_length=128", "pairs=16", "pairs_per_step=8",
@@ -129,7 +129,7 @@ def test_lengths_are_those_of_real_pairs(tmp_path):
     sides = {"chosen": "An answer of some words.", "rejected": "No."}
     rows = [{"prompt": f"Question {i} " * (i + 1), **sides} for i in range(8)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from data.builtin import byte_tokenizer
+    from data.rows.builtin import byte_tokenizer
 
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
     config = read_config([

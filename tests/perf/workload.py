@@ -15,9 +15,9 @@ import numpy as np
 import yaml
 from settings import CompareConfig
 
-from data.mixture import Mixture
+from data.selection.mixture import Mixture
 from models.build import read_config
-from train.recipe import RecipeError, load_recipe
+from train.recipe.schema import RecipeError, load_recipe
 
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "user", "assistant")
 TEMPLATE = (
@@ -99,12 +99,12 @@ def lognormal_lengths(config: CompareConfig, random: np.random.Generator, prompt
 
 def real_lengths(config: CompareConfig, cache: Path) -> np.ndarray:
     """The lengths of real pairs, tokenised as a training run would."""
-    from data.chat import Chat
-    from data.sources import SourceConfig, check_source
-    from data.store import open_store
-    from data.tokenise import TokeniseSettings
+    from data.rows.sources import SourceConfig, check_source
+    from data.tokens.chat import Chat
+    from data.tokens.pair_store import open_store
+    from data.tokens.tokenize import TokeniseSettings
     from models.build import fetch
-    from train.tokenizer import read_tokenizer
+    from models.tokenizer import read_tokenizer
 
     assert config.tokenizer is not None
     source = SourceConfig(path=config.lengths)
@@ -226,7 +226,7 @@ def recipe_of(config: CompareConfig, directory: Path) -> dict[str, Any]:
 
 def ordered_ids(recipe_path: Path) -> list[tuple[list[int], list[int]]]:
     """Token ids of chosen and rejected as our side trains on them, in its order."""
-    from train.inputs import prepare
+    from train.run.resolve import prepare
 
     recipe = load_recipe([f"recipe={recipe_path}"])
     _, _, data = prepare(recipe)

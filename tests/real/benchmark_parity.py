@@ -19,11 +19,11 @@ import torch  # noqa: E402
 from compare_scoring import SHAPE, TOLERANCE, write_random_model  # noqa: E402
 from scoring_sides import encode  # noqa: E402
 
-from data.benchmarks.aggregate import score_items  # noqa: E402
-from data.benchmarks.catalogue import BENCHMARKS  # noqa: E402
+from data.benchmarks.registry import BENCHMARKS
+from data.benchmarks.sample import draw
+from data.benchmarks.scores import score_items
 from models.export import load_classifier  # noqa: E402
-from train.benchmark_run import draw  # noqa: E402
-from train.scorer import Scorer  # noqa: E402
+from train.scoring.scorer import Scorer
 
 FOLDERS = {"rm_bench": "RM-Bench", "judgebench": "JudgeBench", "rmb": "RMB"}
 TINY = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 16}

@@ -94,11 +94,11 @@ def check_rows(run: Finished, pairs: Path) -> dict[str, Any]:
 
 def reference_losses(recipe_path: Path, num_steps: int) -> list[float]:
     """Losses of plain, unpacked training from the same weights in the same order: one padded batch for each pair."""
-    from data.mixture import Mixture
+    from data.selection.mixture import Mixture
     from models.build import build_model
-    from train.engine import learning_rate_at
-    from train.inputs import prepare
-    from train.recipe import load_recipe
+    from train.recipe.schema import load_recipe
+    from train.run.resolve import prepare
+    from train.step.engine import learning_rate_at
 
     recipe = load_recipe([f"recipe={recipe_path}"])
     chat, base, data = prepare(recipe)
@@ -136,7 +136,7 @@ def compare_with_length(run: Finished, pairs: Path, limit: int | None = None) ->
     The balanced part has, for every pair whose chosen answer is the shorter one, a pair whose chosen answer is longer
     by about as much; there the rule is worth 0.5.
     """
-    from train.scorer import Scorer
+    from train.scoring.scorer import Scorer
 
     with gzip.open(pair_file(pairs, "alpaca_eval_gpt4turbo", "test"), "rt") as file:
         rows = [json.loads(line) for line in file][:limit]

@@ -13,15 +13,35 @@ from fuzzing import damage, fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.recipe import Recipe, RecipeError, _all_keys, check_recipe, load_recipe, to_yaml
-from train.recipe_yaml import RECIPES
+from train.recipe.safe_yaml import RECIPES
+from train.recipe.schema import Recipe, RecipeError, _all_keys, check_recipe, load_recipe, to_yaml
 
 TINY = (RECIPES / "tiny.yaml").read_text()
 KEYS = _all_keys() + [f"data.sources.twins.{name}" for name in ("path", "builtin", "limit", "weight", "flip", "format")]
 ODD_KEYS = [
-    *("", ".", "..", "data.", ".data", "seed.x", "data.sources.x.y.z", "data.eval.sources", "data.sources", "[0]"),
+    *(
+        "",
+        ".",
+        "..",
+        "data.",
+        ".data",
+        "seed.x",
+        "data.sources.x.y.z",
+        "data.eval.sources",
+        "data.sources",
+        "[0]",
+    ),
     *("optimizer.betas[0]", "optimizer.betas.0", "optimizer[betas]", "model.config.a", "engine.deepspeed.x.y", "a b"),
-    *("data.sources.é", "data.sources[", "seed]", "recipe", "data..seed", "_content", "model.config.${seed}", "-x"),
+    *(
+        "data.sources.é",
+        "data.sources[",
+        "seed]",
+        "recipe",
+        "data..seed",
+        "_content",
+        "model.config.${seed}",
+        "-x",
+    ),
     *("\ud800", "\0", "\n", "x" * 5000, "a." * 1500 + "b", "name\u2028", "data.sources.all.builtin", "${seed}"),
 ]
 VALUES = [
@@ -39,7 +59,11 @@ VALUES = [
     *("fp32", "bf16", "drop", "error", "never", "true", "false", "eval/all/accuracy", "twins-train", "messages", "2"),
 ]
 
-NEEDED = {"model.tokenizer": "bytes", "model.config.model_type": "qwen3", "data.sources.twins.builtin": "twins-train"}
+NEEDED = {
+    "model.tokenizer": "bytes",
+    "model.config.model_type": "qwen3",
+    "data.sources.twins.builtin": "twins-train",
+}
 
 values = st.sampled_from(VALUES) | st.text(st.characters(), max_size=10) | st.integers().map(str) | st.floats().map(str)
 arguments = st.tuples(st.sampled_from(KEYS) | st.sampled_from([*KEYS, *ODD_KEYS]) | st.text(max_size=6), values)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from train.memory import GIB, activation_bytes, buffer_bytes, estimate, main, read_shape, state_bytes
-from train.recipe import load_recipe
+from train.estimates.memory import GIB, activation_bytes, buffer_bytes, estimate, read_shape, state_bytes
+from train.memory import main
+from train.recipe.schema import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT.parent / "shared" / "data" / "configs"

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from data.chat import Group
-from data.loader import PairLoader
-from data.mixture import Mixture
-from data.packing import build_pack, unshare
-from train import costs
-from train.flops import forward_flops
-from train.inputs import prepare
-from train.memory import read_shape
-from train.plan import Question, find_pairs, main, read_question
-from train.recipe import Recipe, load_recipe
+from data.packing.loader import PairLoader
+from data.packing.pack import build_pack, unshare
+from data.selection.mixture import Mixture
+from data.tokens.chat import Group
+from train.estimates import costs
+from train.estimates.memory import read_shape
+from train.estimates.pairs import Question, find_pairs
+from train.plan import main, read_question
+from train.recipe.schema import Recipe, load_recipe
+from train.run.resolve import prepare
+from train.step.flops import forward_flops
 
 KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 KEYS += ("intermediate_size", "vocab_size")

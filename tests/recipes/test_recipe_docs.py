@@ -11,9 +11,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from data.sources import SourceConfig
-from train.evaluation import BenchmarkEvaluation
-from train.recipe import Recipe
+from data.rows.sources import SourceConfig
+from train.evaluation.held_out import BenchmarkEvaluation
+from train.recipe.schema import Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 BEGIN, END = "<!-- keys: begin -->\n", "<!-- keys: end -->\n"

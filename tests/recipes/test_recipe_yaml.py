@@ -5,8 +5,8 @@ import time
 import pytest
 from support import ROOT
 
-from data.pairs import DataError
-from train.recipe import RecipeError, complain, load_recipe, read_recipe, to_yaml
+from data.common.errors import DataError
+from train.recipe.schema import RecipeError, complain, load_recipe, read_recipe, to_yaml
 from train.score import main as score
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from test_plan_command import SHAPES, config_of
 
-from train import costs, memory
-from train.plan import Question, find_pairs, read_question
-from train.recipe import Recipe, load_recipe
+from train.estimates import costs, memory
+from train.estimates.pairs import Question, find_pairs
+from train.plan import read_question
+from train.recipe.schema import Recipe, load_recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 BEGIN, END = "<!-- computed: begin -->\n", "<!-- computed: end -->\n"

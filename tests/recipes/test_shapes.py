@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.recipe import load_recipe
+from train.recipe.schema import load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "configs"
 PARAMETERS = {  # of a classifier with one label, listed beside the configs

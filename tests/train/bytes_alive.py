@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from data.chat import make_group
-from data.packing import build_pack
+from data.packing.pack import build_pack
+from data.tokens.chat import make_group
 from models.losses import bradley_terry
-from train.distributed import read_ranks, start
-from train.engine import EngineConfig, OptimizerConfig, build_engine, deepspeed_config, make_moments, rehearse
+from train.runtime.distributed import read_ranks, start
+from train.step.engine import EngineConfig, OptimizerConfig, build_engine, deepspeed_config, make_moments, rehearse
 
 CASES = [(1, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")]
 

@@ -9,12 +9,12 @@ import torch
 from patches import check_export_in_process
 from support import CONFIGS, tiny_model
 
-from data.builtin import byte_tokenizer
-from data.chat import Chat
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import Chat
 from models.build import ModelConfig, resolve_base
-from train import finish
-from train.checkpoint import TrainState
-from train.recipe import load_recipe
+from train.checkpoints.state import TrainState
+from train.export import write
+from train.recipe.schema import load_recipe
 
 
 def weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -48,4 +48,4 @@ def export(directory: Path) -> None:
     """To be killed in the middle (tests/killed.py)."""
     torch.set_num_threads(1)
     check_export_in_process()
-    finish.export_run(trained(directory, seed=1), {})
+    write.export_run(trained(directory, seed=1), {})

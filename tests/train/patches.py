@@ -93,9 +93,9 @@ def disk_full_in_the_second_checkpoint() -> None:
     """Shards of rank 1 (of 0, where there is one rank) cannot be written, from the second checkpoint on."""
     import errno
 
-    from train import shards
+    from train.checkpoints import deepspeed_shards
 
-    save, calls = shards.ShardWriter.save, [0]
+    save, calls = deepspeed_shards.ShardWriter.save, [0]
     broken = int(os.environ.get("WORLD_SIZE", 1)) - 1
 
     def patched(self: Any, state_dict: Any, path: str) -> None:
@@ -106,7 +106,7 @@ def disk_full_in_the_second_checkpoint() -> None:
         else:
             save(self, state_dict, path)
 
-    shards.ShardWriter.save = patched  # type: ignore[method-assign]
+    deepspeed_shards.ShardWriter.save = patched  # type: ignore[method-assign]
 
 
 def killed_in_the_fifth_step() -> None:
@@ -189,7 +189,7 @@ def stop_file_in_pack(run_dir: str, call: int) -> None:
 
 def limit_passes_in_pack(call: int) -> None:
     """The clock of run.max_hours jumps ahead."""
-    from train import preemption
+    from train.runtime import preemption
 
     look = preemption.Preemption._look
 
@@ -210,9 +210,9 @@ def limit_passes_in_pack(call: int) -> None:
 
 def state_after_resume(directory: str) -> None:
     """Each rank writes what it holds once it has resumed: every parameter's float32 weights and both moments, whole."""
-    from train import run
+    from train.run import setup
 
-    resume = run.resume
+    resume = setup.resume
 
     def patched(engine: Any, path: Any, ranks: Any) -> Any:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -231,28 +231,28 @@ def state_after_resume(directory: str) -> None:
         torch.save({"tensors": found, "steps": steps, "groups": groups}, f"{directory}/state-{ranks.rank}.pt")
         return state
 
-    run.resume = patched
+    setup.resume = patched
 
 
 def signal_in_save(number: int) -> None:
     """Between the shards of a checkpoint."""
     import signal
 
-    from train import shards
+    from train.checkpoints import deepspeed_shards
 
     signal.signal(number, signal.SIG_DFL)
-    save = shards.ShardWriter.save
+    save = deepspeed_shards.ShardWriter.save
 
     def patched(self: Any, state_dict: Any, path: str) -> None:
         save(self, state_dict, path)
         os.kill(os.getpid(), number)
 
-    shards.ShardWriter.save = patched  # type: ignore[method-assign]
+    deepspeed_shards.ShardWriter.save = patched  # type: ignore[method-assign]
 
 
 def state_after_unmended_resume(directory: str) -> None:
     """As DeepSpeed leaves it."""
-    from train import shards
+    from train.checkpoints import deepspeed_shards
 
     def patched(engine: Any, hyperparameters: Any) -> None:
         inner = engine.optimizer.optimizer
@@ -260,7 +260,7 @@ def state_after_unmended_resume(directory: str) -> None:
         groups = [{k: v for k, v in group.items() if k != "params"} for group in inner.param_groups]
         torch.save({"groups": groups, "counters": len(counters)}, f"{directory}/state-0.pt")
 
-    shards._mend = patched
+    deepspeed_shards._mend = patched
 
 
 def check_export_in_process() -> None:
@@ -268,22 +268,23 @@ def check_export_in_process() -> None:
     import subprocess
     from types import SimpleNamespace
 
-    from train import check_export, finish
+    from train import check_export
+    from train.export import write
 
     def run(command: list[str], env: Any) -> Any:
         return subprocess.CompletedProcess(command, check_export.main(command[2:]))
 
-    finish.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
+    write.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
 
 
 def check_export_out_of_memory() -> None:
     """On every device and in every pack."""
-    from train import check_export
+    from train.export import verify
 
     def packed(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 34.00 GiB.")
 
-    check_export._packed = packed
+    verify._packed = packed
     check_export_in_process()
 
 
@@ -292,9 +293,9 @@ def bytes_alive_at_the_end(directory: str) -> None:
     import gc
     from pathlib import Path
 
-    from train import finish
+    from train.export import write
 
-    export_run, write_export = finish.export_run, finish.write_export
+    export_run, write_export = write.export_run, write.write_export
 
     def count(gathered: dict[str, torch.Tensor]) -> None:
         storages = [t.untyped_storage() for t in gc.get_objects() if isinstance(t, torch.Tensor)]
@@ -315,7 +316,7 @@ def bytes_alive_at_the_end(directory: str) -> None:
             count({})
         return path
 
-    finish.export_run, finish.write_export = exporting, writing
+    write.export_run, write.write_export = exporting, writing
     check_export_in_process()
 
 
@@ -349,7 +350,7 @@ def signal_in_evaluation(number: int, step: int) -> None:
     """Before a pack of the evaluation after a step."""
     import signal
 
-    from train.run import Run
+    from train.run.setup import Run
 
     signal.signal(number, signal.SIG_DFL)
     check_in = Run.check_in

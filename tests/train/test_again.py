@@ -10,11 +10,12 @@ import pytest
 from runs import RECIPE, finish, metrics, newest, straight
 from support import ROOT
 
-from data import cached, durable, store
-from data.pairs import DataError
-from train.preemption import EXIT_STOPPED
-from train.recipe import RecipeError, load_recipe
-from train.resumable import check_same_run
+from data.common import atomic, cache
+from data.common.errors import DataError
+from data.tokens import pair_store
+from train.recipe.schema import RecipeError, load_recipe
+from train.run.resume_rules import check_same_run
+from train.runtime.preemption import EXIT_STOPPED
 
 BEST = [
     *RECIPE,
@@ -91,7 +92,7 @@ def test_a_finished_run_whose_export_is_damaged_exports_again(warm, tmp_path):
     assert weights.read_bytes() == whole
 
 
-HOLD = "import sys, time; from data.durable import hold_directory; from pathlib import Path; "
+HOLD = "import sys, time; from data.common.atomic import hold_directory; from pathlib import Path; "
 HOLD += "hold_directory(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 
@@ -100,22 +101,22 @@ def test_one_process_trains_in_a_directory(tmp_path, capsys):
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(OSError, match=rf"{tmp_path}: another process trains there\. .*another run_dir=PATH"):
-            durable.hold_directory(tmp_path, seconds=0.2)
+            atomic.hold_directory(tmp_path, seconds=0.2)
         assert "waiting for another process" in capsys.readouterr().out
     finally:
         holder.kill()  # whatever ends it frees the directory
         holder.communicate()
-    durable.hold_directory(tmp_path, seconds=20)
-    durable._held.pop().release()
+    atomic.hold_directory(tmp_path, seconds=20)
+    atomic._held.pop().release()
 
 
 def test_whoever_waits_for_a_store_notices_that_nobody_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "BUILDER_SECONDS", 0.0)
-    monkeypatch.setattr(store, "_fingerprint_parts", lambda *args: ({}, None))
+    monkeypatch.setattr(cache, "BUILDER_SECONDS", 0.0)
+    monkeypatch.setattr(pair_store, "_fingerprint_parts", lambda *args: ({}, None))
     with pytest.raises(
         DataError, match=r"data\.sources\.x: the process of this machine that should tokenise it has ended"
     ):
-        store.open_store("x", None, None, None, tmp_path, builder=False)
+        pair_store.open_store("x", None, None, None, tmp_path, builder=False)
 
 
 def test_steps_are_logged_once_however_often_a_run_is_started(warm, tmp_path):

@@ -16,16 +16,16 @@ sys.path.append(str(ROOT / "tests" / "data"))
 
 from benchmark_files import REAL, SHARED, WRITERS, write_best_of_n, write_comparisons
 
-from data.benchmarks.aggregate import run_benchmark
-from data.benchmarks.catalogue import BENCHMARKS, PUBLIC
-from data.builtin import byte_tokenizer
-from data.chat import Chat
+from data.benchmarks.registry import BENCHMARKS, PUBLIC
+from data.benchmarks.scores import run_benchmark
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import Chat
 from models.build import read_config
 from models.export import export_config, export_tensors, save_json, save_weights
 from train.benchmark import main
-from train.pair_metrics import calibration_error
-from train.score import ScoreConfig, score_file
-from train.scorer import Scorer
+from train.evaluation.pair_metrics import calibration_error
+from train.scoring.files import ScoreConfig, score_file
+from train.scoring.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_public_benchmark_end_to_end(export, tmp_path, capsys):
 
 
 def test_restart_goes_on(export, tmp_path, monkeypatch):
-    import train.benchmark_run as module
+    import train.scoring.run_benchmark as module
 
     monkeypatch.setattr(module, "CHUNK", 4)
     path = write_comparisons(tmp_path / "mine.jsonl", 11)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from train import checkpoint, starting_point
-from train.checkpoint import CheckpointConfig, Checkpoints, TrainState, check_checkpoint, improves
-from train.distributed import Ranks
-from train.starting_point import candidates
+from train.checkpoints.manager import Checkpoints
+from train.checkpoints.state import CheckpointConfig, TrainState, check_checkpoint, read_state, state_copy
+from train.evaluation.pair_metrics import improves
+from train.run import resume_point
+from train.run.resume_point import candidates
+from train.runtime.distributed import Ranks
 
 
 class Writer:
-    """What `train.shards.ShardWriter` is to `Checkpoints`."""
+    """What `train.checkpoints.deepspeed_shards.ShardWriter` is to `Checkpoints`."""
 
     def __init__(self, engine):
         engine.writer = self
@@ -60,7 +62,7 @@ def test_the_newest_are_kept_and_later_ones_of_another_future_are_left_alone(tmp
     assert names(tmp_path) == ["step-100", "step-6", "step-8"]
     assert (tmp_path / "latest").read_text() == "step-8\n"
     assert [path.name for path in candidates(tmp_path, "auto")] == ["step-8", "step-6"]
-    assert checkpoint.read_state(tmp_path / "step-8") == TrainState(step=8, pairs_seen=64)
+    assert read_state(tmp_path / "step-8") == TrainState(step=8, pairs_seen=64)
 
 
 def test_candidates(tmp_path):
@@ -146,7 +148,7 @@ def test_a_replaced_run_is_kept_once(tmp_path):
         for name in ("checkpoints", "export"):
             (tmp_path / name).mkdir()
             (tmp_path / name / generation).touch()
-        starting_point.set_aside(tmp_path)
+        resume_point.set_aside(tmp_path)
     for name in ("checkpoints", "export"):
         assert [path.name for path in (tmp_path / f"{name}.replaced").iterdir()] == ["two"]
         assert not (tmp_path / name).exists()
@@ -156,7 +158,7 @@ def test_of_replaced_runs_the_one_that_had_come_furthest_is_kept(tmp_path):
     for steps in (6, 2):
         save(made(tmp_path / "checkpoints"), steps)
         (tmp_path / "metrics.jsonl").write_text(f"{steps}")
-        starting_point.set_aside(tmp_path)
+        resume_point.set_aside(tmp_path)
     assert names(tmp_path / "checkpoints.replaced") == ["step-6"]
     assert (tmp_path / "metrics.jsonl.replaced").read_text() == "6"
     assert not (tmp_path / "checkpoints").exists()
@@ -169,23 +171,23 @@ def test_a_run_begins_at_a_checkpoint_once(tmp_path):
     save(made(other), 4)
     path = str(other / "step-4")
     assert candidates(own, path) == [other / "step-4"]
-    starting_point.begin_at(own, other / "step-4", "step 4 of other")
+    resume_point.begin_at(own, other / "step-4", "step 4 of other")
     assert candidates(own, path) == [other / "step-4"]  # it has none of its own yet
     save(made(own), 8)
     assert candidates(own, path) == [own / "step-8"]
-    starting_point.begin_at(own, own / "step-8")
-    assert starting_point.where_it_began(own) == "step 4 of other"  # wherever in it the run goes on
+    resume_point.begin_at(own, own / "step-8")
+    assert resume_point.where_it_began(own) == "step 4 of other"  # wherever in it the run goes on
     save(made(other), 6)
-    starting_point.begin_at(own, other / "step-6")  # another beginning
+    resume_point.begin_at(own, other / "step-6")  # another beginning
     assert candidates(own, str(other / "step-6")) == [other / "step-6"]
     assert names(own.parent / "checkpoints.replaced") == ["step-8"]
-    assert starting_point.where_it_began(own) == ""
+    assert resume_point.where_it_began(own) == ""
 
 
 def test_going_back_gives_later_steps_up(tmp_path):
     for step in (2, 4, 6):
         save(made(tmp_path, keep=9), step)
-    starting_point.begin_at(tmp_path, tmp_path / "step-4")
+    resume_point.begin_at(tmp_path, tmp_path / "step-4")
     assert [path.name for path in candidates(tmp_path, str(tmp_path / "step-4"))] == ["step-4", "step-2"]
 
 
@@ -199,7 +201,7 @@ def test_a_replacement_that_was_cut_short_is_undone(tmp_path):
     save(made(tmp_path), 2)
     (tmp_path / "step-2").rename(tmp_path / "step-2.old")  # kill -9 between the two renames
     (tmp_path / "step-2.tmp").mkdir()
-    assert starting_point.choose(tmp_path, "auto", Ranks()) == tmp_path / "step-2"
+    assert resume_point.choose(tmp_path, "auto", Ranks()) == tmp_path / "step-2"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,6 @@ def test_settings_are_checked(key, value):
 def test_the_state_is_plain_json(tmp_path):
     state = TrainState(3, 24, 999, [0.5], 1, 2, {"eval/all/loss": 0.5}, {"eval/all/loss": 0.5})
     (tmp_path / "state.json").write_text(json.dumps(vars(state)))
-    assert checkpoint.read_state(tmp_path) == state
-    assert checkpoint.state_copy(state) == state
-    assert checkpoint.state_copy(state).recent_losses is not state.recent_losses
+    assert read_state(tmp_path) == state
+    assert state_copy(state) == state
+    assert state_copy(state).recent_losses is not state.recent_losses

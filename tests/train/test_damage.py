@@ -8,10 +8,10 @@ import shutil
 import pytest
 from runs import RECIPE, assert_same, finish, newest, straight
 
-from data import durable
-from train import checkpoint, starting_point
-from train.checkpoint import CheckpointError
-from train.distributed import Ranks
+from data.common import atomic
+from train.checkpoints.state import CheckpointError, steps_of
+from train.run import resume_point
+from train.runtime.distributed import Ranks
 
 KILLED = {"patch": "killed_in_the_fifth_step"}  # checkpoints of steps 2 and 4 are whole by then
 
@@ -73,7 +73,7 @@ def test_without_its_pointer_the_newest_is_used(warm, run_dir, change):
 
 def test_when_none_is_whole_the_run_does_not_start(warm, run_dir):
     before = (run_dir / "metrics.jsonl").read_bytes()
-    for path in checkpoint.steps_of(run_dir / "checkpoints"):
+    for path in steps_of(run_dir / "checkpoints"):
         cut_short(shard(path))
     ended = warm.run([*RECIPE, f"run_dir={run_dir}"])
     assert ended.codes == [2]
@@ -95,9 +95,9 @@ def test_a_damaged_one_that_was_asked_for_is_an_error(warm, run_dir):
 def test_two_ranks_agree_on_what_one_of_them_finds(warm, tmp_path, which):
     """Rank 1 reads its share of the files; both pass the checkpoint over, or both end."""
     run_dir = shutil.copytree(killed(warm, ranks=2), tmp_path / "run")
-    paths = [newest(run_dir)] if which == "newest" else checkpoint.steps_of(run_dir / "checkpoints")
+    paths = [newest(run_dir)] if which == "newest" else steps_of(run_dir / "checkpoints")
     for path in paths:
-        names = sorted(durable.read_manifest(path)["files"])
+        names = sorted(atomic.read_manifest(path)["files"])
         flip_a_bit(path / names[1])  # the files are dealt out: the second is rank 1's
     if which == "newest":
         assert "resumed from step 2 of 6" in finish(warm, run_dir, RECIPE, ranks=2).output
@@ -126,10 +126,10 @@ def test_forty_random_damages_are_all_found(warm, run_dir):
             damaged = content[: at // 8] + bytes([flipped]) + content[at // 8 + 1 :]
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=re.escape(file.name)):
-            starting_point.choose(checkpoints, "auto", Ranks())
+            resume_point.choose(checkpoints, "auto", Ranks())
         file.write_bytes(content)
         number += 1
-    assert starting_point.choose(checkpoints, "auto", Ranks()) == path
+    assert resume_point.choose(checkpoints, "auto", Ranks()) == path
 
 
 def test_other_data_is_refused(warm, tmp_path):
@@ -137,7 +137,12 @@ def test_other_data_is_refused(warm, tmp_path):
     rows = [{"prompt": f"Question {n}?", "chosen": "yes " * n, "rejected": "no " * n} for n in range(1, 41)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = [*RECIPE, "data.sources.twins=null", f"data.sources.mine.path={file}", f"run_dir={tmp_path / 'run'}"]
+    arguments = [
+        *RECIPE,
+        "data.sources.twins=null",
+        f"data.sources.mine.path={file}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     assert warm.run(arguments, **KILLED).codes == [-9]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     ended = warm.run(arguments)
@@ -159,17 +164,17 @@ def test_another_template_is_refused(warm, tmp_path):
 
 def test_what_a_checkpoint_was_made_of_is_compared(run_dir):
     path = newest(run_dir)
-    made_of = {key: durable.read_manifest(path)[key] for key in ("model", "tokenizer", "data")}
-    starting_point.check_same(path, made_of)
+    made_of = {key: atomic.read_manifest(path)[key] for key in ("model", "tokenizer", "data")}
+    resume_point.check_same(path, made_of)
     with pytest.raises(CheckpointError, match=r"step-4: the base model's config is not the one"):
-        starting_point.check_same(path, {**made_of, "model": "x"})
+        resume_point.check_same(path, {**made_of, "model": "x"})
     with pytest.raises(CheckpointError, match=r"other data: more, twins changed since"):
-        starting_point.check_same(path, {**made_of, "data": made_of["data"] | {"twins": "x", "more": "y"}})
+        resume_point.check_same(path, {**made_of, "data": made_of["data"] | {"twins": "x", "more": "y"}})
 
 
 def test_another_layout_is_named(run_dir):
     path = newest(run_dir)
-    manifest = durable.read_manifest(path)
-    durable.seal(path, manifest.pop("files"), **{**manifest, "version": 99})
+    manifest = atomic.read_manifest(path)
+    atomic.seal(path, manifest.pop("files"), **{**manifest, "version": 99})
     with pytest.raises(CheckpointError, match=r"step-4: its layout is of version 99"):
-        starting_point.choose(run_dir / "checkpoints", str(path), Ranks())
+        resume_point.choose(run_dir / "checkpoints", str(path), Ranks())

@@ -9,6 +9,7 @@ import pytest
 from support import ROOT
 
 from train import decontaminate, prepare, show
+from train.run import show_pairs
 
 
 def row(prompt, chosen, rejected, **extra):
@@ -64,7 +65,7 @@ def test_prepare_prints_the_card_and_keeps_it(recipe, tmp_path, capsys):
 
 def test_prepare_needs_no_weights_and_starts_no_process_group(recipe, tmp_path):
     """A base without weights is enough; nothing of DeepSpeed or torch.distributed is started."""
-    from data.builtin import byte_tokenizer
+    from data.rows.builtin import byte_tokenizer
 
     base = tmp_path / "base"
     byte_tokenizer().save_pretrained(base)
@@ -117,7 +118,10 @@ def test_a_source_that_loses_all_is_told(recipe, tmp_path, capsys):
 
 
 def test_benchmarks_that_are_incomplete_are_told(recipe, tmp_path, capsys):
-    gate = [f"data.gates.benchmarks.judgebench={benchmark(tmp_path)}", "data.gates.contamination=drop"]
+    gate = [
+        f"data.gates.benchmarks.judgebench={benchmark(tmp_path)}",
+        "data.gates.contamination=drop",
+    ]
     assert prepare.main([*recipe, *gate]) == 0
     assert "data.gates.contamination: judgebench is incomplete: " in capsys.readouterr().err
     assert decontaminate.main([*recipe, f"benchmarks.judgebench={tmp_path}"]) == 0
@@ -177,10 +181,10 @@ def test_show_draws_histograms_and_a_sample(recipe, capsys):
 
 
 def test_a_histogram_counts_every_value():
-    lines = show.histogram("x", np.array([1.0, 2.0, 2.0, 8.0]), np.array([0, 2, 4, 8]))
+    lines = show_pairs.histogram("x", np.array([1.0, 2.0, 2.0, 8.0]), np.array([0, 2, 4, 8]))
     assert lines[0] == "x (4 pairs)"
     assert [line.split()[3] for line in lines[1:]] == ["1", "2", "1"]
-    assert lines[2].count("█") == 2 * lines[1].count("█") == show.WIDTH
+    assert lines[2].count("█") == 2 * lines[1].count("█") == show_pairs.WIDTH
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,10 @@ def test_strangers_texts_are_shown_and_not_obeyed(recipe, tmp_path, capsys):
     item = {"pair_id": "\ud800\x1b]0;x\x07evil", "source": "mmlu-pro-law", "question": "Question 5?"}
     item |= {"response_model": "gpt-4o-2024-05-13", "response_A": "a", "response_B": "b", "label": "A>B"}
     (tmp_path / "bench.jsonl").write_text(json.dumps(item) + "\n")
-    gate = [f"data.gates.benchmarks.judgebench={tmp_path}/bench.jsonl", "data.gates.contamination=drop"]
+    gate = [
+        f"data.gates.benchmarks.judgebench={tmp_path}/bench.jsonl",
+        "data.gates.contamination=drop",
+    ]
     licence = 'data.sources.mine.licence="a|b\\n# H <b>"'
     assert prepare.main([*recipe, *gate, licence, f"output={tmp_path}/out"]) == 0
     assert show.main([*recipe, *gate, "reason=in a benchmark"]) == 0
@@ -270,6 +277,6 @@ def test_strangers_texts_are_shown_and_not_obeyed(recipe, tmp_path, capsys):
 
 @pytest.mark.parametrize("gate", ["identical", "contradictions", "duplicates", "leakage"])
 def test_off_is_off_also_where_yaml_reads_false(gate):
-    from train.recipe import load_recipe
+    from train.recipe.schema import load_recipe
 
     assert vars(load_recipe(["recipe=tiny", f"data.gates.{gate}=off"]).data.gates)[gate] == "off"

@@ -11,19 +11,10 @@ import pytest
 import torch
 from support import ROOT, environment
 
-from train import distributed
-from train.distributed import (
-    Ranks,
-    agree,
-    barrier,
-    choose_device,
-    first_host,
-    gather,
-    in_slurm_step,
-    raise_together,
-    read_ranks,
-)
-from train.sweep_jobs import visible_gpus
+from train.runtime import distributed, slurm
+from train.runtime.distributed import Ranks, agree, barrier, choose_device, gather, raise_together, read_ranks
+from train.runtime.slurm import first_host, in_slurm_step
+from train.sweeps.local import visible_gpus
 
 
 def slurm_environment(rank: int, port: int, tmp_path: Path) -> dict[str, str]:
@@ -38,9 +29,9 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 import torch
-from data.pairs import DataError
-from train.distributed import agree, barrier, gather, raise_together, read_ranks, set_timeouts, start, stop
-from train.preemption import Preemption, Stopped
+from data.rows.pairs import DataError
+from train.runtime.distributed import agree, barrier, gather, raise_together, read_ranks, set_timeouts, start, stop
+from train.runtime.preemption import Preemption, Stopped
 
 directory = Path(sys.argv[1])
 ranks = read_ranks()
@@ -241,9 +232,7 @@ def test_a_launcher_within_a_slurm_job_decides():
 def test_the_first_host_of_a_list(nodes, host, monkeypatch):
     assert first_host(nodes) == host
     monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
-    where = distributed.slurm_rendezvous(
-        {"SLURM_JOB_NODELIST": nodes, "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "2"}
-    )
+    where = slurm.slurm_rendezvous({"SLURM_JOB_NODELIST": nodes, "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "2"})
     assert where[0] == host
     assert 20000 <= where[1] < 32000
 

@@ -12,8 +12,8 @@ import pytest
 from runs import RECIPE, finish, newest, tensors
 from safetensors.numpy import load_file
 
-from train.early_stop import out_of_patience
-from train.run import Run
+from train.run.early_stop import out_of_patience
+from train.run.setup import Run
 
 STOPS = [
     *RECIPE, "evaluation.every=1", "checkpoint.every=1", "checkpoint.keep=1", "checkpoint.best=eval/all/pairs",

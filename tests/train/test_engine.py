@@ -10,14 +10,17 @@ import torch
 from support import CONFIGS, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.chat import make_group
-from data.loader import Step
-from data.packing import build_pack
-from data.sampler import StepPlan
-from models.attention import ModelError
+from data.packing.loader import Step
+from data.packing.pack import build_pack
+from data.packing.plan import StepPlan
+from data.tokens.chat import make_group
 from models.build import ModelConfig, build_model, resolve_base
-from train.distributed import Ranks
-from train.engine import (
+from models.errors import ModelError
+from train.recipe.schema import load_recipe
+from train.run.setup import explain_state
+from train.runtime.distributed import Ranks
+from train.runtime.tracking import Tracker, TrackingConfig
+from train.step.engine import (
     TUNABLE,
     EngineConfig,
     OptimizerConfig,
@@ -32,11 +35,8 @@ from train.engine import (
     out_of_memory,
     param_groups,
 )
-from train.flops import attention_cost, attention_flops, flops_utilisation, forward_flops, matmul_parameters
-from train.metrics import step_metrics
-from train.recipe import load_recipe
-from train.run import explain_state
-from train.tracking import Tracker, TrackingConfig
+from train.step.flops import attention_cost, attention_flops, flops_utilisation, forward_flops, matmul_parameters
+from train.step.step_metrics import step_metrics
 
 
 def rates(total, **settings):

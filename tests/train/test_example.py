@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from data.builtin import byte_tokenizer
-from data.chat import Chat
-from data.prepare import prepare_data
-from data.settings import DataConfig, EvalDataConfig
-from data.sources import SourceConfig
-from train.example import find_example
+from data.rows.builtin import byte_tokenizer
+from data.rows.sources import SourceConfig
+from data.selection.config import DataConfig, EvalDataConfig
+from data.selection.prepare import prepare_data
+from data.tokens.chat import Chat
+from train.run.sample_pair import find_example
 
 USER, OTHER = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Hey you"}
 

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import ROOT, environment, tiny_model
 
-from data import durable
-from data.builtin import byte_tokenizer
-from data.chat import Chat
-from models.attention import ModelError
+from data.common import atomic
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import Chat
+from models.errors import ModelError
 from models.export import compare_weights, export_config, export_tensors, load_classifier, save_weights
-from train.check_export import check_export
-from train.references import REFERENCES
-from train.scorer import Scorer, find_damage
+from train.export.reference_conversations import REFERENCES
+from train.export.verify import check_export
+from train.scoring.scorer import Scorer, find_damage
 
 
 def test_layout(two_ranks):
@@ -29,7 +29,7 @@ def test_layout(two_ranks):
     export = {path.name for path in (two_ranks.directory / "export").iterdir()}
     assert export >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
     assert export >= {"reward_model.json", "parity.json", "manifest.json"}
-    assert durable.find_damage(two_ranks.directory / "export") == []
+    assert atomic.find_damage(two_ranks.directory / "export") == []
     parity = json.loads((two_ranks.directory / "export" / "parity.json").read_text())
     assert parity["passed"]
     assert parity["packed_vs_plain"] <= 1e-4
@@ -205,7 +205,7 @@ def cut(path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "reward_model.json"])
 def test_check_names_a_damaged_file(copied, name):
-    expected = durable.read_manifest(copied)["files"][name]
+    expected = atomic.read_manifest(copied)["files"][name]
     flip(copied / name)
     (problem,) = check_export(copied)
     assert problem.startswith(f"{copied / name}: damaged: hash ")

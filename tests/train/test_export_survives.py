@@ -16,25 +16,27 @@ from runs import RECIPE
 from support import no_file_larger_than
 
 import models.export
-from data import durable, packing
+from data.common import atomic
+from data.packing import pack
 from models.export import compare_weights, export_tensors
-from train import check_export, finish
-from train.example import Example
-from train.finish import ExportError, UncheckedError, export_run
-from train.scorer import Scorer
+from train import check_export
+from train.export import summary, verify, write
+from train.export.write import ExportError, UncheckedError, export_run
+from train.run.sample_pair import Example
+from train.scoring.scorer import Scorer
 
 EXPORTING = [argument for argument in RECIPE if not argument.startswith("export.")]
 
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
-    monkeypatch.setattr(finish, "subprocess", finish.subprocess)  # to be put back
+    monkeypatch.setattr(write, "subprocess", write.subprocess)  # to be put back
     check_export_in_process()
 
 
 def holds(export, seed):
     """Whether an export is whole and has the weights of a seed."""
-    assert durable.find_damage(export) == []
+    assert atomic.find_damage(export) == []
     return compare_weights(export, export_tensors(weights(seed), "qwen3")) == []
 
 
@@ -84,10 +86,10 @@ def test_no_room_is_one_sentence_and_the_earlier_export_stays(tmp_path):
 @pytest.mark.parametrize(
     ("module", "function", "limit", "error"),
     [
-        (finish, "save_weights", 0, r"\[Errno 27\] File too large"),  # config.json
-        (finish, "save_json", 1_000, r"File too large \(os error 27\)"),  # tokenizer.json, by Rust
-        (finish, "model_card", 0, r"\[Errno 27\] File too large"),  # README.md
-        (finish, "_check", 0, r"\[Errno 27\] File too large"),  # manifest.json
+        (write, "save_weights", 0, r"\[Errno 27\] File too large"),  # config.json
+        (write, "save_json", 1_000, r"File too large \(os error 27\)"),  # tokenizer.json, by Rust
+        (write, "model_card", 0, r"\[Errno 27\] File too large"),  # README.md
+        (write, "_check", 0, r"\[Errno 27\] File too large"),  # manifest.json
     ],
 )
 def test_no_room_for_a_later_file(module, function, limit, error, tmp_path, monkeypatch, capsys):
@@ -108,12 +110,12 @@ def test_no_room_for_a_later_file(module, function, limit, error, tmp_path, monk
 def test_what_does_not_pass_is_kept_for_a_look(tmp_path, monkeypatch):
     export_run(trained(tmp_path), {})
     before = (tmp_path / "export" / "manifest.json").read_text()
-    monkeypatch.setattr(finish, "compare_weights", lambda *_: ["score.weight"])
+    monkeypatch.setattr(write, "compare_weights", lambda *_: ["score.weight"])
     for _ in range(2):
         with pytest.raises(ExportError, match=r"EXPORT CHECK FAILED: 1 tensors differ .*\['score.weight'\]"):
             export_run(trained(tmp_path, seed=1), {})
     monkeypatch.undo()
-    monkeypatch.setattr(finish, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1)))
+    monkeypatch.setattr(write, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1)))
     with pytest.raises(ExportError, match="does not reproduce what was trained"):
         export_run(trained(tmp_path, seed=1), {})
     assert sorted(os.listdir(tmp_path)) == ["export", "export.failed"]
@@ -137,7 +139,7 @@ def test_a_check_that_comes_to_no_end_says_nothing_of_the_export(tmp_path, monke
             return SimpleNamespace(returncode=code)
 
         with monkeypatch.context() as patched:
-            patched.setattr(finish, "subprocess", SimpleNamespace(run=run))
+            patched.setattr(write, "subprocess", SimpleNamespace(run=run))
             with pytest.raises(UncheckedError) as caught:
                 export_run(trained(tmp_path, seed=1), {})
         assert re.match(
@@ -184,7 +186,7 @@ def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_pat
     about = json.loads((tmp_path / "export" / "reward_model.json").read_text())
     about["held_out_pairs"] = [[[5, *range(100), i], [5, *range(90), 7 + i]] for i in range(20)]
     (tmp_path / "export" / "reward_model.json").write_text(json.dumps(about))
-    load, plain, build_pack, packs = check_export._load_float32, check_export._plain, packing.build_pack, []
+    load, plain, build_pack, packs = verify._load_float32, verify._plain, pack.build_pack, []
 
     def on_a_gpu(directory):
         classifier = load(directory)[1]
@@ -202,10 +204,10 @@ def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_pat
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return build_pack(groups)
 
-    monkeypatch.setattr(check_export, "_load_float32", on_a_gpu)
-    monkeypatch.setattr(check_export, "_plain", small)
-    monkeypatch.setattr(packing, "build_pack", building)
-    monkeypatch.setattr(check_export, "PACK_TOKENS", {"cuda": (16384,), "cpu": (2048, 1536, 1024)})
+    monkeypatch.setattr(verify, "_load_float32", on_a_gpu)
+    monkeypatch.setattr(verify, "_plain", small)
+    monkeypatch.setattr(pack, "build_pack", building)
+    monkeypatch.setattr(verify, "PACK_TOKENS", {"cuda": (16384,), "cpu": (2048, 1536, 1024)})
     assert check_export.main([f"model={tmp_path / 'export'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
@@ -237,9 +239,9 @@ def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, mo
         return free, 2**40
 
     monkeypatch.setattr(models.export, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
-    monkeypatch.setattr("train.distributed.has_gpu", lambda: True)
+    monkeypatch.setattr("train.runtime.distributed.has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
-    assert check_export._load_float32(tmp_path)[0] == torch.device(device)
+    assert verify._load_float32(tmp_path)[0] == torch.device(device)
     assert capsys.readouterr().out.endswith(said)
 
 
@@ -249,11 +251,13 @@ def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
     export = export_run(run, {})
     assert "example" not in json.loads((export / "reward_model.json").read_text())
     assert_only_export(tmp_path, seed=0)
-    assert not (export / check_export.EXAMPLE).exists()
+    assert not (export / verify.EXAMPLE).exists()
     expected = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
     monkeypatch.setattr(models.export, "load_classifier", None)
-    monkeypatch.setattr("train.scorer.load_classifier", None)  # nothing is computed in the process of the training
-    lines = finish.summary(run, export, {}, 1.0).splitlines()
+    monkeypatch.setattr(
+        "train.scoring.scorer.load_classifier", None
+    )  # nothing is computed in the process of the training
+    lines = summary.summary(run, export, {}, 1.0).splitlines()
     at = lines.index("One held-out pair, scored by the export:")
     assert lines[at + 1] == "  prompt    Is 7 prime?"
     assert lines[at + 2] == f"  {expected[0][0]:+8.3f}  Yes.   (chosen)"
@@ -267,7 +271,7 @@ def test_nothing_of_the_training_stays_in_memory_while_the_export_is_checked(war
     for rank in range(2):
         before, after = map(int, (tmp_path / f"alive-{rank}").read_text().split())
         assert before > 500_000
-        assert after == 0, "DeepSpeed holds its engine by something else than train.engine.held_by_deepspeed knows"
+        assert after == 0, "DeepSpeed holds its engine by something else than train.step.engine.held_by_deepspeed knows"
 
 
 def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
@@ -288,7 +292,7 @@ def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
     assert "resumed from step 6 of 6" in again.output
     assert "export check: passed" in again.output
     assert [path.name for path in run.glob("export*")] == ["export"]
-    assert durable.find_damage(run / "export") == []
+    assert atomic.find_damage(run / "export") == []
     steps = [
         json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if "train/loss" in line
     ]

@@ -11,7 +11,7 @@ from runs import RECIPE, assert_same, fingerprint, finish, metrics, newest, stra
 from safetensors.torch import save_file
 from support import CONFIGS
 
-from train.metrics import spike_score
+from train.step.step_metrics import spike_score
 
 
 def test_a_step_that_is_not_finite_is_named_and_left_out(warm, tmp_path):

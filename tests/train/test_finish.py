@@ -9,8 +9,8 @@ import pytest
 from runs import RECIPE
 from support import Finished
 
-from train.evaluation import one_line
-from train.finish import doubts
+from train.evaluation.held_out import one_line
+from train.export.summary import doubts
 
 
 def held_out(loss: float, accuracy: float, pairs: int) -> dict[str, float]:

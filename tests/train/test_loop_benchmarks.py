@@ -9,15 +9,15 @@ import torch
 from runs import RECIPE, finish
 from support import tiny_model
 
-from data.builtin import byte_tokenizer
-from data.chat import Chat, make_group
-from data.packing import build_pack
-from data.pairs import DataError
+from data.common.errors import DataError
+from data.packing.pack import build_pack
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import Chat, make_group
 from train.benchmark import main as benchmark_main
-from train.checkpoint import improves
-from train.evaluation import BenchmarkEvaluation
-from train.loop_benchmarks import load_benchmarks, score_groups
-from train.recipe import RecipeError, load_recipe
+from train.evaluation.benchmarks import load_benchmarks, score_groups
+from train.evaluation.held_out import BenchmarkEvaluation
+from train.evaluation.pair_metrics import improves
+from train.recipe.schema import RecipeError, load_recipe
 
 PROMPTS = ("Name a colour.", "In French, please: one line about my breakfast.", "Is 7 prime?")
 

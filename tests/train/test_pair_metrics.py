@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from train.checkpoint import improves
-from train.evaluation import check_metric
-from train.pair_metrics import (
+from train.evaluation.held_out import check_metric
+from train.evaluation.pair_metrics import (
     COLUMNS,
     SHARPEST,
     PairFacts,
@@ -17,6 +16,7 @@ from train.pair_metrics import (
     calibration_error,
     fit_temperature,
     histogram,
+    improves,
     metric_names,
     pair_metrics,
     pair_tables,

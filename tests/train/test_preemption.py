@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, environment
 
-from train import preemption
-from train.preemption import Preemption, Process, Stopped, are_there, find_launchers, reserve
+from train.runtime import preemption
+from train.runtime.preemption import Preemption, Process, Stopped, are_there, find_launchers, reserve
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ RANK_OF_A_LAUNCHER = """
 import os, sys, time
 from pathlib import Path
 
-from train.preemption import Preemption, Stopped
+from train.runtime.preemption import Preemption, Stopped
 directory = Path(sys.argv[1])
 try:
     preemption = Preemption(directory, is_main=True)

@@ -8,12 +8,12 @@ import torch
 from support import SMALL, classifier_of
 from torch.nn.functional import logsigmoid
 
-from data.builtin import SETS, byte_tokenizer
-from data.mixture import Mixture
+from data.rows.builtin import SETS, byte_tokenizer
+from data.selection.mixture import Mixture
 from models.build import build_model
-from train.engine import learning_rate_at
-from train.inputs import prepare
-from train.recipe import load_recipe
+from train.recipe.schema import load_recipe
+from train.run.resolve import prepare
+from train.step.engine import learning_rate_at
 
 
 def padded_rewards(model, conversations, pad):

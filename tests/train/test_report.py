@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from browser import chromium, measure, screenshot
 
-from train.pair_metrics import PairFacts, pair_metrics, pair_tables
-from train.report import main, report_page, report_run
-from train.report_data import ReportError, read_run, read_runs, running_mean, thinned, wilson
+from train.evaluation.pair_metrics import PairFacts, pair_metrics, pair_tables, wilson
+from train.report import main
+from train.reports.run_files import ReportError, read_run, read_runs, running_mean, thinned
+from train.reports.run_page import report_page, report_run
 
 HOSTILE = '<script>alert(1)<_script>$x^2$ "&\'\x07 id="a" url(#b)'
 RECIPE = """name: x
@@ -297,9 +298,9 @@ def test_mistakes_are_one_line(arguments, said, run, tmp_path, capsys):
 
 def test_a_run_is_done_whatever_becomes_of_its_picture(tmp_path, capsys, monkeypatch):
     write_run(tmp_path / "run", steps=20)
-    monkeypatch.setitem(sys.modules, "train.report_plots", None)
-    monkeypatch.delitem(sys.modules, "train.report_page", raising=False)
-    monkeypatch.delitem(sys.modules, "train.report_benchmarks", raising=False)
+    monkeypatch.setitem(sys.modules, "train.reports.plots", None)
+    monkeypatch.delitem(sys.modules, "train.reports.html", raising=False)
+    monkeypatch.delitem(sys.modules, "train.reports.benchmarks", raising=False)
     assert report_run(tmp_path / "run") is None
     assert "WARNING" in capsys.readouterr().err
     assert report_run(tmp_path / "nowhere") is None

@@ -9,7 +9,7 @@ import torch
 from runs import RECIPE, finish, metrics, newest, straight
 from warm import WarmParent
 
-from train import shards
+from train.checkpoints import deepspeed_shards
 
 DECAY = [*RECIPE, "optimizer.weight_decay=0.1"]  # two parameter groups, and with them two groups of parameters
 
@@ -107,7 +107,7 @@ def test_the_state_is_where_the_weights_are():
         moments = {key: torch.zeros(4, device="meta") for key in ("exp_avg", "exp_avg_sq")}
         adamw.state[parameter] = {"step": shared, **moments}
     engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=adamw.param_groups, optimizer=adamw))
-    shards._mend(engine, [{"lr": 1e-3}])
+    deepspeed_shards._mend(engine, [{"lr": 1e-3}])
     states = list(adamw.state.values())
     assert {tensor.device.type for state in states for tensor in state.values()} == {"meta"}
     assert states[0]["step"] is not states[1]["step"]
@@ -117,8 +117,8 @@ def test_too_little_disk_is_said_before_anything_is_converted(tmp_path, monkeypa
     path = tmp_path / "step-4"
     path.mkdir()
     (path / "x_optim_states.pt").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free=1999))
+    monkeypatch.setattr(deepspeed_shards.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free=1999))
     with pytest.raises(
-        shards.CheckpointError, match=r"step-4: it was written by another number of ranks, .* GiB of disk"
+        deepspeed_shards.CheckpointError, match=r"step-4: it was written by another number of ranks, .* GiB of disk"
     ):
-        shards._convert(path, tmp_path / "resharded.tmp" / "universal")
+        deepspeed_shards._convert(path, tmp_path / "resharded.tmp" / "universal")

@@ -3,9 +3,9 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from train.inputs import resolved_recipe
-from train.recipe import load_recipe, to_yaml
-from train.resumable import Changes, check_same_run
+from train.recipe.schema import load_recipe, to_yaml
+from train.run.resolve import resolved_recipe
+from train.run.resume_rules import Changes, check_same_run
 
 
 def test_commits_are_written_into_the_recipe(tmp_path):

@@ -10,14 +10,14 @@ import pytest
 from runs import RECIPE, metrics
 from support import ROOT, no_file_larger_than
 
-from data.durable import ROOM, check_directory
-from data.markdown import cell
-from data.sources import SourceConfig
-from train.checkpoint import TrainState
-from train.engine import OptimizerConfig, learning_rate_at
-from train.recipe import Recipe, RecipeError, load_recipe, to_yaml
-from train.resumable import Changes, at_commits, check_same_run, explain_extension
-from train.starting_point import check_left, keys_that_extend
+from data.common.atomic import ROOM, check_directory
+from data.common.markdown import cell
+from data.rows.sources import SourceConfig
+from train.checkpoints.state import TrainState
+from train.recipe.schema import Recipe, RecipeError, load_recipe, to_yaml
+from train.run.resume_point import check_left, keys_that_extend
+from train.run.resume_rules import Changes, at_commits, check_same_run, explain_extension
+from train.step.engine import OptimizerConfig, learning_rate_at
 
 TINY = ["recipe=tiny", "optimizer.learning_rate=1e-3"]
 

@@ -11,12 +11,13 @@ import torch
 from support import ROOT, classifier_of, environment, launcher, no_file_larger_than, tiny_model
 
 import train.score
-from data.builtin import byte_tokenizer
-from data.pairs import InvalidPair
-from models.attention import ModelError
+from data.common.errors import InvalidPair
+from data.rows.builtin import byte_tokenizer
+from models.errors import ModelError
 from models.export import load_classifier
-from train.score import ScoreConfig, _append, _finished_rows, main, score_file
-from train.scorer import Scorer
+from train.score import main
+from train.scoring.files import ScoreConfig, _append, _finished_rows, score_file
+from train.scoring.scorer import Scorer
 
 ROWS = [
     {"id": 1, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
@@ -149,16 +150,16 @@ def test_python_function(export):
 
 
 def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.score.CHUNK", 4)
+    monkeypatch.setattr("train.scoring.files.CHUNK", 4)
     source = write(tmp_path / "in.jsonl", ROWS[:3] * 5)
     config = ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))
     whole = read(score_file(config))
     (tmp_path / "out.jsonl").unlink()
 
-    import train.scorer
+    import train.scoring.scorer
 
     calls = []
-    real = train.scorer.score_rows
+    real = train.scoring.rows.score_rows
 
     def dies_in_the_second_chunk(scorer, rows):
         calls.append([row.number for row in rows])
@@ -166,7 +167,7 @@ def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(scorer, rows)
 
-    monkeypatch.setattr("train.scorer.score_rows", dies_in_the_second_chunk)
+    monkeypatch.setattr("train.scoring.rows.score_rows", dies_in_the_second_chunk)
     with pytest.raises(KeyboardInterrupt):
         score_file(config)
     with open(tmp_path / "out.jsonl.partial", "a") as file:
@@ -201,7 +202,7 @@ def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, caps
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypatch, capsys, suffix):
     """In the middle of a row of the third chunk, and in the very last write."""
-    monkeypatch.setattr("train.score.CHUNK", 4)
+    monkeypatch.setattr("train.scoring.files.CHUNK", 4)
     source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": number} for number in range(15)])
     output, partial = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.partial"
     arguments = [f"model={export}", f"input={source}", f"output={output}"]
@@ -218,13 +219,13 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
     assert not kept.endswith("\n")
     if suffix != ".jsonl":
         with monkeypatch.context() as patch:
-            finish = train.score._finish
+            finish = train.scoring.files._finish
 
             def full(*paths):
                 with no_file_larger_than(20):
                     finish(*paths)
 
-            patch.setattr("train.score._finish", full)
+            patch.setattr("train.scoring.files._finish", full)
             assert main(arguments) == 2
         assert f"File too large: '{output}'" in capsys.readouterr().err or suffix == ".parquet"
         assert partial.read_text().count("\n") == 15
@@ -404,7 +405,7 @@ def test_a_file_without_anything_to_score_is_an_error(export, tmp_path, capsys):
 
 
 def test_pairs_end_with_their_accuracy_also_after_an_interruption(export, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("train.score.CHUNK", 4)
+    monkeypatch.setattr("train.scoring.files.CHUNK", 4)
     rows = [{"prompt": f"Is {i} prime?", "chosen": "Yes.", "rejected": "No." * (1 + i % 3)} for i in range(9)]
     rows.append({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"})
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
@@ -416,7 +417,7 @@ def test_pairs_end_with_their_accuracy_also_after_an_interruption(export, tmp_pa
     lines = output.read_text().splitlines(keepends=True)
     output.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("train.score._finish", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("train.scoring.files._finish", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             main(command)
     (tmp_path / "out.jsonl.partial").write_text("".join(lines[:5]))

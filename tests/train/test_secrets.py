@@ -6,7 +6,7 @@ import pytest
 from patches import SECRETS
 from runs import RECIPE
 
-from train.tracking import Tracker, TrackingConfig
+from train.runtime.tracking import Tracker, TrackingConfig
 
 
 def leaks(directory):

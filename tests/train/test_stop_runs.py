@@ -5,7 +5,7 @@ import signal
 import pytest
 from runs import RECIPE, assert_same, finish, newest, straight
 
-from train.preemption import EXIT_STOPPED
+from train.runtime.preemption import EXIT_STOPPED
 
 SMALL_PACKS = [*RECIPE, "data.pack_tokens=512", "checkpoint.every=null"]  # several micro steps in a step
 

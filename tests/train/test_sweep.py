@@ -13,12 +13,13 @@ import pytest
 from support import ROOT, environment
 
 from train import sweep
-from train.preemption import read_process
-from train.recipe import load_recipe
-from train.sweep_jobs import Job, command_of, environment_of, visible_gpus
-from train.sweep_lines import estimate, plan_lines
-from train.sweep_plan import Sweep, SweepRun, read_saved_sweep
-from train.sweep_progress import last_error
+from train.recipe.schema import load_recipe
+from train.runtime.preemption import read_process
+from train.sweeps import run as run_module
+from train.sweeps.local import Job, command_of, environment_of, visible_gpus
+from train.sweeps.plan import Sweep, SweepRun, read_saved_sweep
+from train.sweeps.plan_text import estimate, plan_lines
+from train.sweeps.progress import last_error
 
 TINY = [
     "recipe=smoke-qwen3",  # its checkpoint.resume is never, which a sweep overrules
@@ -91,7 +92,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_answered_in_one_line_before_anything_starts(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "prepare", lambda *_: True)
+    monkeypatch.setattr(run_module, "prepare", lambda *_: True)
     assert sweep.main(["recipe=tiny", f"run_dir={tmp_path / 'sweep'}", *arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert message in error
@@ -119,7 +120,7 @@ def planned(directory: Path, *arguments: str, capsys) -> tuple[int, str]:
 def test_another_sweep_in_the_same_directory_is_refused_and_more_points_are_not(tmp_path, capsys):
     directory = tmp_path / "sweep"
     _, made, _ = sweep.read_command(["recipe=tiny", f"run_dir={directory}", "sweep.training.epochs=[1,2]"])
-    from train.recipe import to_yaml
+    from train.recipe.schema import to_yaml
 
     for run in made.runs:
         run.directory.mkdir(parents=True)
@@ -200,14 +201,14 @@ def test_commands_and_environments_of_runs(monkeypatch, tmp_path):
 
 
 def test_runs_at_a_time_are_as_many_as_gpus_allow(monkeypatch, tmp_path):
-    from train.sweep_config import read_sweep
+    from train.sweeps.config import read_sweep
 
     monkeypatch.delenv("DS_ACCELERATOR")
 
     def count(gpus: str, *arguments: str) -> int:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         given = [tuple(argument.split("=", 1)) for argument in ("sweep.seeds=[0]", *arguments)]
-        return sweep.at_once(read_sweep(given), Sweep(tmp_path, "base", {}, []))
+        return run_module.at_once(read_sweep(given), Sweep(tmp_path, "base", {}, []))
 
     assert count("0,1,2,3") == 4
     assert count("0,1,2,3", "sweep.gpus_per_run=2") == 2

@@ -2,9 +2,9 @@
 
 import pytest
 
-from train.recipe_yaml import RecipeError
-from train.sweep_config import read_sweep
-from train.sweep_points import SweepConfig, draw, is_amount, points_of, value_text
+from train.recipe.safe_yaml import RecipeError
+from train.sweeps.config import read_sweep
+from train.sweeps.points import SweepConfig, draw, is_amount, points_of, value_text
 
 SOURCES = ["a", "b", "c"]
 

@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import CONFIGS, classifier_of, tiny_model
 
-from data.builtin import CHATML, byte_tokenizer
-from data.chat import Chat
-from data.pairs import DataError
-from data.settings import DataConfig
-from models.attention import ModelError
+from data.common.errors import DataError
+from data.rows.builtin import CHATML, byte_tokenizer
+from data.selection.config import DataConfig
+from data.tokens.chat import Chat
 from models.build import Base, ModelConfig
 from models.config_check import TOKENIZER_KEYS
+from models.errors import ModelError
+from models.tokenizer import SETTINGS, read_tokenizer
 from train.check_export import main as check_export
-from train.references import REFERENCES, references_of
-from train.scorer import Scorer
-from train.tokenizer import SETTINGS, check_references, load_chat, read_tokenizer
+from train.export.reference_conversations import REFERENCES, references_of
+from train.run.tokenizer import check_references, load_chat
+from train.scoring.scorer import Scorer
 
 
 def edit(path: Path, change: Any) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from data.builtin import SETS
+from data.rows.builtin import SETS
 
 
 def fit(features, rows):

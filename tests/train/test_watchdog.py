@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from train.watchdog import Watchdog
+from train.runtime.watchdog import Watchdog
 
 
 @pytest.fixture

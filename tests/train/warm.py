@@ -123,7 +123,7 @@ def child(request: dict[str, Any], rank: int, port: int, log: str) -> int:
 
         name, *values = request["patch"] if isinstance(request["patch"], list) else [request["patch"]]
         getattr(patches, name)(*values)
-    from data import screen
+    from data.common import screen
     from train.main import main
 
     screen.guard()

@@ -1,0 +1,291 @@
+"""What every benchmark module shares: the shape of an item, and readers that never lose a row in silence.
+
+A benchmark is a module with the names of `aggregate.Benchmark`. Its items are `Comparison`s: one or more prompts, each
+with its candidate responses, scored as one group that shares the prompt. A row of a public benchmark is never dropped:
+a published score counts every row, so a row that can't be read stops the run with its address. Of a user's own file
+such rows are counted and named (`Reading.bad_rows`).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.common.errors import DataError, InvalidPair
+from data.rows.pairs import Message, check_conversation, plain_messages
+from data.rows.sources import SourceConfig, read_rows
+
+DATA_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".arrow")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One prompt with its candidate responses; everything but the prompt is one entry for each response."""
+
+    prompt: tuple[Message, ...]
+    responses: tuple[str, ...]
+    truth: tuple[float, ...]  # 1 for a correct response and 0 for a wrong one, or its true score
+    kinds: tuple[str, ...] = ()  # what else the rule asks of a response: its style, its place
+    pairs: tuple[tuple[int, int], ...] = ()  # positions (better, worse) that the rule compares, where it names them
+    turns: tuple[tuple[Message, ...], ...] = ()  # what follows the prompt, where it is more than one assistant message
+    # Responses of the row that are not among the above, as they cannot be scored: (position in the row, why).
+    refused: tuple[tuple[int, str], ...] = ()
+
+    def conversations(self) -> list[list[Message]]:
+        if self.turns:
+            return [[*self.prompt, *turns] for turns in self.turns]
+        return [[*self.prompt, {"role": "assistant", "content": response}] for response in self.responses]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One item of a benchmark: what its rule judges as a whole."""
+
+    id: str  # unique within the benchmark
+    subset: str
+    groups: tuple[Candidates, ...]
+
+
+@dataclass
+class Reading:
+    """What was read: the items, what the headline score lacks, and what else a reader of the score should know."""
+
+    items: list[Comparison]
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)  # of a user's file: address and reason; `missing` counts them
+
+    def refuse_bad_rows(self, key: str) -> None:
+        """What `error` means for the setting `key`. Raises: DataError that names the first bad row."""
+        if self.bad_rows:
+            raise DataError(f"{self.bad_rows[0]} ({key}=drop leaves such rows out)")
+
+
+Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward of each response
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+class Fields:
+    """The columns of one row; what is missing or of another kind is named with the row's address."""
+
+    def __init__(self, where: str, row: Any):
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where}: the row is not an object with named fields")
+        self.where, self._row = where, row
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The row as it is."""
+        return self._row
+
+    def __contains__(self, name: str) -> bool:
+        return self._row.get(name) is not None
+
+    def get(self, name: str) -> Any:
+        if name not in self:
+            raise DataError(f"{self.where}: no {name} among the fields {sorted(map(str, self._row))}")
+        return self._row[name]
+
+    def text(self, name: str) -> str:
+        """A field of text, which may be blank: models answer nothing at times, and the rules count it."""
+        return self._text(self.get(name), name)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        values = self.get(name)
+        if not isinstance(values, list | tuple):
+            raise DataError(f"{self.where}: {name} is {type(values).__name__}, expected a list of texts")
+        return tuple(self._text(value, f"{name}[{i}]") for i, value in enumerate(values))
+
+    def prompt(self, name: str, beside: Sequence[str] = ()) -> tuple[Message, ...]:
+        """A user turn from a text, or turns of role and content that end with the user's; checked as in training.
+
+        Texts may be blank: some published prompts hold a blank turn.
+
+        Args:
+            beside: keys of a turn that are no part of what the model reads.
+        """
+        value = self.get(name)
+        if isinstance(value, str):
+            value = [{"role": "user", "content": value}]
+        if not isinstance(value, list | tuple) or not value:
+            raise DataError(f"{self.where}: {name} is {type(value).__name__}, expected a text or a list of messages")
+        bare = [{k: v for k, v in t.items() if k not in beside} if isinstance(t, Mapping) else t for t in value]
+        try:
+            turns = plain_messages(bare, name)
+            check_conversation([*turns, {"role": "assistant", "content": ""}], name, blank=True)
+        except InvalidPair as error:
+            raise DataError(f"{self.where}: {error}") from None
+        if turns[-1]["role"] == "assistant":
+            raise DataError(f"{self.where}: {name} ends with the assistant; the responses come after it")
+        return tuple(turns)
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """`count` finite numbers (or truth values)."""
+        values = self.get(name)
+        if not isinstance(values, list | tuple) or len(values) != count:
+            raise DataError(f"{self.where}: {name} is not a list of {count} numbers, one for each response")
+        for value in values:
+            if not isinstance(value, int | float) or not abs(value) < float("inf"):
+                raise DataError(f"{self.where}: {name} holds {value!r}, expected finite numbers")
+        return tuple(map(float, values))
+
+    def positions(self, name: str, values: Any, count: int) -> tuple[int, ...]:
+        """Positions of responses. Raises: DataError when one is out of range."""
+        if not isinstance(values, list | tuple):
+            values = [values]
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+                raise DataError(f"{self.where}: {name} holds {value!r}, expected positions from 0 to {count - 1}")
+        return tuple(values)
+
+    def one_of(self, name: str, known: Iterable[str]) -> str:
+        value = str(self.get(name))
+        if value not in known:
+            raise DataError(f"{self.where}: {name}={value!r}, expected one of {sorted(known)}")
+        return value
+
+    def _text(self, value: Any, name: str) -> str:
+        if not isinstance(value, str):
+            raise DataError(f"{self.where}: {name} is {type(value).__name__}, expected text")
+        return value
+
+
+def rows_of(name: str, files: Sequence[Path]) -> Iterator[Fields]:
+    """All rows of files. Raises: DataError at the first that can't be read."""
+    for file in files:
+        yield from _checked(read_rows(f"path.{name}", SourceConfig(path=str(file))))
+
+
+def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) -> Reading:
+    """The items of a user's file, or directory of files. What is no item is named in `bad_rows` and counted.
+
+    Args:
+        item: a row -> its item. Raises: DataError.
+
+    Raises:
+        DataError: there is no path, or no row is an item.
+    """
+    if path is None:
+        raise DataError(f"benchmark {name} is your own file: give path.{name}=FILE.jsonl")
+    items, bad = [], []
+    for file in data_files(name, path, name):
+        for row in read_rows(f"path.{name}", SourceConfig(path=str(file))):
+            try:
+                if row.error is not None:
+                    raise row.error
+                items.append(item(Fields(row.where, row.value)))
+            except DataError as error:
+                bad.append(f"{row.where}: {str(error).removeprefix(f'{row.where}: ')}")
+    if not items:
+        raise DataError(
+            f"none of {len(bad):,} rows can be read; {bad[0]}" if bad else f"path.{name}={path}: has no rows"
+        )
+    missing = [f"{len(bad):,} of {len(bad) + len(items):,} rows cannot be read; {bad[0]}"] if bad else []
+    refused = [(i.id, why) for i in items for group in i.groups for _, why in group.refused]
+    if refused:
+        missing.append(f"{len(refused):,} responses have no reward; {refused[0][0]}: {refused[0][1]}")
+    return Reading(with_unique_ids(items), missing, bad_rows=bad)
+
+
+def hub_rows(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
+    """All rows of a hub dataset's split; used where no path is given. Raises: DataError."""
+    source = SourceConfig(dataset=dataset, split=split, name=config)
+    yield from _checked(read_rows(f"benchmark {name} (give path.{name}=PATH where there is no network): ", source))
+
+
+def _checked(rows: Iterable[Any]) -> Iterator[Fields]:
+    for row in rows:
+        if row.error is not None:
+            raise DataError(f"{row.where}: {row.error}")
+        yield Fields(row.where, row.value)
+
+
+def data_files(name: str, path: str, split: str) -> list[Path]:
+    """The data files of a downloaded hub dataset: a file, or a directory whose files name the split or name none.
+
+    Raises:
+        DataError: there are none.
+    """
+    root = existing(name, path)
+    if root.is_file():
+        return [root]
+    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(DATA_SUFFIXES) and p.name[0] != ".")
+    of_split = [p for p in found if p.name.split("-")[0].split(".")[0] == split]
+    if not found:
+        raise DataError(
+            f"path.{name}={path}: no {', '.join(DATA_SUFFIXES)} there; give the benchmark's directory or file"
+        )
+    return of_split or found
+
+
+def existing(name: str, path: str) -> Path:
+    """Raises: DataError when there is nothing at the path."""
+    place = Path(os.path.expanduser(path))
+    if not place.exists():
+        raise DataError(f"path.{name}={path}: no such file or directory")
+    return place
+
+
+def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], what: str) -> list[str]:
+    """A line for each subset that has not as many prompts as were published."""
+    found = Counter(item.subset for item in items for _ in item.groups)
+    lines = []
+    for subset, count in expected.items():
+        if found[subset] != count:
+            lines.append(f"{subset}: {found[subset]:,} of {count:,} {what}")
+    return lines
+
+
+def with_unique_ids(items: Iterable[Comparison]) -> list[Comparison]:
+    """Items whose ids repeat get #2, #3, ... in their order; a per-item file needs names."""
+    items = list(items)
+    seen: Counter[str] = Counter()
+    taken = {item.id for item in items}  # a file may itself hold an id such as "7#2"
+    unique = []
+    for item in items:
+        seen[item.id] += 1
+        name = item.id
+        if seen[item.id] > 1:
+            while (name := f"{item.id}#{seen[item.id]}") in taken:
+                seen[item.id] += 1
+            taken.add(name)
+        unique.append(item if name == item.id else Comparison(name, item.subset, item.groups))
+    return unique
+
+
+def group_of(conversations: Sequence[list[Message] | InvalidPair], truth: Sequence[float]) -> Candidates:
+    """Whole conversations as a group: the messages that all of them begin with are its prompt.
+
+    Args:
+        conversations: each ends with the assistant; or why it cannot be scored (not all of them).
+        truth: one number for each.
+    """
+    found = [(c, t) for c, t in zip(conversations, truth, strict=True) if not isinstance(c, InvalidPair)]
+    refused = tuple((i, str(c)) for i, c in enumerate(conversations) if isinstance(c, InvalidPair))
+    first = found[0][0]
+    shared = min(len(c) for c, _ in found) - 1
+    while any(c[:shared] != first[:shared] for c, _ in found):
+        shared -= 1
+    turns = tuple(tuple(c[shared:]) for c, _ in found)
+    plain = all(len(t) == 1 and t[0]["role"] == "assistant" for t in turns)
+    responses = tuple(c[-1]["content"] for c, _ in found)
+    return Candidates(
+        tuple(first[:shared]), responses, tuple(t for _, t in found), turns=() if plain else turns, refused=refused
+    )
+
+
+def best_first(prompt: tuple[Message, ...], best: str, others: Iterable[str]) -> Candidates:
+    """One correct response and the wrong ones."""
+    responses = (best, *others)
+    return Candidates(prompt, responses, (1.0, *[0.0] * (len(responses) - 1)))
+
+
+def beats_all(group: Candidates, rewards: Sequence[float]) -> float:
+    """1 when some correct response is strictly above every wrong one, else 0: a tie is not a win."""
+    right = max(r for r, truth in zip(rewards, group.truth, strict=True) if truth)
+    wrong = max((r for r, truth in zip(rewards, group.truth, strict=True) if not truth), default=float("-inf"))
+    return float(right > wrong)

@@ -1,0 +1,185 @@
+"""Facts about rows besides their ids: which match `where`, their MinHash signatures, what they share with benchmarks.
+
+Each is found by reading the rows once more, in as many processes as pay, and kept beside the tokenised pairs
+(data/common/cache.py), named by the rows and by what was asked. None depends on the tokenizer.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from data.common.cache import ColumnWriter, fingerprint, open_cached, read_column
+from data.common.errors import InvalidPair
+from data.common.normalize import printable
+from data.common.progress import progress
+from data.rows.columns import without
+from data.rows.pairs import Message, read_conversations
+from data.rows.parallel_map import map_chunks
+from data.rows.sources import Row, SourceConfig, read_rows
+
+if TYPE_CHECKING:
+    from data.selection.contamination import BenchmarkPrompts, Hit
+
+VERSION = 2  # raise it when the same rows and questions would give other answers
+NUM_PERMUTATIONS = 128
+
+
+class Signatures:
+    """MinHash signatures of the rows that are pairs."""
+
+    def __init__(self, directory: Path):
+        self._rows = read_column(directory, "row", np.int64)
+        self._signatures = read_column(directory, "signature", np.uint32, NUM_PERMUTATIONS)
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(num_rows, NUM_PERMUTATIONS) uint32, of rows that are pairs."""
+        return self._signatures[np.searchsorted(self._rows, rows)]
+
+
+class Hits:
+    """The rows that share a prompt, or words, with a benchmark."""
+
+    def __init__(self, directory: Path):
+        self._rows = read_column(directory, "row", np.int64)
+        self._path = directory / "hits.jsonl"
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The number of each row's hit, -1 where there is none, (num_rows,) int64."""
+        if not len(self._rows):
+            return np.full(len(rows), -1)
+        at = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
+        return np.where(self._rows[at] == rows, at, -1)
+
+    @functools.cached_property
+    def _told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+    def describe(self, number: int) -> str:
+        hit = self._told[number]
+        return printable(f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}")
+
+
+def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool) -> np.ndarray:
+    """The numbers of the rows for which the source's `where` holds, ascending. Raises: DataError."""
+    from data.rows.sql_filter import matching_rows
+    from data.rows.sql_validate import release
+
+    where = source.where
+    assert where is not None
+
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        for rows in matching_rows(key, where, lambda: read_rows(key, source)):
+            writer.write("row", rows.astype(np.int64))
+        release()  # the process that evaluated it; it holds on to memory
+
+    directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
+    return read_column(directory, "row", np.int64)
+
+
+def find_signatures(
+    key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool, workers: int
+) -> Signatures:
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        chunks = map_chunks(_with_bar(key, source), _sign, (source,), workers)
+        for rows, signatures in chunks:
+            writer.write("row", rows)
+            writer.write("signature", signatures)
+
+    made_of = {"content": content, **_reading(source), "permutations": NUM_PERMUTATIONS, "flip": source.flip}
+    return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
+
+
+def find_hits(
+    key: str,
+    source: SourceConfig,
+    content: str,
+    prompts: "BenchmarkPrompts",
+    cache: Path,
+    *,
+    builder: bool,
+    workers: int,
+) -> Hits:
+    def make(directory: Path, writer: ColumnWriter) -> None:
+        with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
+            for _, _, found in hits_by_chunk(key, source, prompts, workers):
+                for row, hit in found:
+                    writer.write("row", np.array([row.number], np.int64))
+                    file.write(json.dumps(asdict(hit)) + "\n")
+
+    made_of = {"content": content, **_reading(source), "prompts": prompts.fingerprint()}
+    return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))
+
+
+def _open(
+    key: str,
+    kind: str,
+    made_of: dict[str, Any],
+    make: Callable[[Path, ColumnWriter], None],
+    columns: list[str],
+    cache: Path,
+    builder: bool,
+) -> Path:
+    """A directory of facts, made where it is missing."""
+    directory = cache / f"{key.rpartition('.')[2]}-{kind}-{fingerprint([VERSION, kind, made_of])}"
+
+    def write(temporary: Path) -> None:
+        with ColumnWriter(temporary, columns) as writer:
+            make(temporary, writer)
+
+    open_cached(directory, key, write, builder=builder)
+    return directory
+
+
+def _reading(source: SourceConfig) -> dict[str, Any]:
+    """What decides which conversations a row holds."""
+    return {"format": source.format, "ignore_columns": sorted(set(source.ignore_columns))}
+
+
+def _with_bar(key: str, source: SourceConfig) -> Any:
+    return progress(read_rows(key, source), desc=f"comparing {key.rpartition('.')[2]}", unit=" rows", leave=False)
+
+
+def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers and signatures of the rows that hold two conversations."""
+    from data.selection.near_duplicates import signature, texts_of
+
+    signed = [
+        (row.number, signature(texts_of(*(reversed(sides) if source.flip else sides)), NUM_PERMUTATIONS))
+        for row, sides in _pairs(rows, source)
+    ]
+    numbers = np.array([number for number, _ in signed], np.int64)
+    return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
+
+
+Found: TypeAlias = (
+    "tuple[int, int, list[tuple[Row, Hit]]]"  # rows, pairs among them, and those that share something with a benchmark
+)
+
+
+def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", workers: int = 0) -> Iterator[Found]:
+    """What the rows of a source share with benchmarks, in their order."""
+    yield from map_chunks(_with_bar(key, source), _find_in_chunk, (source, prompts), workers)
+
+
+def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> Found:
+    from data.selection.contamination import texts_of
+
+    pairs = _pairs(rows, source)
+    hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in pairs]
+    return len(rows), len(pairs), [(row, hit) for row, hit in hits if hit is not None]
+
+
+def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:
+    """The rows that hold two conversations; data/tokens/tokenize.py says why others do not."""
+    found = []
+    for row in rows:
+        if row.error is None:
+            with contextlib.suppress(InvalidPair):
+                found.append((row, read_conversations(without(row.value, source.ignore_columns), source.format)))
+    return found

@@ -1,0 +1,180 @@
+"""Which pairs of a source are trained on, held out or left out: each stage takes pairs from those left, and says why.
+
+All of it is a pure function of (seed, sources, settings), so every rank and every restart selects the same.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.rows.sources import SourceConfig
+from data.selection.mixture import PairSet, mix, stable_hash
+from data.tokens.pair_store import PairStore
+
+HELD_OUT, BEYOND_LIMIT = "held out", "beyond the limit"
+
+
+@dataclass
+class Taken:
+    """Pairs that one stage took, and how it explains each."""
+
+    reason: str
+    indices: np.ndarray  # positions in the store
+    explain: Callable[[int], str] | None  # of the k-th of them; only what is explained is named in dropped.jsonl
+
+
+class Selection:
+    """What becomes of every pair of one source."""
+
+    def __init__(self, name: str, config: SourceConfig, store: PairStore):
+        self.name, self.config, self.store = name, config, store
+        self.taken: list[Taken] = []
+        self.found: Counter[str] = Counter()  # what gates that only report would have taken
+        self._is_left = np.ones(len(store), np.bool_)
+
+    def left(self) -> np.ndarray:
+        """Positions in the store of the pairs that no stage has taken, ascending."""
+        return np.flatnonzero(self._is_left)
+
+    def take(self, indices: np.ndarray, reason: str, explain: Callable[[int], str] | None = None) -> None:
+        """Take pairs that are left out of it."""
+        assert self._is_left[indices].all(), f"{self.name}: a pair is taken twice ({reason})"
+        self._is_left[indices] = False
+        if len(indices):
+            self.taken.append(Taken(reason, indices, explain))
+
+    def counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for taken in self.taken:
+            counts[taken.reason] += len(taken.indices)
+        return counts
+
+    def sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """(chosen, rejected) hashes of all pairs, as they are trained on."""
+        store = self.store
+        return (
+            (store.rejected_hash, store.chosen_hash) if self.config.flip else (store.chosen_hash, store.rejected_hash)
+        )
+
+    def pairs(self) -> PairSet:
+        """The pairs to train on."""
+        return PairSet(self.name, self.store, self.left(), self.config.weight, self.config.flip)
+
+    def held_out(self) -> PairSet:
+        """The pairs that are held out."""
+        indices = [taken.indices for taken in self.taken if taken.reason == HELD_OUT]
+        chosen = indices[0] if indices else np.empty(0, np.int64)
+        return PairSet(self.name, self.store, chosen, 1.0, self.config.flip)
+
+    def fate(self, index: int) -> str:
+        """What became of the pair at a position of the store."""
+        for taken in self.taken:
+            at = int(np.searchsorted(taken.indices, index))
+            if at < len(taken.indices) and taken.indices[at] == index:
+                return taken.reason + (f": {taken.explain(at)}" if taken.explain is not None else "")
+        return "trained on"
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """A record for each pair that a stage took with an explanation."""
+        for taken in self.taken:
+            if taken.explain is not None:
+                for k, row in enumerate(self.store.row[taken.indices].tolist()):
+                    where = f"{self.name} row {row + 1}"
+                    record = {"where": where, "row": row, "reason": taken.reason, "detail": taken.explain(k)}
+                    yield {"source": self.name, **record}
+
+    def report(self) -> dict[str, Any]:
+        """Where every row went: rows = trained + held out + beyond the limit + left out + refused by reason."""
+        counts, refused = self.counts(), Counter(record["reason"] for record in self.store.dropped())
+        entry = {
+            "rows": self.store.info["rows"],
+            "trained": len(self.left()),  # on the training side; data.sources.NAME.weight says how many an epoch
+            "held_out": counts.pop(HELD_OUT, 0),
+            "beyond_limit": counts.pop(BEYOND_LIMIT, 0),
+            "left_out": dict(counts),  # by reason, in the order of the stages
+            "refused": dict(sorted(refused.items())),
+            "found": dict(self.found),  # by gates that only report; counted elsewhere, too
+        }
+        accounted = entry["trained"] + entry["held_out"] + entry["beyond_limit"] + counts.total() + refused.total()
+        assert entry["rows"] == accounted, f"{self.name}: {entry['rows']} rows, {accounted} accounted for"
+        return entry
+
+
+# --- the stages of one source -----------------------------------------------------------------------------------------
+
+
+def keep_matching(selection: Selection, rows: np.ndarray) -> None:
+    """Args: rows: the numbers of the rows for which `where` holds, ascending."""
+    left = selection.left()
+    selection.take(left[~np.isin(selection.store.row[left], rows)], "where")
+
+
+def keep_lengths(selection: Selection) -> None:
+    """`min_tokens` and `max_tokens`, both included."""
+    low, high = selection.config.min_tokens, selection.config.max_tokens
+    if low is None and high is None:
+        return
+    left, store = selection.left(), selection.store
+    lengths = store.prefix_length[left] + np.maximum(store.chosen_length[left], store.rejected_length[left])
+    if low is not None:
+        selection.take(left[lengths < low], "fewer than min_tokens")
+    if high is not None:
+        selection.take(left[lengths > high], "more than max_tokens")
+
+
+def keep_margins(selection: Selection) -> None:
+    """`min_margin` and `max_margin`, both included."""
+    low, high = selection.config.min_margin, selection.config.max_margin
+    if low is None and high is None:
+        return
+    left = selection.left()
+    margins = selection.store.margin[left]
+    outside = (margins < np.float32(-np.inf if low is None else low)) | (
+        margins > np.float32(np.inf if high is None else high)
+    )
+    selection.take(left[np.isnan(margins)], "no margin")
+    selection.take(left[outside], "outside the margins")
+
+
+def keep_limit(selection: Selection, seed: int) -> None:
+    """`limit`: at most so many pairs."""
+    if selection.config.limit is not None:
+        left = selection.left()
+        kept = draw(selection.store, left, seed, selection.config.limit)
+        selection.take(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
+
+
+def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int) -> None:
+    """Hold out a fraction of the prompts, and of these at most `limit` pairs. 1: all."""
+    out = selection.left() if fraction == 1 else of_held_out_prompts(selection.store, selection.left(), fraction)
+    kept = out if limit is None else draw(selection.store, out, seed, limit)
+    selection.take(kept, HELD_OUT)
+    if len(kept) < len(out):
+        selection.take(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
+
+
+def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
+    """A share of what is left, at least one pair."""
+    left = selection.left()
+    if fraction < 1 and len(left):
+        kept = draw(selection.store, left, seed, max(1, round(fraction * len(left))))
+        selection.take(np.setdiff1d(left, kept, assume_unique=True), "beyond the fraction")
+
+
+def draw(store: PairStore, indices: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """At most `count` of some pairs, ascending. A smaller count draws a part of what a larger one does."""
+    if count >= len(indices):
+        return indices
+    order = mix(store.row[indices].astype(np.uint64), stable_hash(seed, "limit"))
+    return np.sort(indices[np.argsort(order, kind="stable")[:count]])
+
+
+def of_held_out_prompts(store: PairStore, indices: np.ndarray, fraction: float) -> np.ndarray:
+    """Those whose prompt is held out: the same prompts in every source, whatever the seed."""
+    if fraction <= 0:
+        return indices[:0]
+    drawn = mix(store.prompt_hash[indices], stable_hash("held out"))
+    return indices[drawn < np.uint64(int(fraction * (2**64 - 1)))]

@@ -1,0 +1,95 @@
+"""An estimate as text."""
+
+from train.estimates import costs, memory
+from train.estimates.costs import GPUS, StepCost
+from train.estimates.pairs import Pairs, Question
+from train.recipe.schema import Recipe
+
+
+def report(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question) -> str:
+    gpu, steps = GPUS[question.gpu], costs.num_steps(recipe, pairs.count)
+    training, tokens = recipe.training, pairs.tokens
+    work = 3 * costs.forward_work(shape, training.pairs_per_step, tokens)
+    low, high = (f"{100 * share:g}" for share in question.mfu)
+    lines = [
+        f"{recipe.name}: {shape.parameters:,} parameters",
+        f"pairs: {pairs.origin}",
+        f"steps: {steps:,} of {training.pairs_per_step:,} pairs, {training.epochs} epoch(s); a step has "
+        f"{training.pairs_per_step * tokens.packed:,.0f} tokens in packs ({tokens.packed:,.0f} a pair) and "
+        f"{work:.3g} FLOPs (useful ones, forward and backward)",
+        "",
+        f"Memory (computed; train/memory.py). {question.gpu}: {gpu.memory:g} GiB",
+        memory.table(recipe, shape, question.gpus),
+        *_misfits(recipe, shape, question),
+        "",
+        f"Speed (computed). {question.gpu}: {gpu.peak / 1e12:g} TFLOP/s, of which {low} to {high} % are assumed to do "
+        f"useful work; NVLink {gpu.nvlink:g} GB/s, nodes of {costs.PER_NODE} joined by {question.network:g} GB/s",
+        _speed_table(recipe, shape, pairs, question, steps),
+        *_notes(recipe, pairs, steps),
+        "",
+        *_storage(recipe, shape, pairs),
+    ]
+    return "\n".join(lines)
+
+
+def _misfits(recipe: Recipe, shape: memory.Shape, question: Question) -> list[str]:
+    lines, limit = [], GPUS[question.gpu].memory
+    for count in question.gpus:
+        parts = memory.estimate(recipe, shape, count)
+        if parts["longest pair"] / memory.GIB > limit:
+            fits = "packs fit, but not the longest pair" if parts["total"] / memory.GIB <= limit else "it does not fit"
+            lines.append(f"{count} x {question.gpu}: {fits}")
+    return lines
+
+
+def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question, steps: int) -> str:
+    header = (
+        f"{'GPUs':>5} {'packs a rank':>13} {'fill':>6} {'pairs a rank':>13} {'GB sent a GPU':>14} {'s, alone':>9} "
+        f"{'s of computing':>16} {'tokens/s a GPU':>16} {'hours':>15} {'GPU-hours':>17}"
+    )
+    extra = 1 + costs.evaluation_share(recipe, steps, pairs.held_out)
+    rows = [header]
+    for count in question.gpus:
+        step = costs.step_cost(
+            recipe, shape, pairs.tokens, count, gpu=GPUS[question.gpu], mfu=question.mfu, network=question.network
+        )
+        rows.append(_speed_row(step, recipe.training.pairs_per_step * pairs.tokens.packed, steps * extra))
+    return "\n".join(rows)
+
+
+def _speed_row(step: StepCost, tokens: float, steps: float) -> str:
+    slow, fast = step.computing
+    hours = fast * steps / 3600, slow * steps / 3600
+    return (
+        f"{step.gpus:>5} {step.packs:>13,} {step.fill:>6.0%} {step.pairs:>13,.1f} {step.sent / 1e9:>14,.1f} "
+        f"{step.sending:>9.2f} {_range(fast, slow):>16} "
+        f"{_range(tokens / slow / step.gpus, tokens / fast / step.gpus):>16} {_range(*hours):>15} "
+        f"{_range(*(step.gpus * value for value in hours)):>17}"
+    )
+
+
+def _range(low: float, high: float) -> str:
+    def short(value: float) -> str:
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+    return short(low) if short(low) == short(high) else f"{short(low)} - {short(high)}"
+
+
+def _notes(recipe: Recipe, pairs: Pairs, steps: int) -> list[str]:
+    share = costs.evaluation_share(recipe, steps, pairs.held_out)
+    lines = [
+        f"Hours include evaluations on {pairs.held_out:,.0f} held-out pairs ({share:.1%}), not the start or what waits."
+    ]
+    if pairs.longest is not None and pairs.longest > recipe.data.pack_tokens:
+        lines.append(f"The longest pair has {pairs.longest:,} tokens and takes a pack of its own.")
+    return lines
+
+
+def _storage(recipe: Recipe, shape: memory.Shape, pairs: Pairs) -> list[str]:
+    disk = costs.disk_bytes(recipe, shape.parameters, pairs.count + pairs.held_out, pairs.tokens)
+    host = costs.HOST_BYTES_PER_PAIR * (pairs.count + pairs.held_out)
+    return [
+        f"Disk, GB (computed): {', '.join(f'{name} {size / 1e9:,.1f}' for name, size in disk.items())}",
+        f"Host memory of the pairs' columns, GB a rank (computed): {host / 1e9:,.2f}; {costs.PER_NODE} ranks a node: "
+        f"{costs.PER_NODE * host / 1e9:,.1f}",
+    ]

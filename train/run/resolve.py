@@ -1,0 +1,76 @@
+"""What a run is made of: the tokenizer, the base's config and the pairs of a recipe; and the account of them on disk.
+
+recipe.yaml          the resolved recipe
+drop_report.json     where every row went, by source; dropped.jsonl names what was refused or dropped, and why
+data_card.md, .json  what is trained on (data/selection/data_card.py)
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from data.common import atomic
+from data.common.errors import DataError
+from data.selection.data_card import describe, to_markdown
+from data.selection.prepare import PreparedData, prepare_data
+from data.tokens.chat import Chat
+from models.build import Base, resolve_base
+from models.errors import ModelError
+from train.recipe.schema import Recipe, to_yaml
+from train.run.tokenizer import load_chat
+
+
+def prepare(recipe: Recipe, *, builder: bool = True, weights: bool = True) -> tuple[Chat, Base, PreparedData]:
+    """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing.
+
+    Args:
+        builder: whether this process tokenises what is not tokenised yet; the others of its machine wait for it.
+        weights: whether the base's weights are to be there, too.
+    """
+    try:
+        base = resolve_base(recipe.model, weights=weights)
+    except ModelError as error:
+        if weights or recipe.model.base is None:
+            raise
+        ways = "model.base=null model.config=DIRECTORY model.tokenizer=DIRECTORY name a config and a tokenizer of yours"
+        raise ModelError(f"{error}; {ways}") from None
+    positions = base.config.max_position_embeddings
+    if recipe.data.max_length > positions:
+        raise DataError(
+            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
+        )
+    chat = load_chat(recipe.model, recipe.data, base)
+    data = prepare_data(
+        recipe.data,
+        chat,
+        seed=recipe.seed,
+        target_margin=recipe.loss.target_margin,
+        builder=builder,
+    )
+    return chat, base, data
+
+
+def write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> dict[str, Any]:
+    """What the run is made of, on disk before the first step; returns the data card."""
+    directory.mkdir(parents=True, exist_ok=True)
+    atomic.write_file(directory / "recipe.yaml", to_yaml(resolved_recipe(recipe, base, data)))
+    atomic.write_file(directory / "drop_report.json", json.dumps(data.report, indent=2) + "\n")
+    with open(directory / "dropped.jsonl", "w", encoding="utf-8") as file:
+        for record in data.dropped():  # rows from 1, as everywhere that people read
+            file.write(json.dumps({**record, "row": record["row"] + 1}, ensure_ascii=False) + "\n")
+    card = describe(data)
+    atomic.write_file(directory / "data_card.json", json.dumps(card, indent=2) + "\n")
+    atomic.write_file(directory / "data_card.md", to_markdown(card, recipe.name))
+    return card
+
+
+def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
+    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
+    resolved = copy.deepcopy(recipe)
+    resolved.model.revision = base.commit or recipe.model.revision
+    for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):
+        for name, source in sources.items():
+            if source is not None:
+                source.revision = data.commits.get(f"{prefix}{name}", source.revision)
+    return resolved

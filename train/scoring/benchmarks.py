@@ -1,0 +1,141 @@
+"""The benchmarks of one command, one after the other."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.benchmarks.items import existing
+from data.benchmarks.registry import BENCHMARKS, PUBLIC
+from data.common.errors import DataError
+
+
+@dataclass
+class BenchmarkConfig:
+    benchmark: str = "???"  # names with commas between, `all` for the seven public ones, or `compare`
+    model: str | None = None  # an export's directory, or any one-label sequence classifier of the two families
+    path: str | None = None  # where the benchmark's files are, when there is one benchmark
+    paths: dict[str, str] = field(default_factory=dict)  # of several: path.NAME=PATH each; without one: the hub
+    results: str | None = None  # of compare: directories or result files, with commas between
+    output: str | None = None  # directory; default: `benchmarks` beside the export
+    limit: int | None = None  # score a sample of so many items of each benchmark
+    seed: int = 0  # of the sample
+    dtype: str = "auto"  # auto (float32 on CPU, the export's on GPU) | float32 | bfloat16
+    attention: str = "auto"  # auto | flash | torch_varlen | sdpa | eager
+    pack_tokens: int = 16384  # tokens of one pack at most
+    max_length: int | None = None  # an item with a longer conversation is left out, and counted
+    on_bad_row: str = "drop"  # of your own files: drop (counted, and the first is named) | error (stop at the first)
+    overwrite: bool = False  # forget earlier results in the output directory
+
+
+def check(config: BenchmarkConfig) -> None:
+    """What types can't say. Raises: DataError naming the key."""
+    for key in ("pack_tokens", "max_length", "limit"):
+        if getattr(config, key) is not None and getattr(config, key) < 1:
+            raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
+    if config.on_bad_row not in ("drop", "error"):
+        raise DataError(f"on_bad_row={config.on_bad_row}: expected drop or error")
+    if config.benchmark == "compare":
+        if not config.results or len(config.results.split(",")) < 2:
+            raise DataError("benchmark=compare: give results=A,B with two or more directories or result files")
+        return
+    if config.results is not None:
+        raise DataError("results: is for benchmark=compare")
+    if config.model is None:
+        raise DataError("missing model=; try --help")
+    names = names_of(config)
+    if config.path is not None and len(names) > 1:
+        raise DataError(
+            f"path={config.path}: of {len(names)} benchmarks; give path.NAME=PATH for each, NAME one of them"
+        )
+    for name in config.paths:
+        if name not in names:
+            raise DataError(f"path.{name}: benchmark={config.benchmark} does not run {name}")
+    for name in names:
+        place = path_of(config, name)
+        if place is not None:
+            existing(name, place)
+
+
+def names_of(config: BenchmarkConfig) -> list[str]:
+    """The benchmarks to run. Raises: DataError for an unknown one."""
+    from train.recipe.schema import closest
+
+    if config.benchmark == "all":
+        return [benchmark.NAME for benchmark in PUBLIC]
+    names = list(dict.fromkeys(name.strip() for name in config.benchmark.split(",")))
+    known = [*BENCHMARKS, "all", "compare"]
+    for name in names:
+        if name not in BENCHMARKS:
+            raise DataError(f"benchmark={name}: unknown{closest(name, known)}; there are {', '.join(known)}")
+    return names
+
+
+def path_of(config: BenchmarkConfig, name: str) -> str | None:
+    return config.paths.get(name, config.path)
+
+
+def output_of(config: BenchmarkConfig) -> Path:
+    """Where results go: a run's directory has one export, so its results stand beside it."""
+    if config.output is not None:
+        return Path(os.path.expanduser(config.output))
+    model = Path(os.path.expanduser(str(config.model)))
+    if not model.is_dir():  # a hub name
+        return Path("benchmarks") / model.name
+    return model.parent / ("benchmarks" if model.name == "export" else f"{model.name}-benchmarks")
+
+
+def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """Run the benchmarks as the command does; all ranks call it. The results, on the main rank.
+
+    Raises:
+        DataError, ModelError: something to mend in the settings, the files or the model.
+    """
+    from data.benchmarks.sample import draw
+    from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
+    from train.scoring.run_benchmark import describe_model, forget, score_benchmark
+    from train.scoring.scorer import Scorer
+
+    readings = {name: BENCHMARKS[name].read(path_of(config, name)) for name in names_of(config)}
+    ranks, output = read_ranks(), output_of(config)
+    for name, reading in readings.items():
+        if config.on_bad_row == "error":
+            reading.refuse_bad_rows("on_bad_row")
+        for line in reading.missing:
+            ranks.say(f"WARNING: {name} is incomplete: {line}")
+    start_gloo(ranks)
+    scorer = Scorer(
+        str(config.model),
+        dtype=config.dtype,
+        device=str(choose_device(ranks)),
+        attention=config.attention,
+        pack_tokens=config.pack_tokens,
+        max_length=config.max_length,
+    )
+    about = describe_model(scorer, str(config.model))
+    ranks.say(f"scoring in {about['dtype']} on {scorer.device}, attention: {scorer.attention}; results in {output}")
+    results = []
+    if ranks.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+    for name, reading in readings.items():
+        if config.overwrite and ranks.is_main:
+            forget(output, name)
+        sample = draw(reading, config.limit, config.seed)
+        result = score_benchmark(scorer, BENCHMARKS[name], reading, sample, output, about, ranks)
+        if result is not None:
+            results.append(result)
+    stop()
+    return results
+
+
+def show(tables: list[Any], output: Path | None) -> None:
+    """Print tables, and write them as Markdown into a directory."""
+    from data.common.atomic import write_file
+    from train.scoring.tables import text
+
+    for table in tables:
+        print("\n" + text(table, markdown=False), end="")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_file(output / "tables.md", "\n".join(text(table, markdown=True) for table in tables))
+        print(f"\nwrote {output}")

@@ -1,0 +1,195 @@
+"""An export, loaded for scoring: packed, prefixes shared, head in float32."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.common import atomic
+from data.common.errors import InvalidPair
+from data.packing.pack import Pack, build_pack, split_group
+from data.packing.plan import plan_packs
+from data.rows.conversations import first_usable
+from data.rows.pairs import Message, check_conversation, plain_messages
+from data.tokens.chat import Chat, check_end, first_equals, make_group
+from models.attention import choose_backend
+from models.build import fetch, read_config
+from models.errors import ModelError
+from models.export import load_classifier, packed_view
+from models.tokenizer import check_ids, read_tokenizer
+from models.weights import is_finite
+from train.run.tokenizer import check_references
+from train.runtime.distributed import has_gpu
+from train.step.flops import attention_cost
+
+CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
+
+
+class Scorer:
+    """An export, loaded for scoring."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        attention: str = "auto",
+        pack_tokens: int = 16384,
+        max_length: int | None = None,
+    ):
+        """Args: see `train.scoring.files.ScoreConfig`; `device` is the GPU when there is one.
+
+        Raises:
+            ModelError: the directory holds no reward model, or not all of an export.
+        """
+        directory, _ = fetch(str(model), None, "model")
+        # Sizes take no time, and find what was copied in part; train/check_export.py compares every byte.
+        for problem in find_damage(directory, edited=("README.md", "config.json"), contents=False):
+            raise ModelError(f"model={model}: {problem}")
+        config = read_config(str(directory))
+        self.device = torch.device(device or ("cuda" if has_gpu() else "cpu"))
+        if dtype not in ("auto", "float32", "bfloat16"):
+            raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
+        wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
+        classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
+        self.dtype = classifier.dtype
+        self.attention = choose_backend(attention, self.device, self.dtype)
+        self.chat = Chat(read_tokenizer(directory))
+        check_ids(self.chat.tokenizer, config.vocab_size, f"model={model}: the tokenizer")
+        check_references(self.chat, directory, f"model={model}")
+        self.pack_tokens = pack_tokens
+        self.max_length = max_length or config.max_position_embeddings
+        self._model = packed_view(classifier, self.attention).to(self.device).eval()
+        # On the device, where one more look at all weights costs least.
+        if bad := [name for name, tensor in self._model.state_dict().items() if not is_finite(tensor)]:
+            raise ModelError(
+                f"model={model}: NaN or infinities in {', '.join(bad[:3])}, so no reward would be a number"
+            )
+        self._attention_cost = attention_cost(config)
+
+    def score(self, conversations: Sequence[list[Message]]) -> list[float]:
+        """The reward of each conversation; equal ones have the same.
+
+        Raises:
+            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        """
+        checked = [_checked(messages, f"conversations[{i}]") for i, messages in enumerate(conversations)]
+        found = [self.check_ids(ids) for ids in self.encode([checked])[0]]
+        unique = {tuple(ids): ids for ids in found}
+        rewards = dict(zip(unique, self.score_ids([[ids] for ids in unique.values()]), strict=True))
+        return [rewards[tuple(ids)][0] for ids in found]
+
+    def score_groups(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[float]]:
+        """Rewards of groups of conversations; within a group the common token prefix is computed once.
+
+        A blank answer is scored as it stands, as benchmarks ask for.
+
+        Raises:
+            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        """
+        checked = []
+        for i, group in enumerate(groups):
+            if not isinstance(group, list | tuple):
+                kind = type(group).__name__
+                raise InvalidPair("not a group", f"groups[{i}] is {kind}, expected a list of conversations")
+            checked.append([_checked(messages, f"groups[{i}][{j}]", blank=True) for j, messages in enumerate(group)])
+        return self.score_ids([[self.check_ids(ids) for ids in group] for group in self.encode(checked)])
+
+    def encode(self, groups: Sequence[Sequence[list[Message]]]) -> list[list[list[int]]]:
+        """Token ids of every conversation of every group. Raises: InvalidPair when the template refuses one."""
+        found = self.try_encode(groups, usable=False)
+        return [[first_usable([ids]) for ids in group] for group in found]
+
+    def try_encode(
+        self, groups: Sequence[Sequence[list[Message] | InvalidPair]], usable: bool = True
+    ) -> list[list[list[int] | InvalidPair]]:
+        """Token ids of every conversation, or why it has none; a refusal stays where it is.
+
+        Args:
+            usable: refuse also what no reward can be read of: see `check_ids`.
+        """
+        given = [[m for m in group if not isinstance(m, InvalidPair)] for group in groups]
+        rendered = self.chat.render_all([messages for group in given for messages in group])
+        texts = iter(self.chat.encode([text for text in rendered if isinstance(text, str)]))
+        each = iter([next(texts) if isinstance(text, str) else text for text in rendered])
+        found = [[m if isinstance(m, InvalidPair) else next(each) for m in group] for group in groups]
+        return [[self._tried(ids) for ids in group] for group in found] if usable else found
+
+    def check_ids(self, ids: list[int]) -> list[int]:
+        """The same ids.
+
+        Raises:
+            InvalidPair: a conversation is longer than `max_length`, or ends with the pad token.
+        """
+        if len(ids) > self.max_length:
+            raise InvalidPair("over length", f"a conversation has {len(ids)} tokens, more than {self.max_length}")
+        check_end(ids, self.chat.tokenizer.pad_token_id)
+        return ids
+
+    def _tried(self, ids: list[int] | InvalidPair) -> list[int] | InvalidPair:
+        try:
+            return ids if isinstance(ids, InvalidPair) else self.check_ids(ids)
+        except InvalidPair as problem:
+            return problem
+
+    def score_ids(self, groups: Sequence[list[list[int]]]) -> list[list[float]]:
+        """Rewards of groups of conversations given as token ids, in their order.
+
+        Equal conversations of a group have one reward, that of the first: rounding depends on the place in a pack, and
+        must not make one of them win.
+        """
+        parts, owner, firsts = [], [], list[list[int]]()
+        for i, ids in enumerate(groups):
+            group = make_group(ids) if ids else None
+            firsts.append(first_equals(group) if group else [])
+            for part in split_group(group, self.pack_tokens) if group else []:
+                parts.append(part)
+                owner.append(i)
+        rewards: list[list[float]] = [[] for _ in groups]
+        if not parts:
+            return rewards
+        sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
+        costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
+        scored: list[list[float]] = [[] for _ in parts]
+        on_cpu = self.device.type == "cpu"  # a group larger than such a pack stays whole, and its prefix shared
+        capacity = min(self.pack_tokens, CPU_PACK_TOKENS) if on_cpu else self.pack_tokens
+        packs = plan_packs(sizes, costs, capacity, world_size=1)
+        with torch.inference_mode():
+            # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
+            outputs = [self._model(**self._to_device(build_pack([parts[i] for i in pack])).inputs()) for pack in packs]
+            flat = iter(torch.cat(outputs).tolist())
+        for i in itertools.chain.from_iterable(packs):
+            scored[i] = [next(flat) for _ in parts[i].response_ids]
+        for i, values_of_part in zip(owner, scored, strict=True):
+            rewards[i] += values_of_part
+        return [[values[k] for k in first] for values, first in zip(rewards, firsts, strict=True)]
+
+    def _to_device(self, pack: Pack) -> Pack:
+        """From page-locked memory: from any other the host would wait for all that the GPU has still to do."""
+        return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
+
+
+def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
+    """How an export's files differ from its manifest, a line each; nothing where there is none.
+
+    Args:
+        edited: files that a person may have changed.
+        contents: compare hashes too; sizes alone are quick.
+    """
+    if not all((directory / name).is_file() for name in (atomic.MANIFEST, "reward_model.json")):
+        return []  # of before there were any, or another's model
+    try:
+        names = [name for name in atomic.read_manifest(directory)["files"] if name not in edited]
+    except ValueError as error:
+        return [str(error)]
+    way_out = f"fetch the export again, or remove {directory / atomic.MANIFEST} if this was changed on purpose"
+    return [f"{problem}; {way_out}" for problem in atomic.find_damage(directory, names, contents)]
+
+
+def _checked(messages: Any, field: str, blank: bool = False) -> list[Message]:
+    """A conversation of a caller, checked as a row of training is. Raises: InvalidPair."""
+    return check_conversation(plain_messages(messages, field), field, blank=blank)

@@ -1,0 +1,322 @@
+"""DeepSpeed, set up so that a step means what the recipe says: B pairs, summed, divided once, on any ranks."""
+
+import contextlib
+import logging
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from data.common.resume_policy import free
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why and from where."""
+
+
+@dataclass
+class OptimizerConfig:
+    learning_rate: float = 4e-6  # peak
+    schedule: str = "linear"  # constant | linear (to 0) | cosine (to 0), after the warm-up
+    warmup_ratio: float = 0.03  # share of the steps in which the learning rate rises from 0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of AdamW
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.0  # on weight matrices; norms are never decayed
+    max_grad_norm: float = 1.0  # clip the global gradient norm; 0: off
+
+
+@dataclass
+class EngineConfig:
+    zero_stage: int = 3  # what DeepSpeed shards over ranks: 1 optimizer, 2 and gradients, 3 and parameters
+    precision: str = "bf16"  # bf16 (fp32 master weights and gradient accumulation) | fp32
+    gradient_checkpointing: bool = free(True)  # recompute layers in the backward pass: a third more work, less memory
+    checkpointed_layers: int | None = free(None)  # recompute only so many layers, where memory allows; default: all
+    max_bad_steps: int = free(3)  # steps in a row that are left out (loss or gradient not finite) before the run stops
+    hang_minutes: float = free(10.0)  # after the first step no rank waits longer for another; stacks are written before
+    dry_run: bool = free(True)  # try the largest pack and a step before the first: too little memory shows at once
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own for speed and memory (this file)
+
+
+# What `deepspeed` may hold: DeepSpeed has hundreds of settings, and many decide on what a step means, on precision, or
+# on whether a checkpoint can be read. These, all of its zero_optimization, decide on speed and memory alone.
+TUNABLE = (
+    "allgather_bucket_size", "allgather_partitions", "contiguous_gradients", "log_trace_cache_warnings",
+    "memory_efficient_linear", "offload_param", "overlap_comm", "reduce_bucket_size", "reduce_scatter",
+    "round_robin_gradients", "stage3_allgather_sequential", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold", "stage3_param_persistence_threshold",
+    "stage3_prefetch_bucket_size", "stage3_use_all_reduce_for_fetch_params", "sub_group_size",
+    "use_multi_rank_bucket_allreduce", "zero_hpz_partition_size",
+)  # fmt: skip
+
+
+def check_engine(config: EngineConfig) -> None:
+    """Raises: ValueError naming the key."""
+    if config.zero_stage not in (1, 2, 3):
+        raise ValueError(f"engine.zero_stage={config.zero_stage}: expected 1, 2 or 3")
+    if config.precision not in ("bf16", "fp32"):
+        raise ValueError(f"engine.precision={config.precision}: expected bf16 or fp32")
+    if config.checkpointed_layers is not None and not config.gradient_checkpointing:
+        raise ValueError("engine.checkpointed_layers: has no meaning while engine.gradient_checkpointing=false")
+    if config.checkpointed_layers is not None and config.checkpointed_layers < 0:
+        raise ValueError(f"engine.checkpointed_layers={config.checkpointed_layers}: expected 0 or more")
+    if config.max_bad_steps < 0:
+        raise ValueError(f"engine.max_bad_steps={config.max_bad_steps}: expected 0 or more")
+    if not 0 < config.hang_minutes < math.inf:
+        raise ValueError(f"engine.hang_minutes={config.hang_minutes}: expected a finite number above 0")
+    zero = config.deepspeed.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ValueError(f"engine.deepspeed.zero_optimization={zero}: expected settings below it")
+    breakdown = config.deepspeed.get("wall_clock_breakdown", False)
+    if not isinstance(breakdown, bool):
+        raise ValueError(f"engine.deepspeed.wall_clock_breakdown={breakdown}: expected true or false")
+    strange = [key for key in config.deepspeed if key not in ("zero_optimization", "wall_clock_breakdown")]
+    strange += [f"zero_optimization.{key}" for key in zero if key not in TUNABLE]
+    if strange:
+        raise ValueError(
+            f"engine.deepspeed.{strange[0]}: none of the settings that change speed and memory alone, which are "
+            f"wall_clock_breakdown and, of zero_optimization, {', '.join(TUNABLE)}"
+        )
+
+
+def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The learning rate of a step (1-based): a pure function, so there is no scheduler to save or resume."""
+    warmup = round(config.warmup_ratio * total_steps)
+    if step <= warmup:
+        return config.learning_rate * step / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    left = (total_steps - step + 1) / (total_steps - warmup)  # 1 at the first step after the warm-up, 1/n at the last
+    return config.learning_rate * (left if config.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+def deepspeed_config(engine: EngineConfig, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's configuration.
+
+    Every `step()` is the boundary, because the number of packs differs from step to step; gradients are summed in
+    float32, because DeepSpeed's default in bf16 mode is bf16. The bucket is a tenth of DeepSpeed's default, which would
+    take 5 GB of each GPU.
+    """
+    ours = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": engine.precision == "bf16", "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {"stage": engine.zero_stage, "reduce_bucket_size": 50_000_000},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    return _merged(ours, engine.deepspeed)
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """`extra` over `base`, group by group."""
+    both = {key: _merged(base[key], value) for key, value in extra.items() if isinstance(base.get(key), dict)}
+    return base | extra | both
+
+
+def check_deepspeed(settings: dict[str, Any]) -> None:
+    """Let DeepSpeed read what it would otherwise refuse with a stack trace, after the model has been loaded.
+
+    Raises:
+        ModelError: `engine.deepspeed.zero_optimization` has a value that it does not take.
+    """
+    quiet_deepspeed()
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    from models.errors import ModelError
+
+    try:
+        DeepSpeedZeroConfig(**settings["zero_optimization"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelError(f"engine.deepspeed.zero_optimization.{key}: {first['msg']}, says DeepSpeed") from None
+
+
+def num_checkpointed(config: EngineConfig, num_layers: int) -> int:
+    """Layers that recompute their activations; the last one has next to none (`models.reward_model`)."""
+    if not config.gradient_checkpointing:
+        return 0
+    return num_layers - 1 if config.checkpointed_layers is None else min(config.checkpointed_layers, num_layers - 1)
+
+
+def checkpoint_layers(model: Any, config: EngineConfig) -> None:
+    """Let the first layers of a `RewardModel`, as many as asked for, recompute activations in the backward pass."""
+    if not config.gradient_checkpointing:
+        return
+    model.model.activation_checkpointing_enable()
+    for layer in model.model.layers[num_checkpointed(config, len(model.model.layers)) : -1]:
+        layer.gradient_checkpointing = False
+
+
+def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters; two groups, without decay for vectors, when there is any decay."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    if weight_decay == 0:
+        return [{"params": params, "weight_decay": 0.0}]
+    # Under ZeRO-3 a loaded parameter is a shard: its true shape is in ds_shape.
+    dims = [len(vars(p).get("ds_shape", p.shape)) for p in params]
+    return [
+        {"params": [p for p, dim in zip(params, dims, strict=True) if dim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p, dim in zip(params, dims, strict=True) if dim < 2], "weight_decay": 0.0},
+    ]
+
+
+def build_engine(model: Any, config: dict[str, Any], optimizer: OptimizerConfig, device: "torch.device") -> Any:
+    """The DeepSpeed engine around a model, with torch's AdamW."""
+    import torch
+
+    quiet_deepspeed()
+    import deepspeed
+    from deepspeed.utils import set_z3_leaf_modules
+
+    if device.type == "cuda":
+        model.to(device)  # what zero.Init left on the host; partitioned parameters are already there
+    # ZeRO-3 then gathers a decoder layer at once, not each of its dozen modules: nearly half of what it costs the host
+    # in every forward and backward, which a small model on a fast GPU would wait for.
+    set_z3_leaf_modules(model, list({type(layer) for layer in model.model.layers}))
+    adamw = torch.optim.AdamW(
+        param_groups(model, optimizer.weight_decay),
+        lr=optimizer.learning_rate,
+        betas=(optimizer.betas[0], optimizer.betas[1]),
+        eps=optimizer.eps,
+        fused=True,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config, dist_init_required=False)
+    return engine
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def make_moments(engine: Any) -> None:
+    """Adam's moments and step counters, where a checkpoint has brought none: all zero, as its first step would make
+    them. So what is tried before that step already holds them: 8 bytes a parameter over the ranks.
+    """
+    import torch
+
+    adamw = engine.optimizer.optimizer
+    if engine.zero_optimization_stage() == 3:  # which lends them to AdamW one after the other
+        weights = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        weights = [weight for group in adamw.param_groups for weight in group["params"]]
+    for weight in weights:
+        if not adamw.state[weight]:
+            step = torch.zeros((), dtype=torch.float32, device=weight.device)
+            moments = {key: torch.zeros_like(weight, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+            adamw.state[weight] = {"step": step, **moments}
+
+
+def rehearse(engine: Any, micro_step: Callable[[], None]) -> None:
+    """Take as much memory as a step does, and change nothing. All ranks call it, after `make_moments`.
+
+    Args:
+        micro_step: forward and backward of the largest pack, with gradients of zero.
+    """
+    # In the first one DeepSpeed makes the sums of gradients (stages 1 and 2) and learns what to gather ahead (stage 3):
+    # only later ones hold all of it.
+    for _ in range(2):
+        micro_step()
+    adamw = engine.optimizer.optimizer
+    adamw.step = lambda closure=None: None  # DeepSpeed does all the rest: norm, clipping, copies, gathering
+    try:
+        engine.step()
+    finally:
+        del adamw.step
+
+
+@contextlib.contextmanager
+def out_of_memory(explain: Callable[[str], str]) -> Iterator[None]:
+    """Turn the many errors that mean too little memory into one line: `explain(what the first line of it says)`.
+
+    Raises:
+        TrainingError
+    """
+    import torch
+
+    try:
+        yield
+    except TrainingError:  # told already
+        raise
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not re.search("out of memory|allocate memory|^$", str(error)):  # a RuntimeError of another kind
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(explain(first)) from None
+
+
+def grad_norm(engine: Any) -> float:
+    """The global gradient norm of the last step, before clipping."""
+    norm = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)
+
+
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed's and its build tools' routine messages off the user's screen; warnings stay."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # The variable of some CUDA images holds "9.0a", which DeepSpeed's op builder cannot parse.
+    if os.environ.get("TORCH_CUDA_ARCH_LIST", "").endswith("a"):
+        os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ["TORCH_CUDA_ARCH_LIST"][:-1]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is a CUDA toolkit and no GPU
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
+    # DeepSpeed 0.19 still calls the collectives by the names that torch 2.13 deprecates, several times a step.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether DeepSpeed says something that the run does not say itself, with names of pairs."""
+    return "OVERFLOW" not in str(record.msg)
+
+
+def release_engine(engine: Any) -> None:
+    """End an engine, so that its memory is free once the caller has dropped it and collected garbage.
+
+    DeepSpeed 0.19.8 keeps a ZeRO-3 engine alive for as long as the process lives, by a cache of one of its methods and
+    by a list of modules that it leaves filled. Other versions may not have these: then there is nothing to clear.
+    """
+    engine.destroy()
+    for clear in held_by_deepspeed():
+        clear()
+
+
+def held_by_deepspeed() -> list[Callable[[], None]]:
+    """What clears each thing by which DeepSpeed holds engines that are gone; nothing where it has none."""
+    zero = "deepspeed.runtime.zero"
+    coordinator = vars(sys.modules.get(f"{zero}.partitioned_param_coordinator", object))
+    methods = vars(coordinator.get("PartitionedParameterCoordinator", object)).values()
+    found = list(methods)
+    for cell in [cell for method in methods for cell in getattr(method, "__closure__", None) or ()]:
+        with contextlib.suppress(ValueError):  # an empty one
+            found.append(cell.cell_contents)  # what a decorator above the cache has closed over
+    clear = [thing.cache_clear for thing in found if callable(getattr(thing, "cache_clear", None))]
+    stack = vars(sys.modules.get(f"{zero}.parameter_offload", object)).get("FWD_MODULE_STACK")
+    return [*clear, *([stack.clear] if isinstance(stack, list) else [])]
+
+
+def gathered_weights(engine: Any) -> dict[str, Any] | None:
+    """All parameters whole, on the CPU, in the dtype they are computed in: on the main rank; None on the others.
+
+    All ranks must call it.
+    """
+    if engine.zero_optimization_partition_weights():
+        state: dict[str, Any] | None = engine._zero3_consolidated_16bit_state_dict()
+        return state
+    if engine.global_rank != 0:
+        return None
+    # Below stage 3 parameters are views of one flat buffer, which safetensors rightly refuses to write.
+    return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
