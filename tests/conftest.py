@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import SMALL, Finished, Runs
+from tiny_models import SMALL, Finished, Runs
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 if (

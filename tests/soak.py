@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path[:0] = [
     str(Path(__file__).resolve().parents[1]),
-    str(Path(__file__).parent),
-    str(Path(__file__).parent / "train"),
+    str(Path(__file__).parent / "helpers"),
 ]
 
-from runs import RECIPE, fingerprint, metrics, newest  # noqa: E402
-from support import ROOT, environment, launcher  # noqa: E402
+from paths import ROOT  # noqa: E402
+from short_runs import RECIPE, fingerprint, metrics, newest  # noqa: E402
+from tiny_models import environment, launcher  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 LONG = [*RECIPE, "training.epochs=8", "training.max_steps=40", "checkpoint.every=4", "checkpoint.keep=3"]

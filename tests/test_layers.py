@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from paths import ROOT
 
 LAYERS = [
     *(f"data.{name}" for name in ("screen", "durable", "progress", "keys", "columns", "pairs", "conversations")),

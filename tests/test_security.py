@@ -1,7 +1,7 @@
 """The promises of docs/SECURITY.md, which names the test of each.
 
-Those about chat templates are in tests/data/test_render.py, about YAML in tests/recipes/test_recipe_yaml.py, and about
-secrets in tests/train/test_secrets.py.
+Those about chat templates are in test_template_sandbox.py, about YAML in test_safe_yaml.py, and about secrets in
+test_secrets.py.
 """
 
 import ast
@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import save_file
-from support import ROOT, classifier_of, tiny_model
+from tiny_models import classifier_of, tiny_model
 
 from data.common.errors import DataError
 from data.rows import sql_validate
@@ -582,7 +583,7 @@ def test_columns_of_any_name_are_columns_to_a_condition():
 def test_every_promise_names_a_test_that_is_there():
     page = (ROOT / "docs" / "SECURITY.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", page))
-    files = ("test_security.py", "data/test_render.py", "recipes/test_recipe_yaml.py", "train/test_secrets.py")
-    here = "".join((ROOT / "tests" / file).read_text() for file in files)
+    names = ("test_security.py", "test_template_sandbox.py", "test_safe_yaml.py", "test_secrets.py")
+    here = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py") if path.name in names)
     there = set(re.findall(r"^def (test_\w+)", here, flags=re.M)) - {"test_every_promise_names_a_test_that_is_there"}
     assert named == there

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import write_jsonl
+from handmade_rows import write_jsonl
+from paths import SHARED
 
 from data.rows.builtin import byte_tokenizer
 from data.rows.sources import SourceConfig
 from data.tokens.chat import Chat
 from data.tokens.pair_store import PairStore, open_store
 from data.tokens.tokenize import TokeniseSettings
-
-SHARED = Path(__file__).resolve().parents[3] / "shared"  # real data and tokenizers, beside the repository
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import fuzz, within
+from fuzz_settings import fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from safetensors.torch import save_file
-from support import CONFIGS, PAD, ROOT, classifier_of, tiny_model
+from tiny_models import CONFIGS, PAD, classifier_of, tiny_model
 
 from data.packing.pack import build_pack
 from data.tokens.chat import make_group

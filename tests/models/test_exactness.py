@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import CONFIGS, PAD, classifier_of, tiny_model
+from tiny_models import CONFIGS, PAD, classifier_of, tiny_model
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from support import CONFIGS, PAD, classifier_of, tiny_model
+from tiny_models import CONFIGS, PAD, classifier_of, tiny_model
 from torch.nn.functional import silu
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from settings import ROOT, read_config
-from support import environment
+from tiny_models import environment
 
 from train.recipe.schema import RecipeError
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import plan
 import pytest
-from support import ROOT
+from paths import ROOT
 
 
 def test_a_tiny_simulation(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import scale
-from support import ROOT
+from paths import ROOT
 
 
 def test_harness_runs(tmp_path, capsys, monkeypatch):

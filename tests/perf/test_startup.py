@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import startup
-from support import ROOT, environment
+from paths import ROOT
+from tiny_models import environment
 
 HEAVY = ("torch", "transformers", "deepspeed", "datasets", "pandas", "wandb")
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from support import Finished, classifier_of, run_training
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+from tiny_models import Finished, classifier_of, run_training
 from torch.nn.functional import logsigmoid
 
 SHAPE = {

@@ -1,10 +1,10 @@
 """Packed rewards of real benchmark items equal those of plain transformers (`benchmark_parity.py` is the long form)."""
 
+import paths
 import pytest
 from benchmark_parity import FOLDERS, TOLERANCE, compare
-from support import ROOT
 
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = paths.SHARED / "data"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the benchmarks and a tokenizer in {SHARED}")

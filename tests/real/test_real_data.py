@@ -1,11 +1,12 @@
 """A short run on real pairs, where they are at hand (`real_run.py` beside this is the long one)."""
 
+import paths
 import pytest
 import torch
 from real_run import check_rows, compare_with_length, reference_losses, write_recipe
-from support import ROOT, run_training
+from tiny_models import run_training
 
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = paths.SHARED / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real preference pairs in {SHARED}")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from warm import WarmParent
+from forked_runs import WarmParent
 
 
 @pytest.fixture(scope="session")

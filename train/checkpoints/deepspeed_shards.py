@@ -114,7 +114,7 @@ def _set_hyperparameters(engine: Any, hyperparameters: list[dict[str, Any]]) -> 
 
 
 def _mend(engine: Any, hyperparameters: list[dict[str, Any]]) -> None:
-    """Three mistakes of DeepSpeed 0.19.8 in reading a universal checkpoint (tests/train/test_reshard.py shows them).
+    """Three mistakes of DeepSpeed 0.19.8 in reading a universal checkpoint (test_other_rank_counts.py shows them).
 
     Every parameter group is given the first one's hyperparameters; all groups of parameters share one counter of
     steps, which Adam then increments once for each of them in every step; and the counter is on the CPU, where fused

@@ -20,7 +20,7 @@ from train.step.flops import PEAK_FLOPS, forward_flops
 PROMPT_TOKENS, TOKENS_PER_PAIR = 96, 1247
 STORE_BYTES_PER_TOKEN = 4  # int32
 STORE_BYTES_PER_PAIR = 69  # all other columns
-HOST_BYTES_PER_PAIR = 48  # of a rank beside the mapped store; tests/recipes/test_plan_command.py counts both
+HOST_BYTES_PER_PAIR = 48  # of a rank beside the mapped store; tests/train/estimates/test_plan.py counts both
 PER_NODE = 8  # GPUs that NVLink joins
 
 

@@ -1,0 +1,241 @@
+"""Steps hold every pair once, whatever the machine."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from handmade_rows import numbered, pair
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.packing.loader import PairLoader, PairPack, Step
+from data.selection.mixture import Mixture, PairSet
+from data.tokens.chat import Chat
+from data.tokens.pair_store import PairStore
+from data.tokens.tokenize import TokeniseSettings
+
+Sets = list[PairSet]
+
+
+@pytest.fixture
+def sets(build_store: Callable[..., PairStore]) -> Sets:
+    """Two sources of unequal pairs; the second is flipped and has each pair's number as its margin and weight."""
+    first = [pair(f"Question {i}?", "yes " * (i % 7 + 1), "no " * (i % 3 + 1)) for i in range(23)]
+    second = [pair(f"Task {i}!", "x" * (3 * i + 1), "y", margin=i, loss_weight=i) for i in range(12)]
+    asked = TokeniseSettings(target_margin=True)
+    stores = [
+        build_store([{**row, "margin": 0} for row in first], name="first", settings=asked),
+        build_store(second, name="second", settings=asked),
+    ]
+    return [PairSet("first", stores[0], np.arange(23)), PairSet("second", stores[1], np.arange(1, 12), flip=True)]
+
+
+def loader(sets: Sets, **changes: Any) -> PairLoader:
+    return PairLoader(sets, **{"pack_tokens": 300, "share_prefix": True, **changes})
+
+
+def pairs_of(packs: list[PairPack]) -> list[tuple[int, ...]]:
+    return [tuple(row) for pack in packs for row in pack.pairs.tolist()]
+
+
+def all_steps(sets: Sets, world_size: int, pairs_per_step: int, total: int, **more: Any) -> list[list[Step]]:
+    """Steps of every rank: [rank][step]."""
+    ranks = [loader(sets, rank=rank, world_size=world_size) for rank in range(world_size)]
+    return [list(ld.steps(Mixture(sets, 7), pairs_per_step, total, **more)) for ld in ranks]
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_is_in_one_pack_of_one_rank_in_every_epoch_and_ranks_have_equally_many(sets: Sets) -> None:
+    seen: Counter[str] = Counter()
+    epoch = sum(map(len, sets))
+    everything = {(n, i): 1 for n, s in enumerate(sets) for i in range(len(s))}
+
+    @settings(
+        max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 2))
+    def check(pairs_per_step: int, world_size: int, epochs: int) -> None:
+        ranks = all_steps(sets, world_size, pairs_per_step, epochs * epoch)
+        for steps in zip(*ranks, strict=True):
+            assert len({len(step.packs) for step in steps}) == 1
+            assert sum(len(pack.pairs) for step in steps for pack in step.packs) == steps[0].num_pairs
+            assert len({(step.number, step.num_pairs, step.pairs_seen) for step in steps}) == 1
+            seen["several packs"] += len(steps[0].packs) > 1
+        taken = Counter(p for steps in ranks for step in steps for p in pairs_of(step.packs))
+        assert taken == dict.fromkeys(everything, epochs)
+        assert ranks[0][-1].pairs_seen == epochs * epoch
+        seen["rest"] += ranks[0][-1].num_pairs < pairs_per_step
+        seen["ranks"] += world_size > 1
+
+    check()
+    assert min(seen.values()) > 0, seen
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_step_is_the_next_pairs_of_the_mixture_whatever_the_number_of_ranks(sets: Sets, world_size: int) -> None:
+    ranks = all_steps(sets, world_size, 8, 40)
+    for number, steps in enumerate(zip(*ranks, strict=True)):
+        expected = Mixture(sets, 7).take(8 * number, 8).tolist()
+        assert sorted(p for step in steps for p in pairs_of(step.packs)) == sorted(map(tuple, expected))
+        assert (steps[0].number, steps[0].num_pairs, steps[0].pairs_seen) == (number + 1, 8, 8 * (number + 1))
+    assert len(ranks[0]) == 5
+
+
+def described(step: Step) -> tuple[Any, ...]:
+    packs = [(p.pairs.tolist(), p.pack.input_ids.tolist(), p.loss_weight.tolist()) for p in step.packs]
+    return step.number, step.num_pairs, step.pairs_seen, packs
+
+
+@pytest.mark.parametrize("max_steps", [None, 6])
+def test_steps_from_any_point_are_the_tail_of_all_steps(sets: Sets, max_steps: int | None) -> None:
+    whole = all_steps(sets, 2, 5, 52, max_steps=max_steps)
+    assert len(whole[0]) == (max_steps or 11)
+    for done in range(len(whole[0]) + 1):
+        pairs_seen = whole[0][done - 1].pairs_seen if done else 0
+        resumed = all_steps(sets, 2, 5, 52, pairs_seen=pairs_seen, steps_done=done, max_steps=max_steps)
+        for rank in range(2):
+            assert [described(s) for s in resumed[rank]] == [described(s) for s in whole[rank][done:]]
+
+
+def test_a_run_that_was_extended_goes_on_where_it_stood(sets: Sets) -> None:
+    """One epoch of 26 pairs had ended with a step of one pair; the second is cut into steps from there on."""
+    steps = all_steps(sets, 1, 5, 52, pairs_seen=26, steps_done=6)[0]
+    assert [(s.number, s.num_pairs, s.pairs_seen) for s in steps][:2] == [(7, 5, 31), (8, 5, 36)]
+    assert (steps[-1].number, steps[-1].num_pairs, steps[-1].pairs_seen) == (12, 1, 52)
+
+
+@pytest.mark.parametrize("pack_tokens", [30, 100, 200, 10_000])
+def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets: Sets, pack_tokens: int) -> None:
+    made = loader(sets, pack_tokens=pack_tokens)
+    largest = made.largest_pack()
+    taken, tokens = set(pairs_of([largest])), largest.pack.num_tokens
+    size = {(n, i): made.build(np.array([[n, i]])).pack.num_tokens for n, s in enumerate(sets) for i in range(len(s))}
+    assert len(taken) == len(largest.pairs)
+    assert max(size[pair] for pair in taken) == max(size.values())
+    assert tokens <= pack_tokens or len(taken) == 1
+    assert all(tokens + size[pair] > pack_tokens for pair in size.keys() - taken)
+
+
+def test_a_pair_is_called_by_its_source_and_row(sets: Sets) -> None:
+    names = loader(sets).describe(np.array([[0, 0], [1, 2]]))
+    rows = [int(sets[0].store.row[sets[0].indices[0]]) + 1, int(sets[1].store.row[sets[1].indices[2]]) + 1]
+    assert names == [f"{sets[0].name} row {rows[0]}", f"{sets[1].name} row {rows[1]}"]
+
+
+def test_a_step_can_be_left_early(sets: Sets) -> None:
+    steps = loader(sets).steps(Mixture(sets, 7), 5, 34)
+    assert next(steps).number == 1
+    steps.close()
+    assert list(steps) == []
+
+
+# --- packs of pairs -------------------------------------------------------------------------------------------------
+
+
+def conversations(pack: PairPack) -> list[list[int]]:
+    """The ids of every response's whole conversation, read back from the keys that each segment sees."""
+    ids, starts = pack.pack.input_ids[0], pack.pack.cu_seqlens_k.tolist()
+    keys = ids if pack.pack.kv_index is None else ids[pack.pack.kv_index]
+    return [keys[a:b].tolist() for a, b in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_a_pack_holds_chosen_and_rejected_of_its_pairs_in_turn(sets: Sets, chat: Chat, share_prefix: bool) -> None:
+    pack = loader(sets, share_prefix=share_prefix).build(np.array([[0, 5], [1, 3], [0, 0]]))
+    straight = pair("Question 5?", "yes " * 6, "no " * 3)
+    other_way = pair("Task 4!", "y", "x" * 13)  # position 3 is row 4, flipped
+    last = pair("Question 0?", "yes ", "no ")
+    expected = [chat.ids(row[side]) for row in (straight, other_way, last) for side in ("chosen", "rejected")]
+    assert conversations(pack) == expected
+    ends = pack.pack.input_ids[0][pack.pack.reward_index].tolist()
+    assert ends == [ids[-1] for ids in expected]
+    assert pack.pack.num_separate_tokens == sum(map(len, expected))
+    assert (pack.pack.num_tokens < pack.pack.num_separate_tokens) == share_prefix
+
+
+def test_sharing_prefixes_changes_packs_and_not_pairs(sets: Sets) -> None:
+    taken = {}
+    for share in (True, False):
+        steps = list(loader(sets, share_prefix=share).steps(Mixture(sets, 7), 17, 34))
+        taken[share] = [sorted(pairs_of(step.packs)) for step in steps]
+        assert all(pack.pack.num_tokens <= 300 for step in steps for pack in step.packs)
+    assert taken[True] == taken[False]
+
+
+def test_margins_and_weights_travel_with_their_pair(sets: Sets) -> None:
+    steps = [s for rank in all_steps(sets, 2, 10, 34) for s in rank]
+    scale = 34 / (23 + sum(range(1, 12)))
+    checked = 0
+    for pack in (pack for step in steps for pack in step.packs):
+        for (number, position), margin, weight in zip(
+            pack.pairs.tolist(), pack.target_margin.tolist(), pack.loss_weight.tolist(), strict=True
+        ):
+            assert margin == (position + 1 if number == 1 else 0)
+            assert weight == pytest.approx(scale * (position + 1 if number == 1 else 1), rel=1e-6)
+            checked += number == 1
+    assert checked == 11
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 0.5])
+def test_loss_weights_have_mean_one_over_the_training_set(sets: Sets, weight: float) -> None:
+    weighted = [sets[0], PairSet("second", sets[1].store, sets[1].indices[1:], weight)]
+    mixture = Mixture(weighted, 7)
+    epochs = 2  # half of a source twice
+    steps = loader(weighted).steps(mixture, 8, epochs * mixture.pairs_per_epoch)
+    seen = [w for step in steps for pack in step.packs for w in pack.loss_weight.tolist()]
+    assert np.mean(seen) == pytest.approx(1.0, rel=1e-6)
+    assert max(seen) > 2 * min(seen)
+
+
+def test_weights_of_nothing_but_zero_stay_zero(build_store: Callable[..., PairStore]) -> None:
+    nothing = [PairSet("x", build_store(numbered(3, loss_weight=0)), np.arange(3))]
+    assert loader(nothing).build(np.array([[0, 1]])).loss_weight.tolist() == [0.0]
+
+
+def test_a_pack_without_pairs_has_no_margins_and_weights(sets: Sets) -> None:
+    empty = loader(sets).build(np.empty((0, 2), np.int64))
+    assert (len(empty.pairs), len(empty.target_margin), len(empty.loss_weight)) == (0, 0, 0)
+    assert len(empty.pack.reward_index) == 0
+
+
+def test_a_pack_moved_to_a_device_is_the_same_pack(sets: Sets) -> None:
+    import torch
+
+    pack = loader(sets).build(np.array([[0, 5], [1, 3]]))
+    moved = pack.to(torch.device("cpu"))
+    assert conversations(moved) == conversations(pack)
+    assert moved.loss_weight.tolist() == pack.loss_weight.tolist()
+    assert moved.pairs.tolist() == pack.pairs.tolist()
+
+
+def test_every_tensor_of_a_pack_is_pinned_when_asked_for(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU there is no page-locked memory, so a stand-in says which tensors were to be there."""
+    import torch
+
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t.data_ptr()) or t)
+    pack = loader(sets, pin_memory=True).build(np.array([[0, 5], [1, 3]]))
+    tensors = [v for part in (pack, pack.pack) for v in vars(part).values() if isinstance(v, torch.Tensor)]
+    assert sorted(pinned) == sorted(t.data_ptr() for t in tensors)
+    assert len(tensors) == 8
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+@pytest.mark.parametrize("pairs_per_plan", [10, 1024])
+def test_a_sweep_covers_every_pair_once_with_equally_many_packs_a_rank(
+    sets: Sets, world_size: int, pairs_per_plan: int
+) -> None:
+    empty = PairSet("empty", sets[0].store, np.arange(0))
+    swept = [
+        list(loader([*sets, empty], rank=r, world_size=world_size).sweep(pairs_per_plan)) for r in range(world_size)
+    ]
+    everything = Counter((n, i) for n, s in enumerate(sets) for i in range(len(s)))
+    assert Counter(p for packs in swept for p in pairs_of(packs)) == everything
+    assert len({len(packs) for packs in swept}) == 1
+    assert list(loader([empty], world_size=world_size).sweep()) == []

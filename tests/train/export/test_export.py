@@ -1,0 +1,248 @@
+"""What was trained is what is served, and an export that is not is refused loudly."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from paths import ROOT
+from safetensors.torch import load_file, save_file
+from tiny_models import environment, tiny_model
+
+from data.common import atomic
+from data.rows.builtin import byte_tokenizer
+from data.tokens.chat import Chat
+from models.errors import ModelError
+from models.export import compare_weights, export_config, export_tensors, load_classifier, save_weights
+from train.export.reference_conversations import REFERENCES
+from train.export.verify import check_export
+from train.scoring.scorer import Scorer, find_damage
+
+
+def test_layout(two_ranks):
+    names = {path.name for path in two_ranks.directory.iterdir()}
+    files = {"recipe.yaml", "metrics.jsonl", "drop_report.json", "dropped.jsonl", "finished.json", ".lock"}
+    files |= {"data_card.md", "data_card.json"}
+    assert names == files | {"checkpoints", "evaluations", "export"}
+    export = {path.name for path in (two_ranks.directory / "export").iterdir()}
+    assert export >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
+    assert export >= {"reward_model.json", "parity.json", "manifest.json"}
+    assert atomic.find_damage(two_ranks.directory / "export") == []
+    parity = json.loads((two_ranks.directory / "export" / "parity.json").read_text())
+    assert parity["passed"]
+    assert parity["packed_vs_plain"] <= 1e-4
+    assert parity["conversations"] == len(REFERENCES) + 2 * 8
+    assert "{" not in (two_ranks.directory / "export" / "README.md").read_text().split("differed from them by")[1][:20]
+
+
+def test_config_has_what_every_engine_needs(two_ranks):
+    config = json.loads((two_ranks.directory / "export" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForSequenceClassification"]
+    assert config["problem_type"] == "regression"
+    assert config["id2label"] == {"0": "reward"}
+    assert config["pad_token_id"] == 256
+    assert config["eos_token_id"] == 258
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
+    assert config["rope_scaling"] is None
+    assert config["tie_word_embeddings"] is True
+
+
+def test_legacy_rope_scaling_of_llama():
+    config = tiny_model("llama").model.config
+    fields = export_config(config, dtype=torch.bfloat16, eos_token_id=1, pad_token_id=0)
+    assert fields["rope_theta"] == 10000.0
+    assert fields["rope_scaling"]["rope_type"] == "llama3"
+    assert fields["rope_scaling"]["factor"] == 8.0
+
+
+def test_old_and_new_spelling_resolve_alike(tmp_path):
+    """A reader that only knows the new fields and one that only knows the old ones build the same rotary embedding."""
+    from transformers import AutoConfig
+
+    model = tiny_model("llama")
+    fields = export_config(model.model.config, dtype=torch.float32, eos_token_id=258, pad_token_id=256)
+    resolved = []
+    for unknown in (("rope_theta", "rope_scaling", "torch_dtype"), ("rope_parameters", "dtype")):
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in fields.items() if k not in unknown}))
+        config = AutoConfig.from_pretrained(tmp_path)
+        resolved.append((config.rope_parameters, config.dtype))
+    assert resolved[0] == resolved[1]
+
+
+def test_snippet_of_the_card_runs_as_printed(two_ranks):
+    """Both python blocks for transformers, as a user would paste them, give the stored reward."""
+    export = two_ranks.directory / "export"
+    blocks = (export / "README.md").read_text().split("```python\n")[1:3]
+    code = "\n".join(block.split("```")[0] for block in blocks) + "\nprint(repr(reward))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(export), cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((export / "reward_model.json").read_text())["references"]
+    known = {r["messages"][-1]["content"]: r["reward"] for r in stored if len(r["messages"]) == 2}
+    assert float(done.stdout.strip().splitlines()[-1]) == pytest.approx(known["4"], abs=1e-5)
+
+
+def test_pipeline_gives_the_raw_reward(two_ranks):
+    from transformers import AutoTokenizer, pipeline
+
+    export = two_ranks.directory / "export"
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    text = tokenizer.apply_chat_template(REFERENCES[0], tokenize=False)
+    scored = pipeline("text-classification", model=load_classifier(export, torch.float32), tokenizer=tokenizer)(text)
+    expected = json.loads((export / "reward_model.json").read_text())["references"][0]["reward"]
+    assert scored[0]["label"] == "reward"
+    assert scored[0]["score"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def copied(two_ranks, tmp_path):
+    shutil.copytree(two_ranks.directory / "export", tmp_path / "export")
+    return tmp_path / "export"
+
+
+def test_check_passes_again_later_and_changes_nothing(copied):
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in copied.iterdir()}
+    assert check_export(copied) == []
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in copied.iterdir()} == before
+
+
+# --- the rewards notice by themselves, where there is no manifest -----------------------------------------------------
+
+
+@pytest.fixture
+def unsealed(copied):
+    (copied / "manifest.json").unlink()
+    return copied
+
+
+def change_weights(export, change):
+    tensors = load_file(export / "model.safetensors")
+    change(tensors)
+    save_file(tensors, export / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_check_notices_other_weights(unsealed):
+    change_weights(unsealed, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
+    assert any(problem.startswith("stored_vs_plain") for problem in check_export(unsealed))
+
+
+def test_check_notices_another_template(unsealed):
+    path = unsealed / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<|im_end|>\\n", "<|im_end|>"))
+    assert any("other ids than training" in problem for problem in check_export(unsealed))
+
+
+def test_check_notices_a_pad_token_that_ends_conversations(unsealed):
+    config = json.loads((unsealed / "config.json").read_text())
+    config["pad_token_id"] = json.loads((unsealed / "reward_model.json").read_text())["references"][0]["input_ids"][-1]
+    (unsealed / "config.json").write_text(json.dumps(config))
+    problems = check_export(unsealed)
+    assert any("ends with the pad token" in problem for problem in problems)
+
+
+def test_check_runs_no_code_of_a_directory_that_it_is_given(unsealed):
+    card = unsealed / "README.md"
+    card.write_text(
+        card.read_text().replace("```python\n", "```python\nraise SystemExit('code of the card was run')\n", 1)
+    )
+    assert check_export(unsealed) == []
+
+
+def test_command_says_so_with_its_exit_code(unsealed):
+    change_weights(unsealed, lambda tensors: tensors["score.weight"].mul_(2))
+    command = [sys.executable, "train/check_export.py", f"model={unsealed}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(unsealed))
+    assert done.returncode == 1
+    assert "EXPORT CHECK: stored_vs_plain" in done.stdout
+
+
+def test_weights_are_compared_bit_by_bit(family, tmp_path):
+    state = tiny_model(family, dtype=torch.bfloat16).state_dict()
+    tensors = export_tensors(state, family)
+    save_weights(tmp_path, tensors)
+    assert compare_weights(tmp_path, tensors) == []
+    assert all(path.stat().st_mode & 0o004 for path in tmp_path.iterdir()), "a server may run as another user"
+    assert tensors["score.weight"].dtype == torch.float32
+    assert torch.equal(tensors["score.weight"].bfloat16(), state["score.weight"])
+    flipped = dict(tensors)
+    flipped["model.norm.weight"] = tensors["model.norm.weight"].clone()
+    flipped["model.norm.weight"].view(torch.int16)[3] ^= 1
+    assert compare_weights(tmp_path, flipped) == ["model.norm.weight"]
+    assert compare_weights(tmp_path, {**tensors, "extra": torch.zeros(1)}) == ["extra"]
+    del flipped["score.weight"]
+    assert "score.weight" in compare_weights(tmp_path, flipped)
+
+
+def test_large_exports_are_sharded(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.export.MAX_SHARD_SIZE", "20KB")
+    tensors = export_tensors(tiny_model(family).state_dict(), family)
+    save_weights(tmp_path, tensors)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert compare_weights(tmp_path, tensors) == []
+
+
+def test_references_do_not_end_with_the_pad_token():
+    chat = Chat(byte_tokenizer())
+    assert all(chat.ids(messages)[-1] != chat.tokenizer.pad_token_id for messages in REFERENCES)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "reward_model.json"])
+def test_check_names_a_damaged_file(copied, name):
+    expected = atomic.read_manifest(copied)["files"][name]
+    flip(copied / name)
+    (problem,) = check_export(copied)
+    assert problem.startswith(f"{copied / name}: damaged: hash ")
+    assert f"expected {expected['xxh3_128']}; fetch the export again, or remove {copied}/manifest.json" in problem
+    cut(copied / name)
+    (problem,) = check_export(copied)
+    assert f"{expected['bytes'] - 2:,} bytes, expected {expected['bytes']:,}" in problem
+    (copied / name).unlink()
+    if name != "reward_model.json":  # without it this is nobody's export
+        assert f"{copied / name}: missing" in check_export(copied)[0]
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja", "manifest.json"])
+def test_scorer_takes_no_part_of_an_export(copied, name, damage):
+    damage(copied / name)
+    if (name, damage) == ("manifest.json", Path.unlink):  # an export of before there were any
+        assert Scorer(copied).score([REFERENCES[0]])
+        return
+    with pytest.raises(ModelError, match=rf"^model={copied}: .*{name}"):
+        Scorer(copied)
+
+
+def test_readme_and_config_are_the_users(copied):
+    (copied / "README.md").write_text("Mine.")
+    assert check_export(copied) == []
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"note": "mine"}))
+    assert Scorer(copied).score([REFERENCES[0]])
+    assert "config.json" in check_export(copied)[0], "it decides what other engines return"
+    (copied / "manifest.json").unlink()
+    assert check_export(copied) == []
+
+
+def test_another_models_manifest_is_none_of_ours(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    assert find_damage(tmp_path, edited=()) == []
+    (tmp_path / "reward_model.json").write_text("{}")
+    assert find_damage(tmp_path, edited=()) == [f"{tmp_path}: manifest.json is damaged"]

@@ -1,0 +1,460 @@
+"""What may change between two starts of one run directory: each kind of key, sources, commits, the run's end."""
+
+import json
+import shlex
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from short_runs import RECIPE, metrics
+from tiny_models import no_file_larger_than
+
+from data.common.atomic import ROOM, check_directory
+from data.common.markdown import cell
+from data.rows.sources import SourceConfig
+from train.checkpoints.state import TrainState
+from train.recipe.schema import Recipe, RecipeError, load_recipe, to_yaml
+from train.run.resume_point import check_left, keys_that_extend
+from train.run.resume_rules import Changes, at_commits, check_same_run, explain_extension
+from train.step.engine import OptimizerConfig, learning_rate_at
+
+TINY = ["recipe=tiny", "optimizer.learning_rate=1e-3"]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def make_run(directory: Path, *arguments: str, step: int = 4, checkpoint: bool = True) -> Recipe:
+    """What a run leaves behind that has done some steps."""
+    recipe = load_recipe([*TINY, *arguments, f"run_dir={directory}"])
+    directory.mkdir(parents=True)
+    (directory / "recipe.yaml").write_text(to_yaml(recipe))
+    (directory / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
+    if checkpoint:
+        path = directory / "checkpoints" / f"step-{step}"
+        path.mkdir(parents=True)
+        (path / "state.json").write_text(json.dumps({"step": step}))
+        (path.parent / "latest").write_text(f"{path.name}\n")
+    return recipe
+
+
+def start(directory: Path, *arguments: str) -> Changes:
+    return check_same_run(load_recipe([*TINY, *arguments, f"run_dir={directory}"]))
+
+
+# --- the kinds of keys ----------------------------------------------------------------------------------------------
+
+
+def marks(kind: type = Recipe, prefix: str = "") -> dict[str, str | None]:
+    """What every field says, by its key."""
+    found: dict[str, str | None] = {}
+    for f in fields(kind):
+        inner = f.default_factory() if f.default_factory is not MISSING else None
+        if is_dataclass(inner):
+            found |= marks(type(inner), f"{prefix}{f.name}.")
+        else:
+            found[prefix + f.name] = f.metadata.get("resume")
+    return found
+
+
+def test_marks_are_spelled_as_they_are_read():
+    found = marks() | marks(SourceConfig, "data.sources.NAME.")
+    assert set(found.values()) == {None, "free", "extends", "moves"}
+    assert {key for key, mark in found.items() if mark == "extends"} == {"training.epochs", "training.max_steps"}
+
+
+def test_the_same_command_changes_nothing(directory):
+    make_run(directory)
+    assert start(directory) == Changes()
+    assert start(directory).lines() == []
+
+
+IDENTITY = {
+    "seed=7": "seed (0 -> 7)",
+    "model.config.hidden_size=64": "model.config.hidden_size (128 -> 64)",
+    "data.max_length=512": "data.max_length (16384 -> 512)",
+    "data.over_length=truncate_prompt": 'data.over_length ("drop" -> "truncate_prompt")',
+    "data.eval.fraction=0.1": "data.eval.fraction (0.0 -> 0.1)",
+    "data.eval.limit=9": "data.eval.limit (null -> 9)",
+    "data.sources.twins.weight=0.5": "data.sources.twins.weight (1.0 -> 0.5)",
+    "data.sources.twins.flip=true": "data.sources.twins.flip (false -> true)",
+    "data.sources.more.builtin=twins-heldout": "data.sources.more (added)",
+    "data.eval.sources.twins_heldout=null": "data.eval.sources.twins_heldout (removed)",
+    "loss.label_smoothing=0.1": "loss.label_smoothing (0.0 -> 0.1)",
+    "training.pairs_per_step=64": "training.pairs_per_step (32 -> 64)",
+    "optimizer.learning_rate=5": "optimizer.learning_rate (0.001 -> 5.0)",
+    "optimizer.betas=[0.9,0.95]": "optimizer.betas ([0.9, 0.999] -> [0.9, 0.95])",
+    "engine.zero_stage=1": "engine.zero_stage (3 -> 1)",
+    "engine.precision=bf16": 'engine.precision ("fp32" -> "bf16")',
+    "engine.deepspeed.wall_clock_breakdown=true": "engine.deepspeed.wall_clock_breakdown (null -> true)",
+}
+
+
+WAY = "run_dir=RUN-2 checkpoint.resume=RUN/checkpoints/step-4"
+
+
+@pytest.mark.parametrize("argument", IDENTITY)
+def test_another_identity_is_another_run(directory, argument):
+    make_run(directory)
+    with pytest.raises(RecipeError) as caught:
+        start(directory, argument)
+    expected = f"{directory} holds a run of another recipe; it differs in {IDENTITY[argument]}: "
+    expected += "give another run_dir=PATH, or checkpoint.resume=never to replace it"
+    branch = f". To go on from where it stands with what you give now, as a run of its own: the same command with {WAY}"
+    may = argument.startswith(("loss", "training", "optimizer"))  # neither data nor model: what a checkpoint is of
+    assert str(caught.value) == expected + (branch.replace("RUN", str(directory)) if may else "")
+    assert start(directory, argument, "checkpoint.resume=never") == Changes()
+
+
+def test_all_keys_that_differ_are_named(directory):
+    make_run(directory)
+    with pytest.raises(RecipeError) as caught:
+        start(directory, *IDENTITY, "data.pack_tokens=8192", "training.epochs=30")
+    for named in IDENTITY.values():
+        assert named in str(caught.value)
+    assert "pack_tokens" not in str(caught.value)
+    assert "epochs" not in str(caught.value)
+
+
+def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
+    """Of whichever launcher, quoted for a shell, into a directory that is not there; what is given now is kept."""
+    directory = tmp_path / "a run"
+    make_run(directory)
+    (tmp_path / "a run-2").mkdir()
+    arguments = [*TINY, f"run_dir={directory}", "checkpoint.resume=auto", "optimizer.learning_rate=5", "name=a.b"]
+
+    def told(*more: str) -> list[str]:
+        with pytest.raises(RecipeError) as caught:
+            check_same_run(load_recipe([*arguments, *more]), [*arguments, *more])
+        return shlex.split(str(caught.value).partition("as a run of its own: ")[2])
+
+    kept = [*TINY, "optimizer.learning_rate=5", "name=a.b"]
+    way = [f"run_dir={tmp_path}/a run-3", f"checkpoint.resume={directory}/checkpoints/step-4"]
+    monkeypatch.chdir(ROOT)
+    assert told() == [sys.executable, "train/main.py", *kept, *way]
+    assert load_recipe([*kept, *way]).optimizer.learning_rate == 5
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert told("--local_rank=0") == ["NUM_GPUS=2", "./launch.sh", *kept, *way]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert told() == ["torchrun", "--nproc-per-node", "2", "train/main.py", *kept, *way]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # two machines
+    assert told() == ["the", "same", "command", "with", *way]
+    (directory / "finished.json").touch()
+    assert told() == ["the", "same", "command", "with", *way, "training.epochs=50"]
+    assert told("training.max_steps=4")[-2:] == ["training.max_steps=8", "training.epochs=50"]
+    assert told("training.epochs=26") == ["the", "same", "command", "with", *way]  # which is more already
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert told("training.epochs=9")[4:] == [*kept, *way, "training.epochs=50"]
+    assert told("optimizer.weight_decay=0.1") == told("seed=1") == []  # with which its state cannot go on
+
+
+def test_a_checkpoint_without_decay_begins_no_run_with_it(directory):
+    make_run(directory)
+    fork = [f"checkpoint.resume={directory}/checkpoints/step-4", "optimizer.weight_decay=0.1"]
+    with pytest.raises(RecipeError, match=r"^optimizer\.weight_decay \(0\.0 -> 0\.1\): .* without weight decay"):
+        start(directory.with_name("fork"), *fork)
+    (directory / "recipe.yaml").write_text("momentum: 0.9\n")  # of another version: nothing can be compared
+    (line,) = start(directory.with_name("fork"), *fork).lines()
+    assert line.startswith("WARNING: what changed since that run cannot be told: ")
+    assert "unknown key momentum" in line
+
+
+FREE = [
+    "name=other", "model.attention=sdpa", "model.liger=never", "data.pack_tokens=8192", "data.share_prefix=false",
+    "data.workers=1", "data.cache_dir=/tmp/x", "data.on_bad_row=error", "engine.gradient_checkpointing=true",
+    "engine.max_bad_steps=0", "engine.hang_minutes=20.0", "engine.dry_run=false", "evaluation.every=7",
+    "evaluation.at_start=false", "checkpoint.every=7", "checkpoint.every_minutes=null", "checkpoint.keep=1",
+    "checkpoint.best=eval/all/accuracy", "export.enabled=false", "tracking.log_every=2", "run.max_hours=1.0",
+    "tracking.report=false",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", FREE)
+def test_free_keys_may_change_and_are_named(directory, argument):
+    make_run(directory)
+    changes = start(directory, argument)
+    key, _, value = argument.partition("=")
+    assert list(changes.free) == [key]
+    assert not changes.extension
+    (line,) = changes.lines()
+    assert line.startswith(f"changed since the last start: {key} (")
+    assert value in line
+
+
+def test_a_longer_run_is_the_same_run(directory):
+    make_run(directory)
+    changes = start(directory, "training.epochs=30", "training.max_steps=9")
+    assert changes.extension == {"training.epochs": (25, 30), "training.max_steps": (None, 9)}
+    assert changes.lines() == []  # `explain_extension` says it
+
+
+def test_a_directory_in_which_nothing_was_trained_may_have_any_recipe(directory):
+    assert start(directory) == Changes()
+    make_run(directory, checkpoint=False)
+    (directory / "metrics.jsonl").write_text("")  # it ended before the first step: too little memory, say
+    assert start(directory, "data.max_length=512") == Changes()
+
+
+# --- sources and the hub --------------------------------------------------------------------------------------------
+
+
+def test_a_source_may_move(directory, tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.touch()
+    second.touch()
+    make_run(directory, f"data.sources.mine.path={first}")
+    changes = start(directory, f"data.sources.mine.path={second}")
+    assert changes.free == {"data.sources.mine.path": (str(first), str(second))}
+    first.unlink()  # what the last start read need not be there any more
+    assert start(directory, f"data.sources.mine.path={second}") == changes
+
+
+def test_the_order_of_sources_is_that_of_the_pairs(directory, tmp_path):
+    files = [tmp_path / "one.yaml", tmp_path / "other.yaml"]
+    files[0].write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout}\n")
+    files[1].write_text("b: {builtin: twins-heldout}\na: {builtin: twins-train}\n")
+    make_run(directory, f"data.sources={files[0]}")
+    assert start(directory, "data.sources.twins=null", f"data.sources={files[0]}") == Changes()
+    with pytest.raises(RecipeError, match=r'the order of data\.sources \(\["a", "b"\] -> \["b", "a"\]\)'):
+        start(directory, f"data.sources={files[1]}")
+
+
+def test_a_run_goes_on_at_the_commits_that_it_began_with(directory):
+    hub = ["data.sources.mine.dataset=owner/mine", "data.sources.yours.dataset=owner/yours"]
+    before = make_run(directory, *hub)
+    before.data.sources["mine"].revision, before.data.sources["yours"].revision = "c" * 40, "d" * 40
+    (directory / "recipe.yaml").write_text(to_yaml(before))
+    recipe = load_recipe([*TINY, *hub, "data.sources.yours.revision=main", f"run_dir={directory}"])
+    changes = check_same_run(recipe)
+    assert changes == Changes(commits={"data.sources.mine.revision": "c" * 40})
+    pinned = at_commits(recipe, changes)
+    assert pinned.data.sources["mine"].revision == "c" * 40
+    assert pinned.data.sources["yours"].revision == "main"  # the fingerprint tells whether it still is that commit
+    assert recipe.data.sources["mine"].revision is None
+    assert check_same_run(before) == Changes()  # `recipe=runs/x/recipe.yaml`
+
+
+# --- recipes of other versions --------------------------------------------------------------------------------------
+
+
+def test_a_key_that_the_last_start_did_not_know_had_its_default(directory):
+    make_run(directory)
+    written = (directory / "recipe.yaml").read_text()
+    assert "  label_smoothing: 0.0\n" in written
+    (directory / "recipe.yaml").write_text(written.replace("  label_smoothing: 0.0\n", ""))
+    assert start(directory) == Changes()
+    with pytest.raises(RecipeError, match=r"loss\.label_smoothing \(0\.0 -> 0\.1\)"):
+        start(directory, "loss.label_smoothing=0.1")
+
+
+def test_a_key_that_is_no_longer_known_is_named(directory):
+    make_run(directory)
+    with open(directory / "recipe.yaml", "a") as file:
+        file.write("momentum: 0.9\n")
+    with pytest.raises(RecipeError) as caught:
+        start(directory)
+    assert f"{directory}/recipe.yaml: unknown key momentum" in str(caught.value)
+    assert "written by another version" in str(caught.value)
+    assert start(directory, "checkpoint.resume=never") == Changes()
+
+
+# --- where it goes on and where it ends -----------------------------------------------------------------------------
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(directory):
+    make_run(directory, checkpoint=False)
+    changes = start(directory, "training.epochs=30")
+    assert changes.starts_again
+    assert changes.lines() == [
+        "changed since the last start: training.epochs (25 -> 30)",
+        "the last start left no checkpoint: the run begins again at its first step",
+    ]
+
+
+def test_a_finished_run_without_checkpoints_is_not_extended(directory):
+    make_run(directory, checkpoint=False)
+    (directory / "export").mkdir()
+    with pytest.raises(RecipeError, match=r"its checkpoints are gone, so training\.epochs cannot extend it"):
+        start(directory, "training.epochs=30")
+    assert not start(directory).extension
+
+
+def test_a_run_cannot_end_before_where_it_stands(directory):
+    make_run(directory, step=4)
+    assert start(directory, "training.max_steps=4").extension == {"training.max_steps": (None, 4)}
+    with pytest.raises(RecipeError) as caught:
+        start(directory, "training.max_steps=3")
+    assert str(caught.value).startswith("training.max_steps=3: the run has done 4 steps (")
+    with pytest.raises(
+        RecipeError, match=r"has done 4 steps \(.*\)\. Give more to go on"
+    ):  # a new directory, from a checkpoint of another one
+        start(directory / "new", "training.max_steps=3", f"checkpoint.resume={directory}/checkpoints/step-4")
+
+
+def test_the_consequence_for_the_schedule():
+    optimizer = OptimizerConfig(learning_rate=1.0, schedule="linear", warmup_ratio=0)
+    changes = Changes(extension={"training.epochs": (1, 2)})
+    told = explain_extension(changes, 4, 10, 20, optimizer)
+    assert told == (
+        "training.epochs (1 -> 2): 20 steps in all, not 10; the learning rate of step 5 is 0.8, and would have been 0.6"
+    )
+    assert [learning_rate_at(5, total, optimizer) for total in (20, 10)] == [0.8, 0.6]
+    finished = explain_extension(changes, 10, 10, 20, optimizer)
+    assert finished.endswith("the learning rate of step 11 is 0.5; the schedule had ended with 0.1 in step 10")
+    assert explain_extension(changes, 10, 20, 10, optimizer).endswith("10 steps in all, not 20; they are done")
+    same = explain_extension(Changes(extension={"training.max_steps": (None, 99)}), 4, 10, 10, optimizer)
+    assert same.startswith("training.max_steps (null -> 99): 10 steps in all, as before; the learning rate of step 5")
+
+
+@pytest.mark.parametrize(
+    ("ended", "not_better", "key", "more"),
+    [
+        ([], 0, "training.epochs", ["training.epochs=50"]),
+        (["training.max_steps=9"], 0, "training.epochs", ["training.epochs=50"]),
+        (["training.max_steps=4"], 0, "training.max_steps", ["training.max_steps=8"]),
+        (
+            ["evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
+            2,
+            "evaluation.patience together with training.epochs or training.max_steps",
+            ["evaluation.patience=4"],
+        ),
+    ],
+)
+def test_of_a_finished_run_the_key_that_ended_it_is_named(directory, ended, not_better, key, more):
+    recipe = make_run(directory, *ended, step=4)
+    state = directory / "checkpoints" / "step-4" / "state.json"
+    state.write_text(json.dumps({"step": 4, "not_better": not_better}))
+    (directory / "finished.json").write_text(json.dumps({"step": 4}))
+    assert keys_that_extend(recipe) == key
+    with pytest.raises(RecipeError) as caught:
+        start(directory, *ended, "optimizer.learning_rate=2e-3")
+    assert str(caught.value).endswith(" ".join(["/step-4", *more]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "not_better", "told"),
+    [
+        ([], 0, " is step 4 of 4; give a larger training.epochs"),
+        (["training.max_steps=4"], 0, " is step 4 of 4; give a larger training.epochs and training.max_steps"),
+        (["training.epochs=26", "training.max_steps=4"], 0, " is step 4 of 4; give a larger training.max_steps"),
+        (
+            ["training.epochs=26", "evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
+            2,
+            " is step 4 of 4, and 2 evaluation(s) in a row were not better; give a larger evaluation.patience",
+        ),
+        (["training.epochs=26"], 2, None),
+    ],
+)
+def test_a_run_with_nothing_to_train_does_not_begin_at_a_checkpoint(directory, arguments, not_better, told):
+    path, state = directory / "checkpoints" / "step-4", TrainState(step=4, pairs_seen=100, not_better=not_better)
+    recipe = load_recipe([*TINY, *arguments, f"run_dir={directory}-2"])
+    check_left(load_recipe([*TINY, *arguments, f"run_dir={directory}"]), path, state, 4, 100)  # its own: it may export
+    pairs = 4 * recipe.training.epochs
+    if told is None:
+        check_left(recipe, path, state, 4, pairs)
+    else:
+        with pytest.raises(RecipeError) as caught:
+            check_left(recipe, path, state, 4, pairs)
+        assert str(caught.value) == f"nothing is left to train: {path}{told}"
+
+
+# --- real runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
+    arguments = [*RECIPE, f"run_dir={tmp_path}", "optimizer.warmup_ratio=0"]
+    assert warm.run([*arguments, "training.max_steps=2"]).codes == [0]
+    again = warm.run([*arguments, "training.max_steps=2"])
+    assert again.codes == [0]
+    assert "this run is finished" in again.output
+    assert "To train on, give a larger training.max_steps; to train again" in again.output
+    longer = warm.run([*arguments, "training.max_steps=4", "data.pack_tokens=2048"])
+    assert longer.codes == [0], longer.output
+    assert "resumed from step 2 of 4" in longer.output
+    assert (
+        "training.max_steps (2 -> 4): 4 steps in all, not 2; the learning rate of step 3 is 0.0005; "
+        "the schedule had ended with 0.0005 in step 2\n" in longer.output
+    )
+    assert longer.output.count("changed since the last start: data.pack_tokens (1024 -> 2048)\n") == 1
+    rates = [line["train/lr"] for line in metrics(tmp_path) if "train/lr" in line]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+    other = warm.run([*arguments, "training.max_steps=4", "seed=1"])
+    assert other.codes == [2]
+    assert "it differs in seed (0 -> 1): give another run_dir=PATH" in other.output
+    fork = [f"run_dir={tmp_path / 'fork'}", f"checkpoint.resume={tmp_path / 'checkpoints' / 'step-4'}"]
+    nothing = warm.run([*RECIPE, *fork, "training.max_steps=4", "optimizer.learning_rate=1e-4"])
+    assert nothing.codes == [2], nothing.output
+    assert f"error: nothing is left to train: {tmp_path}/checkpoints/step-4 is step 4 of 4; give" in nothing.output
+    assert {path.name for path in (tmp_path / "fork").iterdir()} <= {".lock"}
+    rate = "optimizer.learning_rate=1e-4"
+    forked = warm.run([*RECIPE, *fork, "training.max_steps=5", rate])
+    assert forked.codes == [0], forked.output
+    assert "resumed from step 4 of 5" in forked.output
+    assert (
+        f"changed since {tmp_path}: optimizer.learning_rate (0.001 -> 0.0001), optimizer.warmup_ratio (0.0 -> 0.03), "
+        "training.max_steps (4 -> 5)\n"
+        "the learning rate of step 5 is 2e-05; the schedule had ended with 0.00025 in step 4\n" in forked.output
+    )
+    again = warm.run([*RECIPE, *fork, "training.max_steps=6", rate, "export.enabled=true"])  # from its own
+    assert again.codes == [0], again.output
+    assert f"changed since {tmp_path}" not in again.output
+    card = (tmp_path / "fork" / "export" / "README.md").read_text()
+    begins = cell(f"step 4 of {tmp_path} (learning rate 0.001 until there)")
+    assert f"| begins at | {begins} |\n| learning rate | 0.0001, linear |\n" in card
+    assert "| source | rows | to train on | held out | refused |" in card  # which is not what was
+
+
+def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
+    rows = [{"prompt": f"{n} + {n}?", "chosen": str(2 * n), "rejected": str(n)} for n in range(6)]
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [*RECIPE, f"run_dir={tmp_path / 'run'}", "data.eval.sources.sums.path"]
+    assert warm.run([*arguments[:-1], f"{arguments[-1]}={first}", "training.max_steps=2"]).codes == [0]
+    first.rename(second)
+    moved = warm.run([*arguments[:-1], f"{arguments[-1]}={second}", "training.max_steps=3"])
+    assert moved.codes == [0], moved.output
+    second.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    changed = warm.run([*arguments[:-1], f"{arguments[-1]}={second}", "training.max_steps=4"])
+    assert changed.codes == [2], changed.output
+    assert "made with other data: eval.sums changed since" in changed.output
+
+
+# --- the run directory ----------------------------------------------------------------------------------------------
+
+
+def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path):
+    check_directory(tmp_path / "runs" / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.jsonl").touch()
+    check_directory(tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=r"Not a directory.*another run_dir=PATH") as caught:
+            check_directory(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_directory_that_cannot_hold_a_few_mib_is_refused_and_left_clean(tmp_path):
+    with no_file_larger_than(ROOM // 2), pytest.raises(OSError, match=r"File too large.*Make room") as caught:
+        check_directory(tmp_path / "new")
+    assert str(caught.value).startswith(f"{tmp_path / 'new'}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_which_nothing_can_be_renamed_is_refused(tmp_path, monkeypatch):
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match=r"Permission denied. Make room or mend its permissions"):
+        check_directory(tmp_path)
+    assert list(tmp_path.iterdir()) == []
