@@ -450,10 +450,10 @@ def data_card_of(text):
 
 
 def tables_of(text):
-    from train.scoring.tables import Table
+    from train.scoring.tables import TextTable
     from train.scoring.tables import text as written
 
-    return written(Table(text, [["model", text], [text, "1"]], [text]), markdown=True)
+    return written(TextTable(text, [["model", text], [text, "1"]], [text]), markdown=True)
 
 
 @pytest.mark.parametrize("text", [NASTY, BREAKS, NASTY + BREAKS], ids=["signs", "breaks", "both"])
@@ -488,7 +488,7 @@ def test_texts_in_code_shells_and_yaml_are_quoted(text):
 def test_texts_in_pages_stay_text():
     from html.parser import HTMLParser
 
-    from train.reports.html import Section, Table, cards, render_page, table_html, text_block
+    from train.reports.html import HtmlTable, Section, cards, render_page, table_html, text_block
 
     class Tags(HTMLParser):
         def __init__(self, text):
@@ -500,7 +500,7 @@ def test_texts_in_pages_stay_text():
             self.found.append((tag, [name for name, _ in attrs]))
 
     def page(t):
-        inner = table_html(Table(t, [t], [[t]])) + text_block(t, t)
+        inner = table_html(HtmlTable(t, [t], [[t]])) + text_block(t, t)
         return Tags(render_page(t, t, [Section("x", t, t, html=inner)], t, top=cards([(t, t, t)]))).found
 
     assert page(NASTY + BREAKS) == page("x")

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from data.common import screen
-from train.estimates.memory import find_shape, table
+from train.estimates.memory import find_shape, memory_table
 from train.recipe.schema import RecipeError, complain, load_recipe
 
 
@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
         if gpus is not None and not (gpus.isdecimal() and int(gpus) >= 1):
             raise RecipeError(f"num_gpus={gpus}: expected 1 or more")
         recipe = load_recipe([a for a in arguments if a.partition("=")[0] not in own])
-        print(table(recipe, find_shape(recipe, own.get("config")), [1, 2, 4, 8] if gpus is None else [int(gpus)]))
+        print(
+            memory_table(recipe, find_shape(recipe, own.get("config")), [1, 2, 4, 8] if gpus is None else [int(gpus)])
+        )
     except RecipeError as error:
         return complain(error)
     return 0

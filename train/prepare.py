@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
     from data.selection.data_card import describe, to_markdown
     from data.selection.prepare import why_nothing_is_left
     from models.errors import ModelError
-    from train.run.resolve import prepare, write_inputs
+    from train.run.resolve import prepare_inputs, write_inputs
 
     try:
-        _, base, data = prepare(recipe, weights=False)
+        _, base, data = prepare_inputs(recipe, weights=False)
         if own:
             card = write_inputs(Path(os.path.expanduser(own[-1].partition("=")[2])), recipe, base, data)
         else:

@@ -17,7 +17,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from data.common import screen
 from train.recipe.schema import RecipeError, complain, load_recipe
-from train.run.show_pairs import Wish, show
+from train.run.show_pairs import ShowOptions, show
 
 if TYPE_CHECKING:
     pass
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 OWN = ("source", "rows", "num", "reason")
 
 
-def read_wish(given: dict[str, str]) -> Wish:
+def read_options(given: dict[str, str]) -> ShowOptions:
     """Raises: RecipeError."""
-    wish = Wish(given.get("source"), reason=given.get("reason"))
+    options = ShowOptions(given.get("source"), reason=given.get("reason"))
     for key in ("num", "rows"):
         numbers = given.get(key, "1").split(",")
         if not all(re.fullmatch("0*[1-9][0-9]{0,8}", number.strip()) for number in numbers):
             raise RecipeError(f"{key}={given[key]}: expected {'rows, from 1: 7,12' if key == 'rows' else '1 or more'}")
     if "num" in given:
-        wish.num = int(given["num"])
+        options.num = int(given["num"])
     if "rows" in given:
-        if wish.source is None:
+        if options.source is None:
             raise RecipeError("rows: of which source? give source=NAME")
-        wish.rows = [int(number) for number in given["rows"].split(",")]
-    return wish
+        options.rows = [int(number) for number in given["rows"].split(",")]
+    return options
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -53,20 +53,20 @@ def main(arguments: list[str]) -> int:
         return 0
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     try:
-        wish = read_wish(own)
+        options = read_options(own)
         recipe = load_recipe([argument for argument in arguments if argument.partition("=")[0] not in OWN])
     except RecipeError as error:
         return complain(error)
     from data.common.errors import DataError
     from models.errors import ModelError
-    from train.run.resolve import prepare
+    from train.run.resolve import prepare_inputs
 
     try:
-        chat, _, data = prepare(recipe, weights=False)
+        chat, _, data = prepare_inputs(recipe, weights=False)
     except (DataError, ModelError, RecipeError) as error:
         return complain(error)
     try:
-        show(wish, chat, data, recipe.seed)
+        show(options, chat, data, recipe.seed)
     except (DataError, RecipeError) as error:
         return complain(error)
     return 0

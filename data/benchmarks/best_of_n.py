@@ -41,7 +41,7 @@ def read(path: str | None = None) -> Reading:
 
 
 def _item(row: Fields) -> Comparison:
-    name = str(row.get("id")) if "id" in row else row.where.rpartition("/")[2]
+    name = str(row.get("id")) if "id" in row else row.address.rpartition("/")[2]
     return Comparison(name, "all", (read_scored(row),))
 
 

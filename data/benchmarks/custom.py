@@ -56,7 +56,7 @@ def read_scored(row: Fields) -> Candidates:
     """A prompt with two or more responses and their scores."""
     conversations = _responses(row)
     if len(conversations) < 2:
-        raise DataError(f"{row.where}: responses has {len(conversations)} entries, expected 2 or more")
+        raise DataError(f"{row.address}: responses has {len(conversations)} entries, expected 2 or more")
     return group_of(conversations, row.numbers("scores", len(conversations)))
 
 
@@ -71,11 +71,11 @@ def _item(row: Fields) -> Comparison:
         pair = parse_pair(row.columns)
         group = group_of([pair.chosen, pair.rejected], (1.0, 0.0))
     else:
-        raise DataError(f"{row.where}: neither best nor scores; say which of the responses is the best")
+        raise DataError(f"{row.address}: neither best nor scores; say which of the responses is the best")
     if len(group.responses) + len(group.refused) < 2:
-        raise DataError(f"{row.where}: one response alone; there is nothing to compare it with")
+        raise DataError(f"{row.address}: one response alone; there is nothing to compare it with")
     subset = row.text("subset") if "subset" in row else "all"
-    return Comparison(str(row.get("id")) if "id" in row else row.where.rpartition("/")[2], subset, (group,))
+    return Comparison(str(row.get("id")) if "id" in row else row.address.rpartition("/")[2], subset, (group,))
 
 
 def _best_is_of_rewards(row: Fields) -> bool:
@@ -93,7 +93,7 @@ def _responses(row: Fields) -> list[list[Message] | InvalidPair]:
     try:
         return read_row(row.columns)[1]
     except InvalidPair as error:
-        raise DataError(f"{row.where}: {error}") from None
+        raise DataError(f"{row.address}: {error}") from None
 
 
 def _pairs(group: Candidates) -> list[tuple[int, int]]:

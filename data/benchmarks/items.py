@@ -72,10 +72,10 @@ Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward o
 class Fields:
     """The columns of one row; what is missing or of another kind is named with the row's address."""
 
-    def __init__(self, where: str, row: Any):
+    def __init__(self, address: str, row: Any):
         if not isinstance(row, Mapping):
-            raise DataError(f"{where}: the row is not an object with named fields")
-        self.where, self._row = where, row
+            raise DataError(f"{address}: the row is not an object with named fields")
+        self.address, self._row = address, row
 
     @property
     def columns(self) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ class Fields:
 
     def get(self, name: str) -> Any:
         if name not in self:
-            raise DataError(f"{self.where}: no {name} among the fields {sorted(map(str, self._row))}")
+            raise DataError(f"{self.address}: no {name} among the fields {sorted(map(str, self._row))}")
         return self._row[name]
 
     def text(self, name: str) -> str:
@@ -97,7 +97,7 @@ class Fields:
     def texts(self, name: str) -> tuple[str, ...]:
         values = self.get(name)
         if not isinstance(values, list | tuple):
-            raise DataError(f"{self.where}: {name} is {type(values).__name__}, expected a list of texts")
+            raise DataError(f"{self.address}: {name} is {type(values).__name__}, expected a list of texts")
         return tuple(self._text(value, f"{name}[{i}]") for i, value in enumerate(values))
 
     def prompt(self, name: str, beside: Sequence[str] = ()) -> tuple[Message, ...]:
@@ -112,25 +112,25 @@ class Fields:
         if isinstance(value, str):
             value = [{"role": "user", "content": value}]
         if not isinstance(value, list | tuple) or not value:
-            raise DataError(f"{self.where}: {name} is {type(value).__name__}, expected a text or a list of messages")
+            raise DataError(f"{self.address}: {name} is {type(value).__name__}, expected a text or a list of messages")
         bare = [{k: v for k, v in t.items() if k not in beside} if isinstance(t, Mapping) else t for t in value]
         try:
             turns = plain_messages(bare, name)
             check_conversation([*turns, {"role": "assistant", "content": ""}], name, blank=True)
         except InvalidPair as error:
-            raise DataError(f"{self.where}: {error}") from None
+            raise DataError(f"{self.address}: {error}") from None
         if turns[-1]["role"] == "assistant":
-            raise DataError(f"{self.where}: {name} ends with the assistant; the responses come after it")
+            raise DataError(f"{self.address}: {name} ends with the assistant; the responses come after it")
         return tuple(turns)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         """`count` finite numbers (or truth values)."""
         values = self.get(name)
         if not isinstance(values, list | tuple) or len(values) != count:
-            raise DataError(f"{self.where}: {name} is not a list of {count} numbers, one for each response")
+            raise DataError(f"{self.address}: {name} is not a list of {count} numbers, one for each response")
         for value in values:
             if not isinstance(value, int | float) or not abs(value) < float("inf"):
-                raise DataError(f"{self.where}: {name} holds {value!r}, expected finite numbers")
+                raise DataError(f"{self.address}: {name} holds {value!r}, expected finite numbers")
         return tuple(map(float, values))
 
     def positions(self, name: str, values: Any, count: int) -> tuple[int, ...]:
@@ -139,18 +139,18 @@ class Fields:
             values = [values]
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
-                raise DataError(f"{self.where}: {name} holds {value!r}, expected positions from 0 to {count - 1}")
+                raise DataError(f"{self.address}: {name} holds {value!r}, expected positions from 0 to {count - 1}")
         return tuple(values)
 
     def one_of(self, name: str, known: Iterable[str]) -> str:
         value = str(self.get(name))
         if value not in known:
-            raise DataError(f"{self.where}: {name}={value!r}, expected one of {sorted(known)}")
+            raise DataError(f"{self.address}: {name}={value!r}, expected one of {sorted(known)}")
         return value
 
     def _text(self, value: Any, name: str) -> str:
         if not isinstance(value, str):
-            raise DataError(f"{self.where}: {name} is {type(value).__name__}, expected text")
+            raise DataError(f"{self.address}: {name} is {type(value).__name__}, expected text")
         return value
 
 
@@ -177,9 +177,9 @@ def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) 
             try:
                 if row.error is not None:
                     raise row.error
-                items.append(item(Fields(row.where, row.value)))
+                items.append(item(Fields(row.address, row.value)))
             except DataError as error:
-                bad.append(f"{row.where}: {str(error).removeprefix(f'{row.where}: ')}")
+                bad.append(f"{row.address}: {str(error).removeprefix(f'{row.address}: ')}")
     if not items:
         raise DataError(
             f"none of {len(bad):,} rows can be read; {bad[0]}" if bad else f"path.{name}={path}: has no rows"
@@ -191,7 +191,7 @@ def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) 
     return Reading(with_unique_ids(items), missing, bad_rows=bad)
 
 
-def hub_rows(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
+def benchmark_rows_of_hub(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
     """All rows of a hub dataset's split; used where no path is given. Raises: DataError."""
     source = SourceConfig(dataset=dataset, split=split, name=config)
     yield from _checked(read_rows(f"benchmark {name} (give path.{name}=PATH where there is no network): ", source))
@@ -200,8 +200,8 @@ def hub_rows(name: str, dataset: str, split: str, config: str | None = None) -> 
 def _checked(rows: Iterable[Any]) -> Iterator[Fields]:
     for row in rows:
         if row.error is not None:
-            raise DataError(f"{row.where}: {row.error}")
-        yield Fields(row.where, row.value)
+            raise DataError(f"{row.address}: {row.error}")
+        yield Fields(row.address, row.value)
 
 
 def data_files(name: str, path: str, split: str) -> list[Path]:

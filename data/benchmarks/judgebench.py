@@ -11,8 +11,8 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
+    benchmark_rows_of_hub,
     existing,
-    hub_rows,
     rows_of,
     what_is_missing,
     with_unique_ids,
@@ -53,7 +53,7 @@ PUBLISHED = {
 def read(path: str | None = None) -> Reading:
     """A file of a split, a directory with such files, or the repository that has them in data/."""
     if path is None:
-        rows = [row for split in COUNTS for row in hub_rows(NAME, HUB, split)]
+        rows = [row for split in COUNTS for row in benchmark_rows_of_hub(NAME, HUB, split)]
     else:
         place = existing(NAME, path)
         files = [place] if place.is_file() else sorted(place.glob(FILES)) or sorted((place / "data").glob(FILES))
@@ -73,7 +73,7 @@ def _item(row: Fields) -> Comparison:
     category = next((name for prefix, name in SOURCES.items() if source.startswith(prefix)), None)
     split = next((name for name in COUNTS if model.startswith(name)), None)
     if category is None or split is None:
-        raise DataError(f"{row.where}: source {source!r} and response_model {model!r} are of no known split")
+        raise DataError(f"{row.address}: source {source!r} and response_model {model!r} are of no known split")
     a_is_better = row.one_of("label", LABELS) == "A>B"
     responses = (row.text("response_A"), row.text("response_B"))
     truth = (1.0, 0.0) if a_is_better else (0.0, 1.0)

@@ -22,9 +22,9 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
+    benchmark_rows_of_hub,
     data_files,
     existing,
-    hub_rows,
     rows_of,
     with_unique_ids,
 )
@@ -57,7 +57,7 @@ def read(path: str | None = None) -> Reading:
     absent = []
     for subset, name in SETS.items():
         if path is None:
-            rows = hub_rows(NAME, f"lmarena-ai/PPE-{name}-Best-of-K", SPLIT)
+            rows = benchmark_rows_of_hub(NAME, f"lmarena-ai/PPE-{name}-Best-of-K", SPLIT)
         else:
             rows = rows_of(NAME, _files(path, name))
         before = len(items)
@@ -87,7 +87,7 @@ def _item(row: Fields, subset: str, skipped: list[int]) -> Comparison:
     for pair in row.get("sampled_conflict_pairs"):
         places = row.positions("sampled_conflict_pairs", pair, len(responses))
         if len(places) != 2:
-            raise DataError(f"{row.where}: sampled_conflict_pairs holds {pair!r}, expected pairs of positions")
+            raise DataError(f"{row.address}: sampled_conflict_pairs holds {pair!r}, expected pairs of positions")
         a, b = places
         if truth[a] != truth[b]:
             pairs.append((a, b) if truth[a] > truth[b] else (b, a))

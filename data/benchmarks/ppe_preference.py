@@ -14,8 +14,8 @@ from data.benchmarks.items import (
     Reading,
     Rewards,
     beats_all,
+    benchmark_rows_of_hub,
     data_files,
-    hub_rows,
     rows_of,
     with_unique_ids,
 )
@@ -45,7 +45,7 @@ PUBLISHED = {
 
 def read(path: str | None = None) -> Reading:
     """The hub's files, in a directory or one by itself."""
-    rows = hub_rows(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
+    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
     return _reading(rows)
 
 

@@ -11,9 +11,9 @@ from data.benchmarks.items import (
     Reading,
     Rewards,
     beats_all,
+    benchmark_rows_of_hub,
     best_first,
     data_files,
-    hub_rows,
     rows_of,
     what_is_missing,
     with_unique_ids,
@@ -73,7 +73,7 @@ PUBLISHED = {
 def read(path: str | None = None) -> Reading:
     """The hub's files (of the split `filtered` where names say so), in a directory or one by itself."""
     split = HUB[1]
-    rows = hub_rows(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, split))
+    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, split))
     items = with_unique_ids(map(_item, rows))
     return Reading(items, what_is_missing(items, COUNTS, "pairs"))
 

@@ -18,8 +18,8 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
+    benchmark_rows_of_hub,
     data_files,
-    hub_rows,
     rows_of,
     what_is_missing,
     with_unique_ids,
@@ -58,7 +58,7 @@ PUBLISHED = {
 
 def read(path: str | None = None) -> Reading:
     """The hub's files, in a directory or one by itself."""
-    rows = hub_rows(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
+    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
     items = with_unique_ids(_items(rows))
     return Reading(items, what_is_missing(items, COUNTS, "prompts"))
 
@@ -68,11 +68,11 @@ def _items(rows: Iterable[Fields]) -> list[Comparison]:
     for row in rows:
         subset = row.text("subset").strip().lower().replace(" ", "-")
         if subset not in DOMAINS:
-            raise DataError(f"{row.where}: subset {row.text('subset')!r}, expected one of {', '.join(DOMAINS)}")
+            raise DataError(f"{row.address}: subset {row.text('subset')!r}, expected one of {', '.join(DOMAINS)}")
         chosen, rejected = row.texts("chosen"), row.texts("rejected")
         if not chosen or not rejected:
             raise DataError(
-                f"{row.where}: {len(chosen)} chosen and {len(rejected)} rejected, expected 1 or more of each"
+                f"{row.address}: {len(chosen)} chosen and {len(rejected)} rejected, expected 1 or more of each"
             )
         truth = (1.0,) * len(chosen) + (0.0,) * len(rejected)
         group = Candidates(row.prompt("prompt"), chosen + rejected, truth)
@@ -81,7 +81,7 @@ def _items(rows: Iterable[Fields]) -> list[Comparison]:
             continue
         kind, colon, number = str(row.get("id")).partition(":")
         if kind not in ("ref", "tied") or not colon:
-            raise DataError(f"{row.where}: id {row.get('id')!r}, expected ref:NUMBER or tied:NUMBER")
+            raise DataError(f"{row.address}: id {row.get('id')!r}, expected ref:NUMBER or tied:NUMBER")
         marked = Candidates(group.prompt, group.responses, group.truth, kinds=(kind,) * len(truth))
         ties.setdefault(number, []).append(marked)
     return items + [Comparison(f"ties/{number}", "ties", tuple(groups)) for number, groups in ties.items()]

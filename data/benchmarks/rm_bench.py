@@ -15,8 +15,8 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
+    benchmark_rows_of_hub,
     existing,
-    hub_rows,
     rows_of,
     what_is_missing,
     with_unique_ids,
@@ -52,7 +52,7 @@ PUBLISHED = {
 def read(path: str | None = None) -> Reading:
     """A directory with total_dataset.json or the files DOMAIN_filtered.json, or the repository that has it in data/."""
     if path is None:
-        items = [_item(row, str(row.get("domain"))) for row in hub_rows(NAME, *HUB)]
+        items = [_item(row, str(row.get("domain"))) for row in benchmark_rows_of_hub(NAME, *HUB)]
     else:
         items = [
             _item(row, domain or str(row.get("domain"))) for f, domain in _files(path) for row in rows_of(NAME, [f])
@@ -77,10 +77,12 @@ def _files(path: str) -> list[tuple[Path, str]]:
 def _item(row: Fields, domain: str) -> Comparison:
     subset = next((name for name in DOMAINS if domain.startswith(name)), None)
     if subset is None:
-        raise DataError(f"{row.where}: domain {domain!r}, expected one that starts with {', '.join(DOMAINS)}")
+        raise DataError(f"{row.address}: domain {domain!r}, expected one that starts with {', '.join(DOMAINS)}")
     chosen, rejected = row.texts("chosen"), row.texts("rejected")
     if (len(chosen), len(rejected)) != (3, 3):
-        raise DataError(f"{row.where}: {len(chosen)} chosen and {len(rejected)} rejected responses, expected 3 of each")
+        raise DataError(
+            f"{row.address}: {len(chosen)} chosen and {len(rejected)} rejected responses, expected 3 of each"
+        )
     truth = (1.0,) * 3 + (0.0,) * 3
     group = Candidates(row.prompt("prompt"), chosen + rejected, truth, kinds=STYLES * 2)
     return Comparison(f"{domain}/{row.get('id')}", subset, (group,))

@@ -93,7 +93,7 @@ def _item(row: Fields, kind: str, goal: str) -> Comparison:
 
 def _answer(row: Fields, field: str, value: object) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("answer"), str):
-        raise DataError(f"{row.where}: {field} has no answer that is text")
+        raise DataError(f"{row.address}: {field} has no answer that is text")
     return str(value["answer"])
 
 

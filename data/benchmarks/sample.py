@@ -24,7 +24,7 @@ class Sample:
     seed: int
 
 
-def draw(reading: Reading, limit: int | None, seed: int) -> Sample:
+def draw_sample(reading: Reading, limit: int | None, seed: int) -> Sample:
     """A smaller sample is a part of a larger one, and keeps the benchmark's order."""
     items = reading.items
     if limit is not None and limit < len(items):

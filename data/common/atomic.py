@@ -151,7 +151,7 @@ def hold_directory(directory: Path, seconds: float = 60.0) -> None:
     _held.append(lock)
 
 
-def describe(directory: Path, names: Iterable[str]) -> dict[str, Any]:
+def manifest_entries(directory: Path, names: Iterable[str]) -> dict[str, Any]:
     """Entries of a manifest: files of a directory, flushed to disk, with size in bytes and hash."""
     entries = {}
     for name in names:
@@ -168,7 +168,7 @@ def files_of(directory: Path) -> list[str]:
 
 def seal(directory: Path, files: dict[str, Any] | None = None, **info: Any) -> None:
     """Write manifest.json: `files` (by default all there are) and `info`. The last write before a `publish`."""
-    manifest = {**info, "files": describe(directory, files_of(directory)) if files is None else files}
+    manifest = {**info, "files": manifest_entries(directory, files_of(directory)) if files is None else files}
     for folder in (path for path in directory.rglob("*") if path.is_dir()):
         sync(folder)
     manifest = json.loads(json.dumps(manifest))  # as it will be read

@@ -61,7 +61,7 @@ class SourceConfig:
 class Row:
     """One row with its address; `error` is set instead of `value` when the row could not even be read."""
 
-    where: str  # "file:line", 1-based lines
+    address: str  # "file:line", 1-based lines
     number: int  # position in the source, 0-based
     value: Any = None
     error: InvalidPair | None = None
@@ -146,13 +146,13 @@ def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
         assert config.path is not None
         files = source_files(key, config.path)
         rows = (pair for path in files for pair in _reader(path)(path))
-    for number, (where, value) in enumerate(rows):
+    for number, (address, value) in enumerate(rows):
         if _nested_beyond(value, MAX_DEPTH):
             value = InvalidPair("nested too deep", f"the row is nested more than {MAX_DEPTH} deep")
         if isinstance(value, InvalidPair):
-            yield Row(where, number, error=value)
+            yield Row(address, number, error=value)
         else:
-            yield Row(where, number, value)
+            yield Row(address, number, value)
 
 
 def _nested_beyond(value: Any, levels: int) -> bool:

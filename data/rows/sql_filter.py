@@ -111,10 +111,10 @@ class _Condition:
 
     def _refuse(self, rows: list[Row], error: Failed) -> NoReturn:
         if error.limit is None:
-            refuse(self.key, self.where, f"at {rows[0].where}: {error} (TRY_CAST gives NULL, no match, instead)")
+            refuse(self.key, self.where, f"at {rows[0].address}: {error} (TRY_CAST gives NULL, no match, instead)")
         if len(rows) == 1:
-            refuse(self.key, self.where, f"at {rows[0].where}: {error} for this one row")
-        place = f"at {rows[0].where} to {rows[-1].where}"
+            refuse(self.key, self.where, f"at {rows[0].address}: {error} for this one row")
+        place = f"at {rows[0].address} to {rows[-1].address}"
         refuse(self.key, self.where, f"{place}: {error} for these {len(rows):,} rows")
 
     def _table(self, rows: list[Row]) -> Any:
@@ -151,7 +151,7 @@ def _find_columns(
             column = found.setdefault(lower(name), _Column(name))
             if column.name != name:
                 both = f"{column.name!r} and {name!r} differ in case only"
-                refuse(key, where, f"the columns {both} (at {row.where}), which SQL cannot tell apart; rename one")
+                refuse(key, where, f"the columns {both} (at {row.address}), which SQL cannot tell apart; rename one")
             if value is not None:
                 column.kinds.add(_kind(value))
     return found, [str(name) for name in others], some

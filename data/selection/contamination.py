@@ -86,7 +86,7 @@ class BenchmarkPrompts:
 
         Args:
             first_turn: the first user turn.
-            texts: all texts of the pair (`texts_of`); an n-gram lies within one of them.
+            texts: all texts of the pair (`prompt_and_texts`); an n-gram lies within one of them.
         """
         first = self._word_ids(first_turn)
         together = f" {SEPARATOR} ".join(text.replace(SEPARATOR, " ") for text in texts)
@@ -136,7 +136,7 @@ class BenchmarkPrompts:
         return Hit(benchmark, item, kind, " ".join(self._words[i - 1] for i in run.tolist()))
 
 
-def texts_of(chosen: Sequence[Message], rejected: Sequence[Message]) -> tuple[str, list[str]]:
+def prompt_and_texts(chosen: Sequence[Message], rejected: Sequence[Message]) -> tuple[str, list[str]]:
     """What `find` looks at: the first user turn, and every different text of both conversations."""
     first = next(message["content"] for message in chosen if message["role"] == "user")
     return first, list(dict.fromkeys(message["content"] for message in (*chosen, *rejected)))

@@ -14,7 +14,7 @@ from data.selection.row_features import Hits, Signatures
 from data.selection.stages import Selection
 
 
-class Pairs:
+class PairsLeft:
     """The pairs left of several selections, end to end. Positions in this list stay what they are."""
 
     def __init__(self, selections: Sequence[Selection]):
@@ -77,27 +77,27 @@ def apply_gates(
     if not selections:
         return
     if gates.identical != "off":
-        pairs = Pairs(selections)
+        pairs = PairsLeft(selections)
         found = np.flatnonzero(pairs.map(lambda s, left: s.store.same_normalised[left]))
         pairs.take(found, gates.identical, "identical but for case and space", lambda _: "chosen and rejected")
     if gates.contradictions != "off":
-        _contradictions(Pairs(selections), gates.contradictions)
-    _duplicates(Pairs(selections), gates.duplicates)
+        _contradictions(PairsLeft(selections), gates.contradictions)
+    _duplicates(PairsLeft(selections), gates.duplicates)
     if gates.near_duplicates != "off":
-        _near_duplicates(Pairs(selections), gates, signatures)
+        _near_duplicates(PairsLeft(selections), gates, signatures)
     if gates.contamination != "off":
-        _contamination(Pairs(selections), gates.contamination, hits)
+        _contamination(PairsLeft(selections), gates.contamination, hits)
 
 
 def apply_leakage(setting: str, selections: Sequence[Selection], held_out: np.ndarray) -> None:
     """Args: held_out: prompt hashes of all held-out pairs."""
     if setting != "off" and selections:
-        pairs = Pairs(selections)
+        pairs = PairsLeft(selections)
         found = np.flatnonzero(np.isin(pairs.map(lambda s, left: s.store.prompt_hash[left]), held_out))
         pairs.take(found, setting, "held-out prompt", lambda _: "its first user turn is that of a held-out pair")
 
 
-def _contradictions(pairs: Pairs, setting: str) -> None:
+def _contradictions(pairs: PairsLeft, setting: str) -> None:
     chosen, rejected = pairs.sides()
     at = _repeated(chosen, rejected)
     low, high = np.minimum(chosen[at], rejected[at]), np.maximum(chosen[at], rejected[at])
@@ -121,7 +121,7 @@ def _contradictions(pairs: Pairs, setting: str) -> None:
     )
 
 
-def _duplicates(pairs: Pairs, setting: str) -> None:
+def _duplicates(pairs: PairsLeft, setting: str) -> None:
     chosen, rejected = pairs.sides()
     at = _repeated(chosen, rejected)
     order, group = _grouped(chosen[at], rejected[at])
@@ -142,7 +142,7 @@ def _dedupe(selection: Selection, setting: str) -> str:
     return setting if wish is None else "drop" if wish else "off"
 
 
-def _near_duplicates(pairs: Pairs, gates: GateConfig, signatures: Mapping[str, Signatures]) -> None:
+def _near_duplicates(pairs: PairsLeft, gates: GateConfig, signatures: Mapping[str, Signatures]) -> None:
     from data.selection.near_duplicates import near_duplicates
 
     everything = pairs.map(lambda s, left: signatures[s.name].of_rows(s.store.row[left]))
@@ -153,7 +153,7 @@ def _near_duplicates(pairs: Pairs, gates: GateConfig, signatures: Mapping[str, S
     )
 
 
-def _contamination(pairs: Pairs, setting: str, hits: Mapping[str, Hits]) -> None:
+def _contamination(pairs: PairsLeft, setting: str, hits: Mapping[str, Hits]) -> None:
     numbers = pairs.map(lambda s, left: hits[s.name].of_rows(s.store.row[left]))  # -1: none
     found = np.flatnonzero(numbers >= 0)
     sources = pairs.sources()

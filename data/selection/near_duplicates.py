@@ -39,7 +39,7 @@ _FACTORS = _FACTORS.astype(np.uint64)
 Texts = tuple[str, str, str]  # what both begin with, the rest of chosen, the rest of rejected
 
 
-def texts_of(chosen: Sequence[Message], rejected: Sequence[Message]) -> Texts:
+def prompt_and_responses(chosen: Sequence[Message], rejected: Sequence[Message]) -> Texts:
     """The three texts of a pair, from its two conversations."""
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:

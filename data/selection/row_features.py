@@ -57,11 +57,11 @@ class Hits:
         return np.where(self._rows[at] == rows, at, -1)
 
     @functools.cached_property
-    def _told(self) -> list[dict[str, Any]]:
+    def _records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._path.read_text(encoding="utf-8").split("\n")[:-1]]
 
     def describe(self, number: int) -> str:
-        hit = self._told[number]
+        hit = self._records[number]
         return printable(f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}")
 
 
@@ -147,10 +147,10 @@ def _with_bar(key: str, source: SourceConfig) -> Any:
 
 def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers and signatures of the rows that hold two conversations."""
-    from data.selection.near_duplicates import signature, texts_of
+    from data.selection.near_duplicates import prompt_and_responses, signature
 
     signed = [
-        (row.number, signature(texts_of(*(reversed(sides) if source.flip else sides)), NUM_PERMUTATIONS))
+        (row.number, signature(prompt_and_responses(*(reversed(sides) if source.flip else sides)), NUM_PERMUTATIONS))
         for row, sides in _pairs(rows, source)
     ]
     numbers = np.array([number for number, _ in signed], np.int64)
@@ -168,10 +168,10 @@ def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", w
 
 
 def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> Found:
-    from data.selection.contamination import texts_of
+    from data.selection.contamination import prompt_and_texts
 
     pairs = _pairs(rows, source)
-    hits = [(row, prompts.find(*texts_of(*sides))) for row, sides in pairs]
+    hits = [(row, prompts.find(*prompt_and_texts(*sides))) for row, sides in pairs]
     return len(rows), len(pairs), [(row, hit) for row, hit in hits if hit is not None]
 
 

@@ -69,7 +69,7 @@ class Selection:
         chosen = indices[0] if indices else np.empty(0, np.int64)
         return PairSet(self.name, self.store, chosen, 1.0, self.config.flip)
 
-    def fate(self, index: int) -> str:
+    def outcome(self, index: int) -> str:
         """What became of the pair at a position of the store."""
         for taken in self.taken:
             at = int(np.searchsorted(taken.indices, index))
@@ -143,14 +143,14 @@ def keep_limit(selection: Selection, seed: int) -> None:
     """`limit`: at most so many pairs."""
     if selection.config.limit is not None:
         left = selection.left()
-        kept = draw(selection.store, left, seed, selection.config.limit)
+        kept = draw_pairs(selection.store, left, seed, selection.config.limit)
         selection.take(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
 
 
 def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int) -> None:
     """Hold out a fraction of the prompts, and of these at most `limit` pairs. 1: all."""
     out = selection.left() if fraction == 1 else of_held_out_prompts(selection.store, selection.left(), fraction)
-    kept = out if limit is None else draw(selection.store, out, seed, limit)
+    kept = out if limit is None else draw_pairs(selection.store, out, seed, limit)
     selection.take(kept, HELD_OUT)
     if len(kept) < len(out):
         selection.take(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
@@ -160,11 +160,11 @@ def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
     """A share of what is left, at least one pair."""
     left = selection.left()
     if fraction < 1 and len(left):
-        kept = draw(selection.store, left, seed, max(1, round(fraction * len(left))))
+        kept = draw_pairs(selection.store, left, seed, max(1, round(fraction * len(left))))
         selection.take(np.setdiff1d(left, kept, assume_unique=True), "beyond the fraction")
 
 
-def draw(store: PairStore, indices: np.ndarray, seed: int, count: int) -> np.ndarray:
+def draw_pairs(store: PairStore, indices: np.ndarray, seed: int, count: int) -> np.ndarray:
     """At most `count` of some pairs, ascending. A smaller count draws a part of what a larger one does."""
     if count >= len(indices):
         return indices

@@ -150,5 +150,5 @@ def _turns(messages: list[Message]) -> int:
 
 
 def _refusal(row: Row, error: InvalidPair) -> dict[str, Any]:
-    where = row.where.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
+    where = row.address.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
     return {"where": where, "row": row.number, "reason": error.reason, "detail": str(error)}

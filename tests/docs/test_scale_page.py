@@ -33,7 +33,7 @@ def memory_table() -> str:
         for stage in (3, 1):
             recipe, shape, _ = asked(name, "26M", stage)
             for gpus in GPUS:
-                parts = memory.estimate(recipe, shape, gpus)
+                parts = memory.estimate_memory(recipe, shape, gpus)
                 cells.append(f"{parts['total'] / memory.GIB:.1f} ({parts['longest pair'] / memory.GIB:.1f})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -92,12 +92,12 @@ def read_settings(arguments: list[str]) -> Settings:
 
 def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
-    from data.benchmarks.sample import draw
+    from data.benchmarks.sample import draw_sample
     from train.scoring.scorer import InvalidPair, read_row
 
     groups: list[Any] = []
     if settings.benchmark is not None:
-        sample = draw(BENCHMARKS[settings.benchmark].read(settings.path), settings.rows, seed=0)
+        sample = draw_sample(BENCHMARKS[settings.benchmark].read(settings.path), settings.rows, seed=0)
         groups = [group.conversations() for item in sample.items for group in item.groups]
     elif settings.input is None:
         groups = random_groups(settings.rows or 128, settings.responses)

@@ -85,14 +85,14 @@ def computed_gib(workload: Any, checkpointing: str, pack_tokens: int) -> dict[st
     import torch
 
     from models.liger import use_liger
-    from train.estimates.memory import GIB, estimate, read_shape
+    from train.estimates.memory import GIB, estimate_memory, read_shape
     from train.recipe.schema import load_recipe
 
     fused = use_liger("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     settings = [CHECKPOINTING[checkpointing], f"data.pack_tokens={pack_tokens}"]
     recipe = load_recipe([f"recipe={workload.recipe}", f"model.liger={'auto' if fused else 'never'}", *settings])
     shape = read_shape(json.loads((workload.model / "config.json").read_text()))
-    return {part: size / GIB for part, size in estimate(recipe, shape, 1).items() if part != "longest pair"}
+    return {part: size / GIB for part, size in estimate_memory(recipe, shape, 1).items() if part != "longest pair"}
 
 
 def work(config: MemoryConfig) -> int:

@@ -226,10 +226,10 @@ def recipe_of(config: CompareConfig, directory: Path) -> dict[str, Any]:
 
 def ordered_ids(recipe_path: Path) -> list[tuple[list[int], list[int]]]:
     """Token ids of chosen and rejected as our side trains on them, in its order."""
-    from train.run.resolve import prepare
+    from train.run.resolve import prepare_inputs
 
     recipe = load_recipe([f"recipe={recipe_path}"])
-    _, _, data = prepare(recipe)
+    _, _, data = prepare_inputs(recipe)
     mixture = Mixture(data.train, recipe.seed)
     groups = [mixture.sets[number].group(position) for number, position in mixture.epoch(0).tolist()]
     return [tuple(np.concatenate([g.prefix_ids, ids]).tolist() for ids in g.response_ids) for g in groups]  # type: ignore[misc]

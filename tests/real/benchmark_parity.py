@@ -20,7 +20,7 @@ from compare_scoring import SHAPE, TOLERANCE, write_random_model  # noqa: E402
 from scoring_sides import encode  # noqa: E402
 
 from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.sample import draw
+from data.benchmarks.sample import draw_sample
 from data.benchmarks.scores import score_items
 from models.export import load_classifier  # noqa: E402
 from train.scoring.scorer import Scorer
@@ -38,7 +38,7 @@ def compare(benchmarks: Path, tokenizer: Path, items: int) -> dict[str, dict[str
         assert plain.config._attn_implementation == "sdpa"
         found = {}
         for name, folder in FOLDERS.items():
-            sample = draw(BENCHMARKS[name].read(str(benchmarks / folder)), items, seed=0).items
+            sample = draw_sample(BENCHMARKS[name].read(str(benchmarks / folder)), items, seed=0).items
             rewards = score_items(scorer.score_groups, sample)
             ours = torch.tensor([r for item in rewards if item is not None for group in item for r in group])
             groups = [group.conversations() for item in sample for group in item.groups]

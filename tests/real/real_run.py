@@ -97,11 +97,11 @@ def reference_losses(recipe_path: Path, num_steps: int) -> list[float]:
     from data.selection.mixture import Mixture
     from models.build import build_model
     from train.recipe.schema import load_recipe
-    from train.run.resolve import prepare
+    from train.run.resolve import prepare_inputs
     from train.step.engine import learning_rate_at
 
     recipe = load_recipe([f"recipe={recipe_path}"])
-    chat, base, data = prepare(recipe)
+    chat, base, data = prepare_inputs(recipe)
     mixture = Mixture(data.train, recipe.seed)
     pad = chat.tokenizer.pad_token_id
     model, _ = build_model(base, dtype=torch.float32, seed=recipe.seed, attention="sdpa", pad_token_id=pad)

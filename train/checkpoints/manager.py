@@ -81,7 +81,7 @@ class Checkpoints:
         engine.save_checkpoint(str(self.directory), tag=temporary.name, save_latest=False)
         raise_together(self._failed(writer.error))
         names = [Path(name).name for name in writer.written]
-        self._pending = (temporary, state_copy(state), self._pool.submit(atomic.describe, temporary, names))
+        self._pending = (temporary, state_copy(state), self._pool.submit(atomic.manifest_entries, temporary, names))
         self._saved_at, self.pause = time.monotonic(), time.monotonic() - started
 
     def is_saved(self, state: TrainState) -> bool:

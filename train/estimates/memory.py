@@ -87,7 +87,7 @@ def activation_bytes(s: Shape, tokens: int, *, precision: str, checkpointed: int
     return (2 if precision == "bf16" else 4) * tokens * (kept + 3 * s.mlp)
 
 
-def estimate(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
+def estimate_memory(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
     """Bytes on each GPU by part; `longest pair` is the total with a pair of two conversations of `data.max_length`."""
     engine, data = recipe.engine, recipe.data
     fused = recipe.model.liger != "never"
@@ -109,7 +109,7 @@ def estimate(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, float]:
     }
 
 
-def table(recipe: Recipe, shape: Shape, counts: list[int]) -> str:
+def memory_table(recipe: Recipe, shape: Shape, counts: list[int]) -> str:
     engine = recipe.engine
     checkpointed = num_checkpointed(engine, shape.layers)
     rows = [
@@ -118,7 +118,7 @@ def table(recipe: Recipe, shape: Shape, counts: list[int]) -> str:
         "GPUs   state   buffers   activations   total   longest pair",
     ]
     for count in counts:
-        parts = estimate(recipe, shape, count)
+        parts = estimate_memory(recipe, shape, count)
         rows.append(f"{count:>4}" + "".join(f"{part / GIB:>{3 + len(name)}.1f}" for name, part in parts.items()))
     return "\n".join(rows)
 

@@ -21,7 +21,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairCounts:
     """What is trained on in an epoch."""
 
     count: float
@@ -31,7 +31,7 @@ class Pairs:
     origin: str  # a sentence: where these figures are from
 
 
-def find_pairs(recipe: Recipe, question: Question) -> Pairs:
+def find_pairs(recipe: Recipe, question: Question) -> PairCounts:
     """The given pairs, or the recipe's own where they are tokenised here. Raises: RecipeError, DataError."""
     data = recipe.data
     if question.pairs is None:
@@ -44,10 +44,10 @@ def find_pairs(recipe: Recipe, question: Question) -> Pairs:
     origin = f"{question.pairs:,.0f} pairs (given) of {of}, {prompt:.1%} of them in the common prompt (that average's)"
     tokens = costs.assumed_pairs(tokens_per_pair, data.share_prefix)
     count = (1 - data.eval.fraction) * question.pairs
-    return Pairs(count, held_out, None, tokens, origin)
+    return PairCounts(count, held_out, None, tokens, origin)
 
 
-def prepared_pairs(recipe: Recipe) -> Pairs:
+def prepared_pairs(recipe: Recipe) -> PairCounts:
     """Raises: RecipeError when a source is not tokenised here; DataError when it cannot be read."""
     import numpy as np
 
@@ -55,7 +55,7 @@ def prepared_pairs(recipe: Recipe) -> Pairs:
     from data.tokens.tokenize import TokeniseSettings
     from models.build import resolve_base
     from models.errors import ModelError
-    from train.run.resolve import prepare
+    from train.run.resolve import prepare_inputs
     from train.run.tokenizer import load_chat
 
     data = recipe.data
@@ -71,7 +71,7 @@ def prepared_pairs(recipe: Recipe) -> Pairs:
                     raise RecipeError(
                         f"{key}: is not tokenised here; give pairs=N, and tokens_per_pair=N if you know it"
                     )
-        _, _, prepared = prepare(recipe, weights=False)
+        _, _, prepared = prepare_inputs(recipe, weights=False)
     except ModelError as error:
         raise RecipeError(f"{error}; to plan without the data and the tokenizer give pairs=N") from None
     sets = [pairs for pairs in prepared.train if len(pairs)]
@@ -84,4 +84,4 @@ def prepared_pairs(recipe: Recipe) -> Pairs:
     longest = int((lengths[0] * (1 if data.share_prefix else 2) + lengths[1] + lengths[2]).max())
     count = sum(pairs.pairs_per_epoch() for pairs in sets)
     origin = f"{count:,} pairs of {tokens.separate:,.0f} tokens each, tokenised in {data.cache()}"
-    return Pairs(count, sum(map(len, prepared.held_out)), longest, tokens, origin)
+    return PairCounts(count, sum(map(len, prepared.held_out)), longest, tokens, origin)

@@ -2,11 +2,11 @@
 
 from train.estimates import costs, memory
 from train.estimates.costs import GPUS, StepCost
-from train.estimates.pairs import Pairs, Question
+from train.estimates.pairs import PairCounts, Question
 from train.recipe.schema import Recipe
 
 
-def report(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question) -> str:
+def report(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question) -> str:
     gpu, steps = GPUS[question.gpu], costs.num_steps(recipe, pairs.count)
     training, tokens = recipe.training, pairs.tokens
     work = 3 * costs.forward_work(shape, training.pairs_per_step, tokens)
@@ -19,7 +19,7 @@ def report(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question
         f"{work:.3g} FLOPs (useful ones, forward and backward)",
         "",
         f"Memory (computed; train/memory.py). {question.gpu}: {gpu.memory:g} GiB",
-        memory.table(recipe, shape, question.gpus),
+        memory.memory_table(recipe, shape, question.gpus),
         *_misfits(recipe, shape, question),
         "",
         f"Speed (computed). {question.gpu}: {gpu.peak / 1e12:g} TFLOP/s, of which {low} to {high} % are assumed to do "
@@ -35,14 +35,14 @@ def report(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question
 def _misfits(recipe: Recipe, shape: memory.Shape, question: Question) -> list[str]:
     lines, limit = [], GPUS[question.gpu].memory
     for count in question.gpus:
-        parts = memory.estimate(recipe, shape, count)
+        parts = memory.estimate_memory(recipe, shape, count)
         if parts["longest pair"] / memory.GIB > limit:
             fits = "packs fit, but not the longest pair" if parts["total"] / memory.GIB <= limit else "it does not fit"
             lines.append(f"{count} x {question.gpu}: {fits}")
     return lines
 
 
-def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: Pairs, question: Question, steps: int) -> str:
+def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question, steps: int) -> str:
     header = (
         f"{'GPUs':>5} {'packs a rank':>13} {'fill':>6} {'pairs a rank':>13} {'GB sent a GPU':>14} {'s, alone':>9} "
         f"{'s of computing':>16} {'tokens/s a GPU':>16} {'hours':>15} {'GPU-hours':>17}"
@@ -75,7 +75,7 @@ def _range(low: float, high: float) -> str:
     return short(low) if short(low) == short(high) else f"{short(low)} - {short(high)}"
 
 
-def _notes(recipe: Recipe, pairs: Pairs, steps: int) -> list[str]:
+def _notes(recipe: Recipe, pairs: PairCounts, steps: int) -> list[str]:
     share = costs.evaluation_share(recipe, steps, pairs.held_out)
     lines = [
         f"Hours include evaluations on {pairs.held_out:,.0f} held-out pairs ({share:.1%}), not the start or what waits."
@@ -85,7 +85,7 @@ def _notes(recipe: Recipe, pairs: Pairs, steps: int) -> list[str]:
     return lines
 
 
-def _storage(recipe: Recipe, shape: memory.Shape, pairs: Pairs) -> list[str]:
+def _storage(recipe: Recipe, shape: memory.Shape, pairs: PairCounts) -> list[str]:
     disk = costs.disk_bytes(recipe, shape.parameters, pairs.count + pairs.held_out, pairs.tokens)
     host = costs.HOST_BYTES_PER_PAIR * (pairs.count + pairs.held_out)
     return [

@@ -15,7 +15,7 @@ import torch
 
 from data.benchmarks.items import Comparison
 from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.sample import CURVES, draw
+from data.benchmarks.sample import CURVES, draw_sample
 from data.benchmarks.scores import Benchmark, aggregate
 from data.common.errors import DataError, InvalidPair
 from data.packing.pack import build_pack, split_group
@@ -78,7 +78,7 @@ def load_benchmarks(
         reading = BENCHMARKS[name].read(config.path)
         if on_bad_row == "error":
             reading.refuse_bad_rows("data.on_bad_row")
-        sample = draw(reading, config.limit, seed=0)
+        sample = draw_sample(reading, config.limit, seed=0)
         items, groups = [], []
         left_out: Counter[str] = Counter()
         first: dict[str, str] = {}

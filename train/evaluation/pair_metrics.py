@@ -15,7 +15,7 @@ BANDS = 5  # of a quantity whose values are all different, with equally many pai
 COLUMNS = 40  # of a histogram
 SHARPEST = 100.0  # a temperature stays between 1 / SHARPEST and SHARPEST
 
-Table = list[dict[str, Any]]
+TableRows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def better(metric: str, value: float, best: float) -> bool:
     return value > best
 
 
-def pair_tables(rewards: np.ndarray, facts: PairFacts) -> dict[str, Table]:
+def pair_tables(rewards: np.ndarray, facts: PairFacts) -> dict[str, TableRows]:
     """Tables of finite (N, 2) rewards; each row has its number of pairs, and rows without pairs are left out."""
     margin = rewards[:, 0] - rewards[:, 1]
     difference = facts.chosen_length.astype(np.int64) - facts.rejected_length
@@ -117,7 +117,7 @@ def brier_score(margin: np.ndarray) -> float:
     return float((_sigmoid(-margin) ** 2).mean())
 
 
-def reliability(margin: np.ndarray) -> Table:
+def reliability(margin: np.ndarray) -> TableRows:
     """Pairs by confidence max(p, 1 - p): its mean in each bin, and how often the preferred response was the chosen one.
 
     A tie has confidence 0.5 and is half right, whichever response is called the first.
@@ -191,7 +191,7 @@ def _length_bias(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
     return metrics
 
 
-def accuracy_by(values: np.ndarray, margin: np.ndarray) -> Table:
+def accuracy_by(values: np.ndarray, margin: np.ndarray) -> TableRows:
     """Accuracy of the pairs in bands of a value: each value a band of its own if they are few, else quantiles.
 
     A band holds the values from `from` to `to`, both included; equal values are never divided.
@@ -218,7 +218,7 @@ def accuracy_by(values: np.ndarray, margin: np.ndarray) -> Table:
     return rows
 
 
-def histogram(rewards: np.ndarray) -> Table:
+def histogram(rewards: np.ndarray) -> TableRows:
     """How many chosen and rejected rewards lie in each of `COLUMNS` equal intervals, from the least to the greatest."""
     low, high = float(rewards.min()), float(rewards.max())
     if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):  # too close together to be told apart

@@ -31,9 +31,9 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     from data.tokens.chat import Chat
     from models.export import load_classifier, save_json
     from models.tokenizer import read_tokenizer
-    from train.scoring.scorer import find_damage
+    from train.scoring.scorer import find_export_damage
 
-    if problems := find_damage(directory, edited=("README.md",)):
+    if problems := find_export_damage(directory, edited=("README.md",)):
         return problems
     about = _read_about(directory)
     card = (directory / "README.md").read_text(encoding="utf-8") if path is not None else ""

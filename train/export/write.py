@@ -31,7 +31,7 @@ from train.recipe.schema import to_yaml
 from train.run.resume_point import where_it_began
 from train.run.setup import Run
 from train.runtime.distributed import has_gpu, single_process_environment
-from train.scoring.scorer import find_damage
+from train.scoring.scorer import find_export_damage
 from train.step.engine import gathered_weights, release_engine
 
 
@@ -96,7 +96,7 @@ def is_exported(directory: Path) -> bool:
     """Whether an export is there, with all its files in their sizes; by hand its texts may have been changed."""
     if not directory.is_dir():
         return False
-    return not (directory / atomic.MANIFEST).exists() or not find_damage(
+    return not (directory / atomic.MANIFEST).exists() or not find_export_damage(
         directory, edited=("README.md", "config.json"), contents=False
     )
 

@@ -55,8 +55,8 @@ class ExportConfig:
 class Recipe:
     """A run. `docs/recipes.md` and each dataclass say what the keys mean.
 
-    A field also says whether it may change when a run goes on (resume_policy.py). One that says nothing is identity, the
-    safe default: with another value it is another run.
+    A field also says whether it may change when a run goes on (resume_policy.py). One that says nothing is identity,
+    the safe default: with another value it is another run.
     """
 
     name: str = free("run")  # on the model card; default: the recipe's file name, then the overlays'

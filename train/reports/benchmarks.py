@@ -3,7 +3,7 @@
 import itertools
 from typing import Any
 
-from train.reports.html import Cell, Drawn, Section, Table
+from train.reports.html import Cell, Drawn, HtmlTable, Section
 from train.reports.plots import Bar, Line, draw_bars, draw_lines, number, short
 from train.reports.run_files import RunRecord
 
@@ -46,7 +46,7 @@ def _scores(name: str, found: list[tuple[int, RunRecord, dict[str, Any]]]) -> Dr
         note = f"{note}. INCOMPLETE: {'; '.join(dict.fromkeys(remarks))}"
     alt = f"{name}: " + "; ".join(f"{bar.label} {bar.value:.1f}" for bar in bars)
     svg = draw_bars(bars, xlabel="score, percent", form="{:.1f}".format, tick=short, limits=(0, 100))
-    table = Table(f"{name} {found[0][2].get('version', '')}", ["model", "score", "percent", "low", "high"], rows)
+    table = HtmlTable(f"{name} {found[0][2].get('version', '')}", ["model", "score", "percent", "low", "high"], rows)
     legend = [(run.label, which, 0) for which, run, _ in found]
     legend += [(f"published: {family}…" if family else "published", 0, 0)] if published else []
     return Drawn(name, svg, alt, table, note, legend)
@@ -77,7 +77,7 @@ def _curve(which: int, run: RunRecord, result: dict[str, Any], num_runs: int) ->
     title = "Best of n" + (f": {run.label}" if num_runs > 1 else "")
     ours = series["by reward"]
     alt = f"{title}: true score {number(ours[0])} at n = {sizes[0]}, {number(ours[-1])} at n = {sizes[-1]}."
-    table = Table(title, ["n", "by reward", "low", "high", "oracle", "random"], rows)
+    table = HtmlTable(title, ["n", "by reward", "low", "high", "oracle", "random"], rows)
     return Drawn(title, draw_lines(lines, xlabel="n", ylabel="true score"), alt, table, legend=legend)
 
 

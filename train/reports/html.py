@@ -95,7 +95,7 @@ footer { padding: 40px 20px 32px; font-size: 0.88rem; }
 
 
 @dataclass
-class Table:
+class HtmlTable:
     """Columns and rows; numbers keep their exact value, None is a dash."""
 
     caption: str
@@ -110,7 +110,7 @@ class Drawn:
     title: str
     svg: str
     alt: str  # what a person who cannot see it should know
-    table: Table
+    table: HtmlTable
     note: str = ""
     legend: list[tuple[str, int, int]] = field(default_factory=list)  # label, colour, dash
 
@@ -145,7 +145,7 @@ def cards(facts: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def table_html(table: Table, wide: bool = False) -> str:
+def table_html(table: HtmlTable, wide: bool = False) -> str:
     head = "".join(f'<th scope="col">{esc(column)}</th>' for column in table.columns)
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (

@@ -99,7 +99,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _summary_table(runs: list[RunRecord]) -> Any:
-    from train.reports.html import Table
+    from train.reports.html import HtmlTable
 
     keys = {
         "held-out accuracy": "eval/all/accuracy",
@@ -115,12 +115,12 @@ def _summary_table(runs: list[RunRecord]) -> Any:
         "peak memory, GiB": "memory/peak_gib",
     }
     rows: list[Any] = [[name, *(run.last(key) for run in runs)] for name, key in keys.items()]
-    return Table("The last values of each run", ["", *(run.label for run in runs)], rows)
+    return HtmlTable("The last values of each run", ["", *(run.label for run in runs)], rows)
 
 
 def differences(runs: list[RunRecord]) -> Any:
     """The keys in which the recipes differ; names and places left out."""
-    from train.reports.html import Table
+    from train.reports.html import HtmlTable
 
     flat = [_flat(run) for run in runs]
     keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
@@ -129,7 +129,7 @@ def differences(runs: list[RunRecord]) -> Any:
         values = [recipe.get(key, "–") for recipe in flat]
         if len(set(values)) > 1 and key not in ("name", "run_dir"):
             rows.append([key, *values])
-    return Table(
+    return HtmlTable(
         "Keys that differ" if rows else "The recipes are the same", ["key", *(run.label for run in runs)], rows
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from train.evaluation.pair_metrics import wilson
-from train.reports.html import Cell, Drawn, Section, Table
+from train.reports.html import Cell, Drawn, HtmlTable, Section
 from train.reports.plots import (
     Bar,
     Line,
@@ -113,11 +113,11 @@ def _curves(
     )
 
 
-def _over_steps(title: str, columns: list[str], found: list[Series]) -> Table:
+def _over_steps(title: str, columns: list[str], found: list[Series]) -> HtmlTable:
     by_step = [dict(zip(*series, strict=True)) for series in found]
     steps = sorted({step for values in by_step for step in values})
     rows: list[list[Cell]] = [[step, *(values.get(step) for values in by_step)] for step in steps]
-    return Table(f"{title}, by step", ["step", *columns], rows)
+    return HtmlTable(f"{title}, by step", ["step", *columns], rows)
 
 
 # --- held-out pairs -------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def held_out(runs: list[RunRecord]) -> Section:
     return Section("held-out", "Held-out pairs", text, [figure for figure in figures if figure is not None])
 
 
-def source_metrics(run: RunRecord) -> Table | None:
+def source_metrics(run: RunRecord) -> HtmlTable | None:
     """Every metric of every source."""
     if not run.sources:
         return None
@@ -158,7 +158,7 @@ def source_metrics(run: RunRecord) -> Table | None:
     rows: list[list[Cell]] = [
         [source, *(entry["metrics"].get(name) for name in names)] for source, entry in run.sources.items()
     ]
-    return Table(f"{run.label}: held-out metrics at step {run.evaluation['step']}", ["source", *names], rows)
+    return HtmlTable(f"{run.label}: held-out metrics at step {run.evaluation['step']}", ["source", *names], rows)
 
 
 def _by_source(runs: list[RunRecord]) -> Drawn:
@@ -179,7 +179,7 @@ def _by_source(runs: list[RunRecord]) -> Drawn:
         f"{row[0]} {percent(bar.value)}" for row, bar in zip(rows, bars, strict=True)
     )
     svg = draw_bars(bars, xlabel="accuracy", at=0.5, limits=(0, 1))
-    return Drawn("Accuracy by source", svg, alt, Table("Accuracy by source", columns, rows), legend=legend)
+    return Drawn("Accuracy by source", svg, alt, HtmlTable("Accuracy by source", columns, rows), legend=legend)
 
 
 def _rewards(run: RunRecord, named: bool) -> Drawn:
@@ -196,7 +196,7 @@ def _rewards(run: RunRecord, named: bool) -> Drawn:
     )
     title = "Rewards of chosen and rejected" + (f": {run.label}" if named else "")
     rows: list[list[Cell]] = [[row["from"], row["to"], row["chosen"], row["rejected"]] for row in table]
-    numbers = Table(title, ["from", "to", "chosen", "rejected"], rows)
+    numbers = HtmlTable(title, ["from", "to", "chosen", "rejected"], rows)
     return Drawn(title, svg, alt, numbers, legend=[("chosen", 1, 0), ("rejected", 2, 0)])
 
 
@@ -223,7 +223,7 @@ def _reliability(runs: list[RunRecord]) -> Drawn:
         "On the dashed diagonal a model is right as often as it is sure. The temperature is fitted on these same pairs."
     )
     alt = f"Reliability diagram: {'; '.join(told)}."
-    return Drawn("Reliability", draw_reliability(lines), alt, Table("Reliability", columns, rows), note, legend)
+    return Drawn("Reliability", draw_reliability(lines), alt, HtmlTable("Reliability", columns, rows), note, legend)
 
 
 def _bands(runs: list[RunRecord], name: str, title: str, unit: str, note: str) -> Drawn | None:
@@ -240,7 +240,7 @@ def _bands(runs: list[RunRecord], name: str, title: str, unit: str, note: str) -
     columns = [*(["run"] if len(runs) > 1 else []), "from", "to", "accuracy", "low", "high", "pairs"]
     alt = f"{title}: " + "; ".join(f"{bar.label} {unit}: {percent(bar.value)}" for bar in bars)
     svg = draw_bars(bars, xlabel=f"accuracy, by {unit}", at=0.5, limits=(0, 1))
-    return Drawn(title, svg, alt, Table(f"{title} ({unit})", columns, rows), note, _runs_legend(runs))
+    return Drawn(title, svg, alt, HtmlTable(f"{title} ({unit})", columns, rows), note, _runs_legend(runs))
 
 
 def _band_label(low: float, high: float) -> str:
@@ -257,7 +257,7 @@ def _runs_legend(runs: list[RunRecord]) -> list[tuple[str, int, int]]:
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
-FATES = (("trained", "to train on", 1), ("held_out", "held out", 3), ("beyond_limit", "beyond the limit", 0))
+OUTCOMES = (("trained", "to train on", 1), ("held_out", "held out", 3), ("beyond_limit", "beyond the limit", 0))
 
 
 def rows_of_the_data(runs: list[RunRecord]) -> Section:
@@ -272,17 +272,17 @@ def rows_of_the_data(runs: list[RunRecord]) -> Section:
         bars, rows = [], []
         for name, entry in report.items():
             left_out, refused = taken[name]
-            counts = [*(entry[key] for key, _, _ in FATES), sum(left_out.values()), sum(refused.values())]
+            counts = [*(entry[key] for key, _, _ in OUTCOMES), sum(left_out.values()), sum(refused.values())]
             bars.append((name, [count / entry["rows"] for count in counts]))
             details = [*(left_out.get(r, 0) for r in reasons[0]), *(refused.get(r, 0) for r in reasons[1])]
             rows.append([name, entry["rows"], *counts, *details])
         what = [f"left out: {r}" for r in reasons[0]] + [f"refused: {r}" for r in reasons[1]]
-        columns = ["source", "rows", *(label for _, label, _ in FATES), "left out", "refused", *what]
+        columns = ["source", "rows", *(label for _, label, _ in OUTCOMES), "left out", "refused", *what]
         title = "Where every row went" + (f": {run.label}" if len(runs) > 1 else "")
         alt = f"{title}: " + "; ".join(
             f"{row[0]}: {number(row[1])} rows, {number(row[2])} to train on, {number(row[6])} refused" for row in rows
         )
-        legend = [(label, colour, 0) for _, label, colour in FATES] + [("left out", 4, 0), ("refused", 2, 0)]
-        svg = draw_shares(bars, [colour for _, _, colour in FATES] + [4, 2], xlabel="share of a source's rows")
-        figures.append(Drawn(title, svg, alt, Table(title, columns, rows), legend=legend))
+        legend = [(label, colour, 0) for _, label, colour in OUTCOMES] + [("left out", 4, 0), ("refused", 2, 0)]
+        svg = draw_shares(bars, [colour for _, _, colour in OUTCOMES] + [4, 2], xlabel="share of a source's rows")
+        figures.append(Drawn(title, svg, alt, HtmlTable(title, columns, rows), legend=legend))
     return Section("rows", "Rows", "dropped.jsonl in the run directory names every refused row and why.", figures)

@@ -37,7 +37,7 @@ def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[
     for count, read, found in hits_by_chunk(f"data.sources.{name}", source, prompts):
         rows += count
         pairs += read
-        hits += [{"source": name, "where": row.where, "row": row.number + 1, **asdict(hit)} for row, hit in found]
+        hits += [{"source": name, "where": row.address, "row": row.number + 1, **asdict(hit)} for row, hit in found]
     return rows, pairs, hits
 
 

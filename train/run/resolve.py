@@ -21,7 +21,7 @@ from train.recipe.schema import Recipe, to_yaml
 from train.run.tokenizer import load_chat
 
 
-def prepare(recipe: Recipe, *, builder: bool = True, weights: bool = True) -> tuple[Chat, Base, PreparedData]:
+def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True) -> tuple[Chat, Base, PreparedData]:
     """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing.
 
     Args:

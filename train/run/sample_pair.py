@@ -12,7 +12,7 @@ from data.selection.prepare import PreparedData
 
 
 @dataclass(frozen=True)
-class Example:
+class SamplePair:
     prompt: str
     responses: list[str]  # chosen, rejected
     ids: list[list[int]]  # the whole conversations
@@ -26,7 +26,7 @@ class Example:
         return shown
 
 
-def find_example(config: DataConfig, data: PreparedData) -> Example | None:
+def find_sample_pair(config: DataConfig, data: PreparedData) -> SamplePair | None:
     """The first held-out pair of the first set that has one.
 
     Its text is read again from the source, because the store keeps ids only; do this while the source is surely there.
@@ -41,7 +41,7 @@ def find_example(config: DataConfig, data: PreparedData) -> Example | None:
         pair = parse_pair(without(value, source.ignore_columns), source.format, same_first_turn=source.same_first_turn)
         prompt, chosen, rejected = _split(pair.chosen, pair.rejected)
         group = pairs.group(0)
-        return Example(
+        return SamplePair(
             prompt,
             [rejected, chosen] if pairs.flip else [chosen, rejected],
             [[*group.prefix_ids.tolist(), *ids.tolist()] for ids in group.response_ids],

@@ -27,10 +27,10 @@ from train.evaluation.benchmarks import LoopBenchmark, load_benchmarks
 from train.evaluation.held_out import check_metric
 from train.recipe.schema import Recipe
 from train.run import resume_point
-from train.run.resolve import prepare, write_inputs
+from train.run.resolve import prepare_inputs, write_inputs
 from train.run.resume_point import FINISHED
 from train.run.resume_rules import Changes, describe_beginning, explain_branch, explain_extension
-from train.run.sample_pair import Example, find_example
+from train.run.sample_pair import SamplePair, find_sample_pair
 from train.runtime.distributed import START_SECONDS, Ranks, choose_device, raise_together, set_timeouts, start
 from train.runtime.preemption import Preemption
 from train.runtime.watchdog import Watchdog
@@ -71,7 +71,7 @@ class Run:
     total_steps: int
     preemption: Preemption
     watchdog: Watchdog
-    example: Example | None  # for the end of the run; on the main rank
+    example: SamplePair | None  # for the end of the run; on the main rank
     last_good: TrainState | None = None  # before the first of a row of bad steps
     benchmarks: list[LoopBenchmark] = field(default_factory=list)  # that are evaluations
 
@@ -114,7 +114,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
     dtype = torch.bfloat16 if recipe.engine.precision == "bf16" else torch.float32
     attention = choose_backend(recipe.model.attention, device, dtype, ranks.say)
     liger = use_liger(recipe.model.liger, device, ranks.say)
-    chat, base, data = prepare(recipe, builder=ranks.local_rank == 0)
+    chat, base, data = prepare_inputs(recipe, builder=ranks.local_rank == 0)
     if not any(len(pairs) for pairs in data.train):
         if ranks.is_main:
             write_inputs(directory, recipe, base, data)
@@ -217,7 +217,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         total_steps,
         preemption,
         Watchdog(directory, ranks.rank, 60 * recipe.engine.hang_minutes),
-        find_example(recipe.data, data) if ranks.is_main else None,
+        find_sample_pair(recipe.data, data) if ranks.is_main else None,
         benchmarks=benchmarks,
     )
 

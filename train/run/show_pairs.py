@@ -16,7 +16,7 @@ WIDTH = 50  # of the longest bar of a histogram
 
 
 @dataclass
-class Wish:
+class ShowOptions:
     """What is to be shown."""
 
     source: str | None = None
@@ -25,23 +25,23 @@ class Wish:
     reason: str | None = None
 
 
-def show(wish: Wish, chat: "Chat", data: "PreparedData", seed: int) -> None:
+def show(options: ShowOptions, chat: "Chat", data: "PreparedData", seed: int) -> None:
     """Print what is wished for. Raises: RecipeError for a source, row or reason that is not there."""
     selections = data.selections
-    if wish.source is not None and wish.source not in selections:
+    if options.source is not None and options.source not in selections:
         raise RecipeError(
-            f"source={wish.source}: no such source{closest(wish.source, list(selections))}; there are "
+            f"source={options.source}: no such source{closest(options.source, list(selections))}; there are "
             f"{', '.join(selections)}"
         )
-    chosen = {name: s for name, s in selections.items() if wish.source in (None, name)}
-    if wish.rows is not None:
-        for row in wish.rows:
-            _show_row(chat, chosen[wish.source or ""], row)
-    elif wish.reason is not None:
-        _show_reason(chat, chosen, wish)
+    chosen = {name: s for name, s in selections.items() if options.source in (None, name)}
+    if options.rows is not None:
+        for row in options.rows:
+            _show_row(chat, chosen[options.source or ""], row)
+    elif options.reason is not None:
+        _show_reason(chat, chosen, options)
     else:
         _show_histograms(chosen)
-        _show_drawn(chat, chosen, wish.num, seed)
+        _show_drawn(chat, chosen, options.num, seed)
 
 
 def _show_drawn(chat: "Chat", chosen: "dict[str, Selection]", num: int, seed: int) -> None:
@@ -70,23 +70,23 @@ def _show_row(chat: "Chat", selection: "Selection", row: int) -> None:
         _show_refused(selection, next(record for record in store.dropped() if record["row"] == row - 1))
 
 
-def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", wish: Wish) -> None:
+def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", options: ShowOptions) -> None:
     known: dict[str, int] = {}
     shown = 0
     for selection in chosen.values():
         for record in selection.store.dropped():
             known.setdefault(record["reason"], 0)
-            if record["reason"] == wish.reason and shown < wish.num:
+            if record["reason"] == options.reason and shown < options.num:
                 _show_refused(selection, record)
                 shown += 1
         for taken in selection.taken:
             known.setdefault(taken.reason, 0)
-            if taken.reason == wish.reason:
-                for index in islice(taken.indices.tolist(), wish.num - shown):
+            if taken.reason == options.reason:
+                for index in islice(taken.indices.tolist(), options.num - shown):
                     show_pair(chat, selection, index)
                     shown += 1
     if not shown:
-        raise RecipeError(f"reason={wish.reason}: no row; the reasons here are {', '.join(sorted(known)) or 'none'}")
+        raise RecipeError(f"reason={options.reason}: no row; the reasons here are {', '.join(sorted(known)) or 'none'}")
 
 
 def _show_refused(selection: "Selection", record: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     lengths = [len(group.prefix_ids), *map(len, responses)]
     print(_ruler(f"{selection.name} row {store.row[index] + 1}"))
     print(
-        f"{printable(_fate(selection, index))}; "
+        f"{printable(_outcome(selection, index))}; "
         f"tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
         f"weight {store.loss_weight[index]:.4g}"
         + ("" if store.margin[index] != store.margin[index] else f"; margin {store.margin[index]:.4g}")
@@ -120,9 +120,9 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     print()
 
 
-def _fate(selection: "Selection", index: int) -> str:
-    fate = selection.fate(index)
-    return fate if fate in ("trained on", "held out") else f"left out: {fate}"
+def _outcome(selection: "Selection", index: int) -> str:
+    outcome = selection.outcome(index)
+    return outcome if outcome in ("trained on", "held out") else f"left out: {outcome}"
 
 
 def _ruler(title: str) -> str:
@@ -137,13 +137,13 @@ def _show_histograms(chosen: "dict[str, Selection]") -> None:
         return
     lengths = [np.concatenate(columns) for columns in zip(*(pairs.lengths() for pairs in sets), strict=True)]
     for name, values in zip(("shared prefix", "chosen", "rejected"), lengths, strict=True):
-        print("\n".join(histogram(f"{name}, tokens", values, _doubling(int(values.max())))), end="\n\n")
+        print("\n".join(text_histogram(f"{name}, tokens", values, _doubling(int(values.max())))), end="\n\n")
     margins = np.concatenate([pairs.store.margin[pairs.indices] for pairs in sets])
     margins = margins[~np.isnan(margins)]
     if len(margins):
         low, high = float(margins.min()), float(margins.max())
         edges = np.linspace(low, high, 11) if high > low else np.array([low, low + 1])
-        print("\n".join(histogram("margin", margins, edges)), end="\n\n")
+        print("\n".join(text_histogram("margin", margins, edges)), end="\n\n")
 
 
 def _doubling(largest: int) -> Any:
@@ -152,7 +152,7 @@ def _doubling(largest: int) -> Any:
     return np.array([0, *(2**k for k in range(3, max(4, largest.bit_length() + 1)))])
 
 
-def histogram(title: str, values: Any, edges: Any) -> list[str]:
+def text_histogram(title: str, values: Any, edges: Any) -> list[str]:
     """Counts between edges, a bar a line; the last edge is included."""
     import numpy as np
 

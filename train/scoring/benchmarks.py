@@ -91,7 +91,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     Raises:
         DataError, ModelError: something to mend in the settings, the files or the model.
     """
-    from data.benchmarks.sample import draw
+    from data.benchmarks.sample import draw_sample
     from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
     from train.scoring.run_benchmark import describe_model, forget, score_benchmark
     from train.scoring.scorer import Scorer
@@ -120,7 +120,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     for name, reading in readings.items():
         if config.overwrite and ranks.is_main:
             forget(output, name)
-        sample = draw(reading, config.limit, config.seed)
+        sample = draw_sample(reading, config.limit, config.seed)
         result = score_benchmark(scorer, BENCHMARKS[name], reading, sample, output, about, ranks)
         if result is not None:
             results.append(result)

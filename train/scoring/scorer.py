@@ -48,7 +48,7 @@ class Scorer:
         """
         directory, _ = fetch(str(model), None, "model")
         # Sizes take no time, and find what was copied in part; train/check_export.py compares every byte.
-        for problem in find_damage(directory, edited=("README.md", "config.json"), contents=False):
+        for problem in find_export_damage(directory, edited=("README.md", "config.json"), contents=False):
             raise ModelError(f"model={model}: {problem}")
         config = read_config(str(directory))
         self.device = torch.device(device or ("cuda" if has_gpu() else "cpu"))
@@ -173,7 +173,7 @@ class Scorer:
         return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
 
 
-def find_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
+def find_export_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
     """How an export's files differ from its manifest, a line each; nothing where there is none.
 
     Args:

@@ -22,13 +22,13 @@ PAIR_COLUMNS = ("accuracy", "ties", "loss", "loss_calibrated", "brier", "ece", "
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     title: str
     rows: list[list[str]]  # the first is the head
     remarks: list[str]
 
 
-def text(table: Table, markdown: bool) -> str:
+def text(table: TextTable, markdown: bool) -> str:
     rows = [[printable(value) for value in row] for row in table.rows]  # subsets have any names
     if markdown:
         remarks = [f"- {cell(line)}" for line in table.remarks]
@@ -38,7 +38,7 @@ def text(table: Table, markdown: bool) -> str:
     return "\n".join([table.title, *lines, *(f"  {line}" for line in table.remarks), ""])
 
 
-def tables_of(results: Sequence[dict[str, Any]]) -> list[Table]:
+def tables_of(results: Sequence[dict[str, Any]]) -> list[TextTable]:
     """A table for each benchmark and, of several public ones, one of their headlines."""
     tables = []
     for result in results:
@@ -49,7 +49,7 @@ def tables_of(results: Sequence[dict[str, Any]]) -> list[Table]:
     return tables + ([summary(public)] if len(public) > 1 else [])
 
 
-def benchmark_table(result: dict[str, Any]) -> Table:
+def benchmark_table(result: dict[str, Any]) -> TextTable:
     """This model with its intervals, then the published rows, in percent."""
     scores, published = result["scores"], result["published_percent"]
     columns = columns_of(scores, published)
@@ -66,7 +66,7 @@ def benchmark_table(result: dict[str, Any]) -> Table:
     if rest:
         more = f"{rest[0]} to {rest[-1]}" if len(rest) > 1 else rest[0]
         remarks.append(f"{len(rest):,} more scores ({more}) are in {result['benchmark']}.json")
-    return Table(title, rows, remarks)
+    return TextTable(title, rows, remarks)
 
 
 def columns_of(scores: dict[str, Any], published: dict[str, dict[str, float]]) -> list[str]:
@@ -78,16 +78,16 @@ def columns_of(scores: dict[str, Any], published: dict[str, dict[str, float]]) -
     return named
 
 
-def pairs_table(result: dict[str, Any]) -> Table:
+def pairs_table(result: dict[str, Any]) -> TextTable:
     """What an evaluation during training says of held-out pairs, of the rows with two responses."""
     metrics = result["pairs"]
     columns = [name for name in PAIR_COLUMNS if name in metrics]
     rows = [["model", *columns], [_label(result), *(f"{metrics[name]:.4f}" for name in columns)]]
     title = f"{result['benchmark']}: its {int(metrics['pairs']):,} rows of a better and a worse response, as pairs"
-    return Table(title, rows, ["loss: of Bradley-Terry, a coin has 0.6931; docs/evaluation.md has every formula"])
+    return TextTable(title, rows, ["loss: of Bradley-Terry, a coin has 0.6931; docs/evaluation.md has every formula"])
 
 
-def curve_table(result: dict[str, Any]) -> Table:
+def curve_table(result: dict[str, Any]) -> TextTable:
     """Best-of-n: the expected true score at n = 1, 2, 4, ... and at the largest n."""
     curves, scores = result["curves"], result["scores"]
     largest = max(int(name.removeprefix("curve/")) for name in curves if name.startswith("curve/"))
@@ -98,10 +98,10 @@ def curve_table(result: dict[str, Any]) -> Table:
         random = scores["random"]["value"]
         rows.append([str(n), f"{kl_of(n):.3f}", f"{ours['value']:.4g}", interval, f"{best:.4g}", f"{random:.4g}"])
     title = f"best-of-n: {result['counts']['items']:,} prompts, in the unit of the file's scores, {_label(result)}"
-    return Table(title, rows, _warnings(result))
+    return TextTable(title, rows, _warnings(result))
 
 
-def summary(results: Sequence[dict[str, Any]]) -> Table:
+def summary(results: Sequence[dict[str, Any]]) -> TextTable:
     """Headlines; the average of all seven only where there are all seven."""
     names = [result["benchmark"] for result in results]
     values = {result["benchmark"]: result["scores"]["score"]["value"] for result in results}
@@ -116,7 +116,9 @@ def summary(results: Sequence[dict[str, Any]]) -> Table:
             cells = [f"{known[name][model]['score']:.1f}" for name in names]
             rows.append([model, *cells, f"{sum(table[model]['score'] for table in known.values()) / len(known):.1f}"])
     starred = any(marks.values())
-    return Table("headline scores, in percent", rows, ["* of an incomplete benchmark, see above"] if starred else [])
+    return TextTable(
+        "headline scores, in percent", rows, ["* of an incomplete benchmark, see above"] if starred else []
+    )
 
 
 def _label(result: dict[str, Any]) -> str:
@@ -156,7 +158,7 @@ def load_results(place: str) -> dict[str, tuple[dict[str, Any], list[dict[str, A
     return found
 
 
-def compare(places: Sequence[str]) -> list[Table]:
+def compare(places: Sequence[str]) -> list[TextTable]:
     """A table for each benchmark that all results have; differences are from the first. Raises: DataError."""
     loaded = [load_results(place) for place in places]
     shared = [name for name in BENCHMARKS if all(name in results for results in loaded)]
@@ -164,12 +166,12 @@ def compare(places: Sequence[str]) -> list[Table]:
         raise DataError("results: no benchmark is in all of them, so there is nothing to compare")
     tables = [_compare_one(name, places, [results[name] for results in loaded]) for name in shared]
     left = sorted({name for results in loaded for name in results} - set(shared))
-    return tables + ([Table(f"not in all results: {', '.join(left)}", [[""]], [])] if left else [])
+    return tables + ([TextTable(f"not in all results: {', '.join(left)}", [[""]], [])] if left else [])
 
 
 def _compare_one(
     name: str, places: Sequence[str], loaded: Sequence[tuple[dict[str, Any], list[dict[str, Any]]]]
-) -> Table:
+) -> TextTable:
     benchmark = BENCHMARKS[name]
     versions = {result["version"] for result, _ in loaded}
     if len(versions) > 1:
@@ -195,7 +197,7 @@ def _compare_one(
     if any(len(table) != len(common) for table in lines):
         remarks.append(f"MISSING: compared on the {len(common):,} items that all results have, of up to {most:,}")
     remarks += [f"MISSING: {line}" for line in dict.fromkeys(m for result, _ in loaded for m in result["missing"])]
-    return Table(f"{name} {versions.pop()}: {len(common):,} items", rows, remarks)
+    return TextTable(f"{name} {versions.pop()}: {len(common):,} items", rows, remarks)
 
 
 def _value(benchmark: Any, subsets: Sequence[str], measures: Sequence[dict[str, float]]) -> float:

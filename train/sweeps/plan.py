@@ -15,7 +15,7 @@ from data.common.atomic import write_file
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import Recipe, load_recipe, read_recipe
 from train.runtime.preemption import EXIT_STOPPED
-from train.sweeps.points import Changes, Points, SweepConfig, points_of
+from train.sweeps.points import KeyValues, Points, SweepConfig, points_of
 
 FORMAT = 1  # of sweep.json
 FINISHED = "finished.json"  # of a run directory, as in train/run/resume_point.py
@@ -56,7 +56,7 @@ class Sweep:
 
     directory: Path
     baseline: str
-    points: dict[str, Changes]  # name -> the keys that it changes
+    points: dict[str, KeyValues]  # name -> the keys that it changes
     runs: list[SweepRun]
     remarks: list[str] = field(default_factory=list)
 
@@ -125,8 +125,8 @@ def _runs(
     return sorted(runs, key=lambda run: order[run.point]), remarks
 
 
-def _recipe(arguments: Sequence[str], changes: Changes, name: str, directory: Path) -> Recipe:
-    own: Changes = {"checkpoint.resume": "auto", "tracking.group": directory.parent.resolve().name}
+def _recipe(arguments: Sequence[str], changes: KeyValues, name: str, directory: Path) -> Recipe:
+    own: KeyValues = {"checkpoint.resume": "auto", "tracking.group": directory.parent.resolve().name}
     overrides = [f"{key}={_spelled(value)}" for key, value in (changes | own).items()]
     # DeepSpeed's and wandb's names are shorter than a directory's may be.
     overrides += [f"run_dir={directory}", f"name={name if len(name) <= 100 else name[:90] + name[-10:]}"]

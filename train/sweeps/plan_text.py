@@ -24,7 +24,7 @@ def plan_lines(sweep: Sweep, at_once: int) -> list[str]:
         lines.append(f"  {name:<{width}}{known}  {told}{mark}{states}")
     lines += [f"note: {remark}" for remark in sweep.remarks]
     todo = sweep.to_run()
-    seconds = estimate(sweep, todo, at_once)
+    seconds = estimate_hours(sweep, todo, at_once)
     if seconds is not None:
         time = f"about {duration(seconds)}"
     else:
@@ -53,7 +53,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def estimate(sweep: Sweep, todo: list[SweepRun], at_once: int) -> float | None:
+def estimate_hours(sweep: Sweep, todo: list[SweepRun], at_once: int) -> float | None:
     """Seconds that some runs will take, from those of this sweep that are done; None as long as none is.
 
     A start and a time for each pair are told apart as soon as runs of different size are done. Runs that are not

@@ -21,7 +21,7 @@ from train.recipe.schema import closest
 BASE = "base"
 FRACTION = "data.fraction"
 RESERVED = (BASE, "submitit")  # names that no point of a user has
-Changes = dict[str, Any]  # key of the recipe -> value
+KeyValues = dict[str, Any]  # key of the recipe -> value
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Point:
     """One setting of the recipe, the seed left open."""
 
     name: str
-    changes: Changes
+    changes: KeyValues
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def points_of(config: SweepConfig, sources: Sequence[str]) -> Points:
         if any(key in changes for _, changes in variants):
             raise RecipeError(f"sweep: {key} is an axis, and a point or a draw changes it, too; take one of them out")
     short = _short_keys([*keys, *drawn])
-    grid: list[Changes] = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    grid: list[KeyValues] = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     points = []
     for name, changes in variants:
         own = name if name is not None else _name(changes, short)
@@ -94,7 +94,7 @@ def points_of(config: SweepConfig, sources: Sequence[str]) -> Points:
     return Points(points, _baseline(config, points, variants[0][1] | _first_values(axes)))
 
 
-def _first_values(axes: Mapping[str, list[Any]]) -> Changes:
+def _first_values(axes: Mapping[str, list[Any]]) -> KeyValues:
     """The values of the baseline: the first of each axis; of one that says how much data there is, the largest."""
     return {key: _largest(values) if is_amount(key) else values[0] for key, values in axes.items()}
 
@@ -110,7 +110,7 @@ def _largest(values: list[Any]) -> Any:
     return max(values, key=lambda value: math.inf if value is None else value)  # null: everything
 
 
-def _baseline(config: SweepConfig, points: list[Point], first: Changes) -> str:
+def _baseline(config: SweepConfig, points: list[Point], first: KeyValues) -> str:
     names = [point.name for point in points]
     if config.baseline is not None:
         if config.baseline not in names:
@@ -122,15 +122,15 @@ def _baseline(config: SweepConfig, points: list[Point], first: Changes) -> str:
     return next((point.name for point in points if point.changes == first), names[0])
 
 
-def _variants(config: SweepConfig, sources: Sequence[str]) -> list[tuple[str | None, Changes]]:
+def _variants(config: SweepConfig, sources: Sequence[str]) -> list[tuple[str | None, KeyValues]]:
     """(name, changes); a name of None is made of the changes."""
-    found: list[tuple[str | None, Changes]] = []
+    found: list[tuple[str | None, KeyValues]] = []
     if config.leave_one_out is not None:
         out = _names("leave_one_out", config.leave_one_out, sources, sources)
         if len(sources) < 2:
             raise RecipeError("sweep.leave_one_out: the recipe has one source, and without it none")
         found += [(f"without-{name}", {f"data.sources.{name}.weight": 0}) for name in out]
-    base: Changes = {}
+    base: KeyValues = {}
     if config.add_one_in is not None:
         added = _names("add_one_in", config.add_one_in, sources, sources[1:])
         if set(added) == set(sources):
@@ -140,12 +140,12 @@ def _variants(config: SweepConfig, sources: Sequence[str]) -> list[tuple[str | N
         base = {f"data.sources.{name}.weight": 0 for name in added}
         for name in added:
             found.append((f"with-{name}", {key: value for key, value in base.items() if f".{name}." not in key}))
-    given: list[tuple[str | None, Changes]] = []
+    given: list[tuple[str | None, KeyValues]] = []
     if isinstance(config.points, Mapping):
         given += [(str(name), point) for name, point in config.points.items()]
     elif config.points is not None:
         given += [(None, point) for point in config.points]
-    given += [(None, changes) for changes in draw(config.random)]
+    given += [(None, changes) for changes in draw_random_points(config.random)]
     found += [(name, base | point) for name, point in given]
     without_base = config.baseline is not None and not config.baseline.startswith(BASE) and bool(given)
     return found if without_base else [(BASE, base), *[entry for entry in found if entry[1] != base]]
@@ -163,7 +163,7 @@ def _names(key: str, given: Any, sources: Sequence[str], every: Sequence[str]) -
     return list(given)
 
 
-def draw(settings: Mapping[str, Any]) -> list[Changes]:
+def draw_random_points(settings: Mapping[str, Any]) -> list[KeyValues]:
     """The random points: seeded, and a larger budget begins with those of a smaller one."""
     if not settings:
         return []
@@ -199,7 +199,7 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _name(changes: Changes, short: Mapping[str, str]) -> str:
+def _name(changes: KeyValues, short: Mapping[str, str]) -> str:
     """A name for a directory, a table and wandb: letters, digits, '.', '_', '-' and '+'."""
     name = "_".join(f"{short[key]}-{value_text(value)}" for key, value in changes.items())
     return name if len(name) <= 80 else f"{name[:70]}-{_digest(changes)}"
@@ -215,13 +215,13 @@ def value_text(value: Any) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".")[:40].rstrip("-") or "empty"
 
 
-def _digest(changes: Changes) -> str:
+def _digest(changes: KeyValues) -> str:
     return hashlib.blake2b(json.dumps(changes, default=str).encode(), digest_size=4).hexdigest()
 
 
 def _distinct_names(points: list[Point]) -> list[Point]:
     """Points of other changes have other names, too: 'a/b' and 'a b' look the same in a directory's name."""
-    changes: dict[str, Changes] = {}
+    changes: dict[str, KeyValues] = {}
     found = []
     for point in points:
         taken = changes.setdefault(point.name, point.changes) != point.changes

@@ -28,9 +28,9 @@ def prepare_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     from data.common.errors import DataError
     from data.selection.mixture import Mixture
     from data.selection.prepare import why_nothing_is_left
-    from train.run.resolve import prepare, resolved_recipe
+    from train.run.resolve import prepare_inputs, resolved_recipe
 
-    _, base, data = prepare(recipe)
+    _, base, data = prepare_inputs(recipe)
     if not any(len(pairs) for pairs in data.train):
         raise DataError(why_nothing_is_left(data))
     mixture, training = Mixture(data.train, recipe.seed), recipe.training

@@ -8,7 +8,7 @@ from train.reports.run_files import ReportError, read_run
 from train.runtime.preemption import EXIT_STOPPED
 from train.sweeps.local import LOG, Job
 from train.sweeps.plan import Sweep, SweepRun
-from train.sweeps.plan_text import duration, estimate
+from train.sweeps.plan_text import duration, estimate_hours
 
 
 class Progress:
@@ -65,7 +65,7 @@ class Progress:
         waiting = [run for run in self.sweep.runs if run.state == "waiting"]
         if not waiting:
             return "none to go"
-        seconds = estimate(self.sweep, waiting, self.at_once)
+        seconds = estimate_hours(self.sweep, waiting, self.at_once)
         return f"{len(waiting)} to go" + (f", about {duration(seconds)}" if seconds is not None else "")
 
 

@@ -40,7 +40,7 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
     check_directory(sweep.directory)
     hold_directory(sweep.directory, seconds=5)
     waiting = [run for run in sweep.to_run() if run.job is None]
-    stopped = bool(waiting) and not prepare(sweep, waiting)
+    stopped = bool(waiting) and not prepare_runs(sweep, waiting)
     sweep.save()
     print("\n".join(plan_lines(sweep, at_once(config, sweep))), flush=True)
     refused = [run for run in waiting if run.code == 2 and run.error]
@@ -68,7 +68,7 @@ def exit_code(sweep: Sweep, stopped: bool) -> int:
     return EXIT_FAILED if failed else 0
 
 
-def prepare(sweep: Sweep, runs: list[SweepRun]) -> bool:
+def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:
     """Write the recipes of runs and tokenise what they need; False when that was stopped. Raises: RecipeError."""
     from data.common.atomic import write_file
     from train.recipe.schema import to_yaml

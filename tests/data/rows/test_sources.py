@@ -83,7 +83,7 @@ def test_every_kind_of_file_gives_the_rows_in_order_with_their_addresses(kind: s
     rows = read(tmp_path / name)
     assert [row.value for row in rows] == ROWS
     assert [row.number for row in rows] == list(range(7))
-    assert [row.where for row in rows] == [f"{tmp_path / name}:{line}" for line in range(1, 8)]
+    assert [row.address for row in rows] == [f"{tmp_path / name}:{line}" for line in range(1, 8)]
     assert [parse_pair(row.value).loss_weight for row in rows] == [0.5] * 7
 
 
@@ -91,7 +91,7 @@ def test_every_kind_of_file_gives_the_rows_in_order_with_their_addresses(kind: s
 def test_blank_lines_are_no_rows_but_count_in_addresses(name: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / name, ["", pair(), "   ", "", pair("Again?")])
     rows = read(tmp_path / name)
-    assert [(row.where, row.number) for row in rows] == [(f"{tmp_path / name}:2", 0), (f"{tmp_path / name}:5", 1)]
+    assert [(row.address, row.number) for row in rows] == [(f"{tmp_path / name}:2", 0), (f"{tmp_path / name}:5", 1)]
     assert [row.value for row in rows] == [pair(), pair("Again?")]
 
 
@@ -103,7 +103,7 @@ def test_a_line_that_is_not_json_is_one_refused_row(bad: str, name: str, tmp_pat
     assert (good.error, after.error) == (None, None)
     assert refused.error is not None
     assert refused.error.reason == "not JSON"
-    assert refused.where == f"{tmp_path / name}:3"
+    assert refused.address == f"{tmp_path / name}:3"
     assert after.value == pair("Again?")
 
 
@@ -128,7 +128,7 @@ def test_a_glob_reads_its_files_sorted_and_numbers_rows_through(tmp_path: Path) 
         write_jsonl(tmp_path / name / "part.jsonl", [pair(name), pair(name + "!")])
     rows = read(tmp_path / "*" / "part.jsonl")
     assert [row.number for row in rows] == list(range(6))
-    assert [row.where for row in rows] == [f"{tmp_path}/{n}/part.jsonl:{i}" for n in "abc" for i in (1, 2)]
+    assert [row.address for row in rows] == [f"{tmp_path}/{n}/part.jsonl:{i}" for n in "abc" for i in (1, 2)]
     assert len(read(tmp_path / "**" / "*.jsonl")) == 6
 
 
@@ -251,7 +251,7 @@ def test_nothing_but_a_newline_ends_a_line(name: str, tmp_path: Path) -> None:
     text = json.dumps(pair("A\u2028B\x85C"), ensure_ascii=False).replace(": ", ":\r")
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf\n" + f"{text}\r\n{text}".encode())
     rows = read(tmp_path / name)
-    assert [(row.where, row.value) for row in rows] == [
+    assert [(row.address, row.value) for row in rows] == [
         (f"{tmp_path / name}:{line}", pair("A\u2028B\x85C")) for line in (2, 3)
     ]
 
@@ -283,7 +283,7 @@ def test_a_value_that_python_has_none_for_is_one_refused_row(tmp_path: Path) -> 
     assert refused.error is not None
     assert refused.error.reason == "unreadable value"
     assert str(refused.error).startswith("rejected cannot be read: 'utf-8' codec")
-    assert refused.where == f"{tmp_path / 'rows.parquet'}:2"
+    assert refused.address == f"{tmp_path / 'rows.parquet'}:2"
 
 
 def test_an_arrow_file_with_wrong_text_or_offsets_does_not_end_the_process(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_local_directory_dataset_is_read_like_one_of_the_hub(tmp_path: Path) -
         check_source("data.sources.x", config)
         rows = list(read_rows("data.sources.x", config))
         assert [row.value for row in rows] == expected
-        assert [row.where for row in rows] == [f"{directory}:{i + 1}" for i in range(len(expected))]
+        assert [row.address for row in rows] == [f"{directory}:{i + 1}" for i in range(len(expected))]
     train, commit = content_id("data.sources.x", SourceConfig(dataset=str(directory)))
     assert commit is None
     assert content_id("data.sources.x", SourceConfig(dataset=str(directory))) == (train, None)
@@ -431,7 +431,7 @@ def test_a_dataset_with_a_value_that_python_has_none_for_refuses_that_row(tmp_pa
     parquet.write_table(not_utf8(), tmp_path / "prefs" / "train.parquet")
     good, refused = read_rows("data.sources.x", SourceConfig(dataset=str(tmp_path / "prefs")))
     assert good.value == {"prompt": "p", "chosen": "c", "rejected": "a"}
-    assert (refused.where, refused.number) == (f"{tmp_path / 'prefs'}:2", 1)
+    assert (refused.address, refused.number) == (f"{tmp_path / 'prefs'}:2", 1)
     assert refused.error is not None
     assert refused.error.reason == "unreadable value"
 
@@ -442,7 +442,7 @@ def test_a_dataset_with_a_value_that_python_has_none_for_refuses_that_row(tmp_pa
 @pytest.mark.parametrize("name", ["twins-train", "twins-heldout"])
 def test_builtin_rows_are_pairs_with_addresses(name: str) -> None:
     rows = list(read_rows("data.sources.x", SourceConfig(builtin=name)))
-    assert [row.where for row in rows] == [f"{name}:{i + 1}" for i in range(len(rows))]
+    assert [row.address for row in rows] == [f"{name}:{i + 1}" for i in range(len(rows))]
     assert len({parse_pair(row.value).prompt_key for row in rows}) == len(rows) > 30
 
 

@@ -12,7 +12,7 @@ from handmade_rows import talk
 
 from data.common.errors import DataError
 from data.selection import contamination
-from data.selection.contamination import BenchmarkPrompts, Hit, read_prompts, texts_of
+from data.selection.contamination import BenchmarkPrompts, Hit, prompt_and_texts, read_prompts
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ha", "ke", "li", "mo", "nu", "pra", "sto"]
 
@@ -67,7 +67,7 @@ def test_a_labelled_set(index, prompts):
         cases.append((pair(rng, chosen=f"{sentence(rng, 4)} {miss} new {parts[-1]}"), None))
         # The words are there, over the end of a turn.
         cases.append((pair(rng, later=" ".join(parts[:6]), chosen=" ".join(parts[6:12])), None))
-    found = [(index.find(*texts_of(*conversations)), expected) for conversations, expected in cases]
+    found = [(index.find(*prompt_and_texts(*conversations)), expected) for conversations, expected in cases]
     hits = [(hit, expected) for hit, expected in found if hit is not None]
     planted = [expected for _, expected in found if expected]
     assert len(planted) > 1000
@@ -146,7 +146,7 @@ def test_fingerprint(prompts):
 
 def test_texts_of_a_pair():
     chosen, rejected = talk("Hi.", "Hello.", "And?", "Yes.", system="Be kind."), talk("Hi.", "Hello.", "And?", "No.")
-    assert texts_of(chosen, rejected) == ("Hi.", ["Be kind.", "Hi.", "Hello.", "And?", "Yes.", "No."])
+    assert prompt_and_texts(chosen, rejected) == ("Hi.", ["Be kind.", "Hi.", "Hello.", "And?", "Yes.", "No."])
 
 
 def test_reads_every_benchmark(tmp_path):
@@ -180,5 +180,5 @@ def test_real_pairs_that_are_known_to_be_contaminated(shared_file):
                 named = row.get("prompt_in_benchmark") or []
                 if set([named] if isinstance(named, str) else named) & set(REAL):
                     marked += 1
-                    assert index.find(*texts_of(row["chosen"], row["rejected"])).kind == "prompt"
+                    assert index.find(*prompt_and_texts(row["chosen"], row["rejected"])).kind == "prompt"
     assert marked > 3000

@@ -10,7 +10,7 @@ from handmade_rows import talk
 
 from data.common.errors import DataError
 from data.common.normalize import SEPARATOR, normalised, words, words_and_marks
-from data.selection.near_duplicates import SHORT, bands, near_duplicates, shingles, signature, texts_of
+from data.selection.near_duplicates import SHORT, bands, near_duplicates, prompt_and_responses, shingles, signature
 
 VOCABULARY = [
     f"{a}{b}{c}" for a in ("ka", "lo", "mi", "tre", "su") for b in ("ra", "ne", "po", "dil") for c in "aeioun"
@@ -146,9 +146,13 @@ def test_bands_find_what_is_well_above_the_threshold(threshold):
 
 def test_texts_of_a_pair():
     chosen, rejected = talk("Hi.", "Hello.", "And?", "Yes."), talk("Hi.", "Hello.", "And?", "No.")
-    assert texts_of(chosen, rejected) == ("Hi.\n\nHello.\n\nAnd?", "Yes.", "No.")
-    assert texts_of(talk("Hi.", "A", "b", "C"), talk("Hi.", "B", "b", "C")) == ("Hi.", "A\n\nb\n\nC", "B\n\nb\n\nC")
-    assert texts_of(chosen[:2], chosen) == ("Hi.", "Hello.", "Hello.\n\nAnd?\n\nYes.")
+    assert prompt_and_responses(chosen, rejected) == ("Hi.\n\nHello.\n\nAnd?", "Yes.", "No.")
+    assert prompt_and_responses(talk("Hi.", "A", "b", "C"), talk("Hi.", "B", "b", "C")) == (
+        "Hi.",
+        "A\n\nb\n\nC",
+        "B\n\nb\n\nC",
+    )
+    assert prompt_and_responses(chosen[:2], chosen) == ("Hi.", "Hello.", "Hello.\n\nAnd?\n\nYes.")
 
 
 def test_estimates_are_right():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.selection.mixture import stable_hash
-from data.selection.stages import draw, of_held_out_prompts
+from data.selection.stages import draw_pairs, of_held_out_prompts
 from data.tokens.pair_store import PairStore
 
 
@@ -31,7 +31,7 @@ def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
     def check(size: int, a: int, b: int, seed: int) -> None:
         small, large = sorted((a, b))
         store, everything = hollow_store(size), np.arange(size)
-        few, many = (draw(store, everything, seed, limit) for limit in (small, large))
+        few, many = (draw_pairs(store, everything, seed, limit) for limit in (small, large))
         assert set(few.tolist()) <= set(many.tolist())
         assert (len(few), len(many)) == (min(small, size), min(large, size))
         assert few.tolist() == sorted(few.tolist())
@@ -43,10 +43,10 @@ def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
 
 def test_a_limit_is_drawn_with_the_seed() -> None:
     store, everything = hollow_store(100), np.arange(100)
-    drawn = {tuple(draw(store, everything, seed, 10).tolist()) for seed in range(5)}
+    drawn = {tuple(draw_pairs(store, everything, seed, 10).tolist()) for seed in range(5)}
     assert len(drawn) == 5
     assert tuple(range(10)) not in drawn
-    assert draw(store, everything, 0, 100).tolist() == list(range(100))
+    assert draw_pairs(store, everything, 0, 100).tolist() == list(range(100))
 
 
 # --- held-out splits ------------------------------------------------------------------------------------------------

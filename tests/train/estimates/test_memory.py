@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from paths import ROOT
 
-from train.estimates.memory import GIB, activation_bytes, buffer_bytes, estimate, read_shape, state_bytes
+from train.estimates.memory import GIB, activation_bytes, buffer_bytes, estimate_memory, read_shape, state_bytes
 from train.memory import main
 from train.recipe.schema import load_recipe
 
@@ -116,7 +116,7 @@ def test_activations_come_near_measured_runs(name: str, fused: bool, checkpointi
 @pytest.mark.parametrize("name", SEVEN)
 def test_headers_and_docs_quote_what_the_command_computes(name: str):
     recipe, shape = load_recipe([f"recipe={name}"]), read_shape(config_of(name))
-    gib = {n: {part: f"{b / GIB:.1f}" for part, b in estimate(recipe, shape, n).items()} for n in (1, 2, 4, 8)}
+    gib = {n: {part: f"{b / GIB:.1f}" for part, b in estimate_memory(recipe, shape, n).items()} for n in (1, 2, 4, 8)}
     header = (ROOT / "recipes" / f"{name}.yaml").read_text()
     found = re.search(r"memory +(\S+) GiB on each of 8 GPUs, (\S+) of 2, (\S+) of one", header)
     assert found is not None
@@ -135,7 +135,7 @@ def test_checkpointing_is_off_only_where_the_longest_pair_fits_both_machines():
             load_recipe([f"recipe={name}", "engine.gradient_checkpointing=false"]),
             read_shape(config_of(name)),
         )
-        fits = all(estimate(recipe, shape, n)["longest pair"] / GIB < gib for n, gib in ((1, 139), (8, 79)))
+        fits = all(estimate_memory(recipe, shape, n)["longest pair"] / GIB < gib for n, gib in ((1, 139), (8, 79)))
         assert load_recipe([f"recipe={name}"]).engine.gradient_checkpointing == (not fits), name
 
 

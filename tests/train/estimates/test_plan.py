@@ -21,7 +21,7 @@ from train.estimates.memory import read_shape
 from train.estimates.pairs import Question, find_pairs
 from train.plan import main, read_question
 from train.recipe.schema import Recipe, load_recipe
-from train.run.resolve import prepare
+from train.run.resolve import prepare_inputs
 from train.step.flops import forward_flops
 
 
@@ -154,7 +154,7 @@ def test_prepared_pairs_are_counted_and_others_are_not_prepared_for_it(
     assert main(own_arguments(tmp_path)) == 2
     assert "data.sources.mine: is not tokenised here; give pairs=N" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
-    _, _, data = prepare(recipe)
+    _, _, data = prepare_inputs(recipe)
     found = find_pairs(recipe, Question())
     assert found.count == data.train[0].pairs_per_epoch() == round(1.5 * len(data.train[0]))
     assert found.held_out == len(data.held_out[0]) > 0
@@ -169,7 +169,7 @@ def test_prepared_pairs_are_counted_and_others_are_not_prepared_for_it(
 
 def test_bytes_of_a_pair_on_disk_and_in_memory(tmp_path: Path):
     recipe = own_recipe(tmp_path, 3000)
-    _, _, data = prepare(recipe)
+    _, _, data = prepare_inputs(recipe)
     (pairs,), store = data.train, data.train[0].store
     loader = PairLoader([pairs], pack_tokens=100, share_prefix=True)
     mixture = Mixture([pairs], 0)

@@ -19,7 +19,7 @@ from models.errors import ModelError
 from models.export import compare_weights, export_config, export_tensors, load_classifier, save_weights
 from train.export.reference_conversations import REFERENCES
 from train.export.verify import check_export
-from train.scoring.scorer import Scorer, find_damage
+from train.scoring.scorer import Scorer, find_export_damage
 
 
 def test_layout(two_ranks):
@@ -243,6 +243,6 @@ def test_readme_and_config_are_the_users(copied):
 
 def test_another_models_manifest_is_none_of_ours(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
-    assert find_damage(tmp_path, edited=()) == []
+    assert find_export_damage(tmp_path, edited=()) == []
     (tmp_path / "reward_model.json").write_text("{}")
-    assert find_damage(tmp_path, edited=()) == [f"{tmp_path}: manifest.json is damaged"]
+    assert find_export_damage(tmp_path, edited=()) == [f"{tmp_path}: manifest.json is damaged"]

@@ -22,7 +22,7 @@ from models.export import compare_weights, export_tensors
 from train import check_export
 from train.export import summary, verify, write
 from train.export.write import ExportError, UncheckedError, export_run
-from train.run.sample_pair import Example
+from train.run.sample_pair import SamplePair
 from train.scoring.scorer import Scorer
 
 EXPORTING = [argument for argument in RECIPE if not argument.startswith("export.")]
@@ -247,7 +247,7 @@ def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, mo
 
 def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
     run = trained(tmp_path)
-    run.example = Example("Is 7 prime?", ["Yes.", "No."], [[5, 6, 7, 258, 198], [5, 6, 9, 258, 198]])
+    run.example = SamplePair("Is 7 prime?", ["Yes.", "No."], [[5, 6, 7, 258, 198], [5, 6, 9, 258, 198]])
     export = export_run(run, {})
     assert "example" not in json.loads((export / "reward_model.json").read_text())
     assert_only_export(tmp_path, seed=0)

@@ -181,7 +181,7 @@ def test_show_draws_histograms_and_a_sample(recipe, capsys):
 
 
 def test_a_histogram_counts_every_value():
-    lines = show_pairs.histogram("x", np.array([1.0, 2.0, 2.0, 8.0]), np.array([0, 2, 4, 8]))
+    lines = show_pairs.text_histogram("x", np.array([1.0, 2.0, 2.0, 8.0]), np.array([0, 2, 4, 8]))
     assert lines[0] == "x (4 pairs)"
     assert [line.split()[3] for line in lines[1:]] == ["1", "2", "1"]
     assert lines[2].count("█") == 2 * lines[1].count("█") == show_pairs.WIDTH

@@ -9,7 +9,7 @@ from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, EvalDataConfig
 from data.selection.prepare import prepare_data
 from data.tokens.chat import Chat
-from train.run.sample_pair import find_example
+from train.run.sample_pair import find_sample_pair
 
 USER, OTHER = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Hey you"}
 
@@ -43,7 +43,7 @@ def test_shown_and_scored_are_the_same(tmp_path, row, prompt, flip):
         cache_dir=str(tmp_path / "cache"),
     )
     chat = Chat(byte_tokenizer())
-    example = find_example(config, prepare_data(config, chat, seed=0, target_margin=False, builder=True))
+    example = find_sample_pair(config, prepare_data(config, chat, seed=0, target_margin=False, builder=True))
     assert example is not None
     assert example.prompt == prompt
     assert example.responses == (["No", "Yes"] if flip else ["Yes", "No"])
@@ -58,4 +58,4 @@ def test_shown_and_scored_are_the_same(tmp_path, row, prompt, flip):
 def test_no_held_out_pair_no_example(tmp_path):
     config = DataConfig(sources={"twins": SourceConfig(builtin="twins-train")}, cache_dir=str(tmp_path))
     data = prepare_data(config, Chat(byte_tokenizer()), seed=0, target_margin=False, builder=True)
-    assert find_example(config, data) is None
+    assert find_sample_pair(config, data) is None

@@ -4,7 +4,7 @@ import pytest
 
 from train.recipe.safe_yaml import RecipeError
 from train.sweeps.config import read_sweep
-from train.sweeps.points import SweepConfig, draw, is_amount, points_of, value_text
+from train.sweeps.points import SweepConfig, draw_random_points, is_amount, points_of, value_text
 
 SOURCES = ["a", "b", "c"]
 
@@ -91,9 +91,9 @@ def test_a_named_baseline_is_taken():
 def test_random_points_are_seeded_and_a_larger_budget_begins_with_those_of_a_smaller_one():
     axes = {"x": {"min": 1e-6, "max": 1e-4, "log": True}, "n": {"min": 1, "max": 4}, "kind": ["p", "q"]}
     few, many = ({"budget": budget, "seed": 3, "axes": axes} for budget in (3, 200))
-    assert draw(many)[:3] == draw(few)
-    assert draw(few | {"seed": 4}) != draw(few)
-    drawn = draw(many)
+    assert draw_random_points(many)[:3] == draw_random_points(few)
+    assert draw_random_points(few | {"seed": 4}) != draw_random_points(few)
+    drawn = draw_random_points(many)
     assert {point["n"] for point in drawn} == {1, 2, 3, 4}
     assert {point["kind"] for point in drawn} == {"p", "q"}
     assert all(1e-6 <= point["x"] <= 1e-4 for point in drawn)

@@ -14,7 +14,7 @@ from browser import chromium, measure
 from train.report import main as report_main
 from train.sweeps.plan import Sweep, SweepRun
 from train.sweeps.results.page import results_of, sweep_page
-from train.sweeps.results.paired import ALL, Differences, Effect, bootstrap, paired, read_results, read_rows
+from train.sweeps.results.paired import ALL, Differences, Effect, bootstrap, paired, read_results, read_reward_rows
 from train.sweeps.results.scaling import curves_of, fit
 from train.sweeps.results.tables import rows_of, sentence, sentences, tables_of, write_tables
 
@@ -114,9 +114,9 @@ def test_read_rows_takes_the_last_evaluation_and_a_tie_is_not_right(tmp_path):
     folder = tmp_path / "run" / "evaluations"
     table = pa.table({"source": ["s", "s"], "row": [7, 3], "chosen_reward": [1.0, 2.0], "rejected_reward": [1.0, 0.0]})
     pq.write_table(table, folder / "rewards-step-10.parquet")
-    (found,) = read_rows(tmp_path / "run").values()
+    (found,) = read_reward_rows(tmp_path / "run").values()
     assert [column.tolist() for column in found] == [[3, 7], [1.0, 0.0]]
-    assert read_rows(tmp_path) == {}
+    assert read_reward_rows(tmp_path) == {}
 
 
 # --- of a sweep -----------------------------------------------------------------------------------------------------

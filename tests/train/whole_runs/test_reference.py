@@ -12,7 +12,7 @@ from data.rows.builtin import SETS, byte_tokenizer
 from data.selection.mixture import Mixture
 from models.build import build_model
 from train.recipe.schema import load_recipe
-from train.run.resolve import prepare
+from train.run.resolve import prepare_inputs
 from train.step.engine import learning_rate_at
 
 
@@ -25,7 +25,7 @@ def padded_rewards(model, conversations, pad):
 
 def test_losses_and_gradients_equal_unpacked_training(one_rank, tmp_path):
     recipe = load_recipe(["recipe=smoke-qwen3", *SMALL, f"data.cache_dir={tmp_path}"])
-    chat, base, data = prepare(recipe)
+    chat, base, data = prepare_inputs(recipe)
     mixture = Mixture(data.train, recipe.seed)
     model, _ = build_model(
         base, dtype=torch.float32, seed=recipe.seed, attention="sdpa", pad_token_id=chat.tokenizer.pad_token_id

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from train.reports.html import Cell, Drawn, Section, Table, esc, render_page, table_html, text_block
-from train.scoring.tables import Table as TextTable
+from train.reports.html import Cell, Drawn, HtmlTable, Section, esc, render_page, table_html, text_block
+from train.scoring.tables import TextTable as TextTable
 from train.scoring.tables import text
 from train.sweeps.plan import Sweep
 from train.sweeps.results.benchmarks import compare_benchmarks
@@ -87,7 +87,7 @@ def _effects(result: SweepResult) -> Section:
         title = "All held-out pairs" if name == ALL else f"Held out of {name}"
         alt = f"{title}: " + "; ".join(f"{mark.label} {mark.value:+.1f}" for mark in marks)
         svg = draw_effects(marks, xlabel="difference in accuracy, points of percent")
-        figures.append(Drawn(title, svg, alt, Table(title, columns, rows)))
+        figures.append(Drawn(title, svg, alt, HtmlTable(title, columns, rows)))
     text = (
         f"Against {result.sweep.baseline}. Thick: 95 % over draws of the held-out pairs; thin: over draws of pairs and "
         "seeds. Grey: one of them holds 0. ± is half of the wider one."
@@ -120,7 +120,7 @@ def _scaling(result: SweepResult) -> Section:
                 notes.append(f"{curve.label}: {curve.fit.formula} (off by {100 * curve.fit.rms:.1f} points, rms)")
         title = "All held-out pairs" if name == ALL else f"Held out of {name}"
         alt = f"{title}: " + "; ".join(f"{row[2]:,} pairs {100 * float(str(row[3])):.1f} %" for row in rows)
-        table = Table(title, ["curve", "point", "pairs", "accuracy", "sd of seeds", "fit"], rows)
+        table = HtmlTable(title, ["curve", "point", "pairs", "accuracy", "sd of seeds", "fit"], rows)
         shown = legend if len(legend) > 1 else []
         figures.append(Drawn(title, draw_scaling(drawn), alt, table, ". ".join(notes), shown))
     return Section("scaling", "Accuracy over the number of pairs", CAVEAT, figures)
@@ -137,9 +137,9 @@ def _tables(result: SweepResult) -> str:
     return "".join(table_html(_as_page(table), wide=True) for table in tables_of(result))
 
 
-def _as_page(table: TextTable) -> Table:
+def _as_page(table: TextTable) -> HtmlTable:
     rows = [[_number(cell) for cell in row] for row in table.rows[1:]]
-    return Table(table.title, table.rows[0], rows)
+    return HtmlTable(table.title, table.rows[0], rows)
 
 
 def _number(text: str) -> Cell:
@@ -164,7 +164,7 @@ def _runs(result: SweepResult) -> Section:
         ]
         rows.append([run.name, run.state, run.seed, *values, run.seconds or None, run.error])
     columns = ["run", "state", "seed", "held-out accuracy", "held-out loss", "pairs", "seconds", "error"]
-    html = table_html(Table("Runs", columns, rows), wide=True)
+    html = table_html(HtmlTable("Runs", columns, rows), wide=True)
     lines = [f"{point.name}: {note}" for point in result.points for note in point.notes] + result.notes
     html += text_block("Notes", "\n".join(lines)) if lines else ""
     return Section("runs", "Runs", "Each is an ordinary run directory with a page of its own.", html=html)

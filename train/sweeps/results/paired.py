@@ -125,7 +125,7 @@ def read_results(sweep: Sweep) -> SweepResult:
             try:
                 point.records.append(read_run(run.directory, run.name))
                 point.runs.append(run)
-                rows[name][run.seed] = read_rows(run.directory)
+                rows[name][run.seed] = read_reward_rows(run.directory)
             except (ReportError, OSError, ValueError) as error:
                 result.notes.append(f"{run.name}: {error}")
         result.points.append(point)
@@ -133,7 +133,7 @@ def read_results(sweep: Sweep) -> SweepResult:
     return result
 
 
-def read_rows(directory: Path) -> Rows:
+def read_reward_rows(directory: Path) -> Rows:
     """Which held-out pairs a run's last evaluation got right. Raises: ValueError, OSError."""
     import pyarrow.parquet as pq
 

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from train.scoring.tables import Table, text
+from train.scoring.tables import TextTable, text
 from train.sweeps.results.paired import ALL, Effect, PointResult, SweepResult
 
 ACCURACY = "eval/all/accuracy"
@@ -15,7 +15,7 @@ MANY_TIES = 0.01  # of a point's held-out pairs
 LEFT_OUT, ADDED = "without-", "with-"
 
 
-def tables_of(result: SweepResult) -> list[Table]:
+def tables_of(result: SweepResult) -> list[TextTable]:
     """What a person reads: all points, their differences by source, benchmarks."""
     tables = [_points(result)]
     if len(result.sources) > 2:
@@ -46,7 +46,7 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
     return f"{what} {verbs[effect.difference >= 0]} {size}"
 
 
-def _points(result: SweepResult) -> Table:
+def _points(result: SweepResult) -> TextTable:
     rows = [
         ["point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)", "loss"]
     ]
@@ -82,7 +82,7 @@ def _points(result: SweepResult) -> Table:
         for run in result.sweep.runs
         if run.state != "done"
     ]
-    return Table(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, [*remarks, *result.notes])
+    return TextTable(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, [*remarks, *result.notes])
 
 
 def _ties(point: PointResult) -> list[str]:
@@ -97,7 +97,7 @@ def _ties(point: PointResult) -> list[str]:
     ]
 
 
-def _by_source(result: SweepResult) -> Table:
+def _by_source(result: SweepResult) -> TextTable:
     names = [name for name in result.sources if name != ALL]
     rows = [["point", *(name if len(name) <= LABELS else f"{name[: LABELS - 1]}…" for name in names)]]
     for point in result.points:
@@ -106,14 +106,14 @@ def _by_source(result: SweepResult) -> Table:
             rows.insert(1, [f"{point.name} *", *values])
         else:
             rows.append([point.name, *(shown(point.effects[n]) if n in point.effects else "-" for n in names)])
-    return Table(
+    return TextTable(
         "by held-out source: accuracy of the baseline (*), and differences from it, in percent",
         rows,
         ["+-: half of the 95 % interval, over pairs and, where there are several, seeds"],
     )
 
 
-def _benchmarks(result: SweepResult) -> Table:
+def _benchmarks(result: SweepResult) -> TextTable:
     keys = result.benchmark_keys
     scored = list(dict.fromkeys(name for point in result.points for name in point.benchmarks))
     rows = [["point", *(key.split("/")[1] for key in keys), *(f"{name} (difference)" for name in scored)]]
@@ -124,7 +124,7 @@ def _benchmarks(result: SweepResult) -> Table:
         ]
         differences = [shown(point.benchmarks[name]) if name in point.benchmarks else "-" for name in scored]
         rows.append([point.name + (" *" if point.name == result.sweep.baseline else ""), *means, *differences])
-    return Table("benchmarks: headline scores in percent, means over seeds", rows, [])
+    return TextTable("benchmarks: headline scores in percent, means over seeds", rows, [])
 
 
 def shown(effect: Effect) -> str:
