@@ -1,1 +1,1 @@
-"""The public benchmarks of reward models, one module each; `catalogue` lists them, `comparison` is what they share."""
+"""Items and rules of the public benchmarks, one module each, and of your own comparisons."""

@@ -1,1 +1,1 @@
-""""""
+"""Conversations become token ids, kept in a store on disk."""

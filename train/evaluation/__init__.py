@@ -1,1 +1,1 @@
-""""""
+"""Held-out pairs and benchmarks during a run."""

@@ -1,1 +1,1 @@
-""""""
+"""Ranks, signals and other stops, hangs, logs."""

@@ -1,1 +1,1 @@
-""""""
+"""The DeepSpeed engine, and the numbers of one optimizer step."""

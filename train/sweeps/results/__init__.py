@@ -1,1 +1,1 @@
-""""""
+"""What a sweep found: paired differences, curves, tables, a page."""
