@@ -56,20 +56,34 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_file(path: Path, text: str) -> None:
-    """Replace a file by `text` in UTF-8, whole. Raises: OSError, with nothing left behind."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Replace a file as a whole: write the temporary file that this yields; at the end it gets the name `path`.
+
+    The temporary file lies in the same directory. Its bytes are on the disk before it is renamed, and the rename before
+    this returns. When the block fails, it is removed and `path` stays as it was.
+
+    Raises: OSError that names `path`.
+    """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         sync(temporary)
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a failed write names none
+        # Errors of writing, such as a full disk, name no file; the temporary's name would tell a reader nothing.
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Replace a file by `text` in UTF-8, as a whole. Raises: OSError, with nothing left behind."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:

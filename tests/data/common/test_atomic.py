@@ -53,6 +53,24 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypat
     assert (tmp_path / "file").read_text() == OLD
 
 
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic.writing(path) as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"old")
+        assert not path.exists()
+    with pytest.raises(UnicodeEncodeError), atomic.writing(path) as temporary:
+        temporary.write_text("new \ud800", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{tmp_path}/other'")), atomic.writing(path):
+        (tmp_path / "other").read_bytes()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{path}'")), atomic.writing(path):
+        pass  # nothing was written
+    with pytest.raises(OSError, match="without a number"), atomic.writing(path):
+        raise OSError("words without a number")
+    assert names(tmp_path) == ["file"]
+    assert path.read_bytes() == b"old"
+
+
 def test_kill_9_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "file").write_text(OLD)
