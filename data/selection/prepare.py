@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.common.errors import DataError
-from data.common.normalize import printable
-from data.rows.columns import MAX_COLUMNS
 from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, GateConfig
 from data.selection.gates import apply_gates, apply_leakage
 from data.selection.mixture import PairSet
 from data.selection.row_features import find_hits, find_signatures, rows_where
+from data.selection.source_warnings import find_warnings
 from data.selection.stages import (
     Selection,
     hold_out,
@@ -47,7 +46,7 @@ class PreparedData:
     selections: dict[str, Selection]  # by name; those that are only evaluated on as eval.NAME
 
     def dropped(self) -> Iterator[dict[str, Any]]:
-        """Every refused row and every pair that a gate dropped: source, where, row, reason, detail.
+        """Every rejected row and every pair that a gate dropped: source, where, row, reason, detail.
 
         Read from disk: there may be very many.
         """
@@ -62,22 +61,21 @@ class _Preparation:
 
     config: DataConfig
     chat: "Chat"
-    settings: TokeniseSettings
+    seed: int
+    target_margin: bool
     builder: bool
 
-    def select(self, prefix: str, sources: dict[str, SourceConfig | None]) -> list[Selection]:
+    def open_sources(self, prefix: str, sources: dict[str, SourceConfig | None]) -> list[Selection]:
         """The sources, tokenised, without the pairs that their own filters leave out."""
-        return [
-            self._select(f"{prefix}.{name}", name, source) for name, source in sources.items() if source is not None
-        ]
+        return [self._open(f"{prefix}.{name}", name, source) for name, source in sources.items() if source is not None]
 
-    def _select(self, key: str, name: str, source: SourceConfig) -> Selection:
+    def _open(self, key: str, name: str, source: SourceConfig) -> Selection:
         config = self.config
         store = open_store(
             name,
             source,
             self.chat,
-            self.settings,
+            TokeniseSettings(config.max_length, config.over_length, self.target_margin),
             config.cache(),
             builder=self.builder,
             workers=config.workers,
@@ -91,7 +89,7 @@ class _Preparation:
         keep_margins(selection)
         return selection
 
-    def apply_gates(self, selections: list[Selection]) -> list[str]:
+    def apply_gates(self, training: list[Selection]) -> list[str]:
         """Returns what a reader must know: prompts that were not there to compare with."""
         config, gates = self.config, self.config.gates
         how: dict[str, Any] = {"builder": self.builder, "workers": config.workers}
@@ -99,7 +97,7 @@ class _Preparation:
         def each(find: Any, *more: Any) -> dict[str, Any]:
             return {
                 s.name: find(f"data.sources.{s.name}", s.config, s.store.content, *more, config.cache(), **how)
-                for s in selections
+                for s in training
             }
 
         signatures = each(find_signatures) if gates.near_duplicates != "off" else {}
@@ -107,8 +105,32 @@ class _Preparation:
         if gates.contamination != "off":
             prompts = benchmark_prompts(gates.benchmarks)
             hits, missing = each(find_hits, prompts), prompts.missing
-        apply_gates(gates, selections, signatures, hits)
+        apply_gates(gates, training, signatures, hits)
         return [f"data.gates.contamination: {line}, so those prompts are not looked for" for line in missing]
+
+    def hold_out(self, training: list[Selection]) -> list[Selection]:
+        """Hold out a fraction of the training sources. Returns the sources that are only evaluated on."""
+        held_out = self.config.eval
+        for selection in training:
+            keep_limit(selection, self.seed)
+            hold_out(selection, held_out.fraction, held_out.limit, self.seed)
+        evaluated = self.open_sources("data.eval.sources", held_out.sources)
+        for selection in evaluated:
+            keep_limit(selection, self.seed)
+            keep_fraction(selection, selection.config.fraction, self.seed)
+            hold_out(selection, 1, held_out.limit, self.seed)
+        return evaluated
+
+    def keep_fractions(self, training: list[Selection]) -> list[PairSet]:
+        """The pairs to train on. Raises: DataError when no row has any weight in the loss."""
+        for selection in training:
+            keep_fraction(selection, self.config.fraction * selection.config.fraction, self.seed)
+            if selection.config.weight == 0:
+                selection.remove(selection.left(), "weight 0")
+        sets = [selection.pairs() for selection in training]
+        if any(map(len, sets)) and not any(s.store.loss_weight[s.indices].any() for s in sets):
+            raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
+        return sets
 
 
 def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
@@ -130,90 +152,28 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         builder: see `data.tokens.pair_store.open_store`.
 
     Raises:
-        DataError: a source cannot be read, or nothing is left to train on.
+        DataError: a source cannot be read, or no row has any weight in the loss.
     """
-    settings = TokeniseSettings(config.max_length, config.over_length, target_margin)
-    preparation = _Preparation(config, chat, settings, builder)
-    training = preparation.select("data.sources", config.sources)
+    preparation = _Preparation(config, chat, seed, target_margin, builder)
+    training = preparation.open_sources("data.sources", config.sources)
     warnings = preparation.apply_gates(training)
-    for selection in training:
-        keep_limit(selection, seed)
-        hold_out(selection, config.eval.fraction, config.eval.limit, seed)
-    evaluated = preparation.select("data.eval.sources", config.eval.sources)
-    for selection in evaluated:
-        keep_limit(selection, seed)
-        keep_fraction(selection, selection.config.fraction, seed)
-        hold_out(selection, 1, config.eval.limit, seed)
-    held_out = [s for s in map(Selection.held_out, [*training, *evaluated]) if len(s)]
-    out = [pairs.store.prompt_hash[pairs.indices] for pairs in held_out]
-    apply_leakage(config.gates.leakage, training, np.unique(np.concatenate([np.empty(0, np.uint64), *out])))
-    for selection in training:
-        keep_fraction(selection, config.fraction * selection.config.fraction, seed)
-        if selection.config.weight == 0:
-            selection.take(selection.left(), "weight 0")
-    train = [selection.pairs() for selection in training]
-    if any(map(len, train)) and not any(s.store.loss_weight[s.indices].any() for s in train):
-        raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
-    report = {s.name: s.report() for s in training} | {f"eval.{s.name}": s.report() for s in evaluated}
+    evaluated = preparation.hold_out(training)
+    held_out = [pairs for s in (*training, *evaluated) if len(pairs := s.held_out())]
+    prompts = [pairs.store.prompt_hash[pairs.indices] for pairs in held_out]
+    apply_leakage(config.gates.leakage, training, np.unique(np.concatenate([np.empty(0, np.uint64), *prompts])))
+    train = preparation.keep_fractions(training)
+    release()  # the process that rendered; it holds on to memory
+
+    selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
+    report = {name: selection.report() for name, selection in selections.items()}
     for pairs in train:
         report[pairs.name]["pairs_per_epoch"] = pairs.pairs_per_epoch() if len(pairs) else 0
-    selections = {s.name: s for s in training} | {f"eval.{s.name}": s for s in evaluated}
-    if config.eval.fraction > 0 and any(map(len, train)) and not any(len(s.held_out()) for s in training):
-        warnings.append(
-            f"data.eval.fraction={config.eval.fraction}: so small a share of so few prompts holds out no pair"
-        )
-    release()  # the process that rendered; it holds on to memory
-    warnings += _warnings(report, selections) + _unknown_columns(selections)
+    fraction = config.eval.fraction
+    if fraction > 0 and any(map(len, train)) and not any(len(s.held_out()) for s in training):
+        warnings.append(f"data.eval.fraction={fraction}: so small a share of so few prompts holds out no pair")
+    warnings += find_warnings(report, selections)
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
     return PreparedData(train, held_out, report, commits, warnings, config.gates, selections)
-
-
-def _unknown_columns(selections: dict[str, Selection]) -> list[str]:
-    """A line for each name in `ignore_columns` that no row has: it may be misspelt."""
-    lines = []
-    for name, selection in selections.items():
-        there = selection.store.info["columns"]
-        for column in selection.config.ignore_columns if 0 < len(there) < MAX_COLUMNS else ():
-            if column not in there:
-                known = ", ".join(map(printable, [*there][:20]))
-                lines.append(f"{name}: ignore_columns names {printable(column)}, and no row has it; there are {known}")
-    return lines
-
-
-def _warnings(report: dict[str, Any], selections: dict[str, Selection]) -> list[str]:
-    refused = [
-        _loss_of(name, entry, selections[name])
-        for name, entry in report.items()
-        if _refused(entry) > 0.2 * entry["rows"]
-    ]
-    emptied = [
-        f"{name}: {_what_is_left(name, entry)}"
-        for name, entry in report.items()
-        if not entry["held_out" if name.startswith("eval.") else "trained"] and "weight 0" not in entry["left_out"]
-    ]
-    found = [
-        f"{name}: {count:,} pair(s): {reason}; they are trained on (data.gates drops them)"
-        for name, entry in report.items()
-        for reason, count in entry["found"].items()
-        if count
-    ]
-    return refused + emptied + found
-
-
-def _what_is_left(name: str, entry: dict[str, Any]) -> str:
-    """Of a source without a pair on its side."""
-    rows, out = entry["rows"], entry["held_out"]
-    if not rows:
-        return "it has no rows"
-    if not out:
-        return f"no pair is left of its {rows:,} rows: {_reasons(entry)}"
-    left_out = f"; {reasons}" if (reasons := _reasons(entry)) else ""
-    return f"no pair is left to train on of its {rows:,} rows: {out:,} held out{left_out}"
-
-
-def _reasons(entry: dict[str, Any]) -> str:
-    counts = {**entry["refused"], **entry["left_out"]}
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
 def why_nothing_is_left(data: PreparedData) -> str:
@@ -232,18 +192,4 @@ def why_nothing_is_left(data: PreparedData) -> str:
     return (
         f"data.sources: no pairs are left to train on; {count:,} row(s) were refused for {reason!r}, "
         f"e.g. {example['where']}: {example['detail']} (dropped.jsonl in the run directory names all)"
-    )
-
-
-def _refused(entry: dict[str, Any]) -> int:
-    return sum(entry["refused"].values())
-
-
-def _loss_of(name: str, entry: dict[str, Any], selection: Selection) -> str:
-    share = _refused(entry) / entry["rows"]
-    worst = max(entry["refused"], key=entry["refused"].get)
-    example = next(record for record in selection.store.dropped() if record["reason"] == worst)
-    return (
-        f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory; "
-        f"e.g. {printable(example['where'])}: {printable(example['detail'])}"
     )

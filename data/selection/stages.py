@@ -1,4 +1,4 @@
-"""Which pairs of a source are trained on, held out or left out: each stage takes pairs from those left, and says why.
+"""Which pairs of a source are trained on, held out or left out. Each stage removes some of those left, with a reason.
 
 All of it is a pure function of (seed, sources, settings), so every rank and every restart selects the same.
 """
@@ -17,13 +17,13 @@ from data.tokens.pair_store import PairStore
 HELD_OUT, BEYOND_LIMIT = "held out", "beyond the limit"
 
 
-@dataclass
-class Taken:
-    """Pairs that one stage took, and how it explains each."""
+@dataclass(frozen=True)
+class Removed:
+    """Pairs that one stage removed."""
 
     reason: str
-    indices: np.ndarray  # positions in the store
-    explain: Callable[[int], str] | None  # of the k-th of them; only what is explained is named in dropped.jsonl
+    indices: np.ndarray  # positions in the store, ascending
+    explain: Callable[[int], str] | None  # position -> a sentence; only explained pairs are named in dropped.jsonl
 
 
 class Selection:
@@ -31,26 +31,20 @@ class Selection:
 
     def __init__(self, name: str, config: SourceConfig, store: PairStore):
         self.name, self.config, self.store = name, config, store
-        self.taken: list[Taken] = []
-        self.found: Counter[str] = Counter()  # what gates that only report would have taken
+        self.removed: list[Removed] = []
+        self.found: Counter[str] = Counter()  # pairs that gates would remove if they did more than report
         self._is_left = np.ones(len(store), np.bool_)
 
     def left(self) -> np.ndarray:
-        """Positions in the store of the pairs that no stage has taken, ascending."""
+        """Positions in the store of the pairs that no stage has removed, ascending."""
         return np.flatnonzero(self._is_left)
 
-    def take(self, indices: np.ndarray, reason: str, explain: Callable[[int], str] | None = None) -> None:
-        """Take pairs that are left out of it."""
-        assert self._is_left[indices].all(), f"{self.name}: a pair is taken twice ({reason})"
+    def remove(self, indices: np.ndarray, reason: str, explain: Callable[[int], str] | None = None) -> None:
+        """Remove pairs that are still there."""
+        assert self._is_left[indices].all(), f"{self.name}: a pair is removed twice ({reason})"
         self._is_left[indices] = False
         if len(indices):
-            self.taken.append(Taken(reason, indices, explain))
-
-    def counts(self) -> Counter[str]:
-        counts: Counter[str] = Counter()
-        for taken in self.taken:
-            counts[taken.reason] += len(taken.indices)
-        return counts
+            self.removed.append(Removed(reason, indices, explain))
 
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
         """(chosen, rejected) hashes of all pairs, as they are trained on."""
@@ -65,40 +59,41 @@ class Selection:
 
     def held_out(self) -> PairSet:
         """The pairs that are held out."""
-        indices = [taken.indices for taken in self.taken if taken.reason == HELD_OUT]
-        chosen = indices[0] if indices else np.empty(0, np.int64)
-        return PairSet(self.name, self.store, chosen, 1.0, self.config.flip)
+        indices = next((r.indices for r in self.removed if r.reason == HELD_OUT), np.empty(0, np.int64))
+        return PairSet(self.name, self.store, indices, 1.0, self.config.flip)
 
     def outcome(self, index: int) -> str:
         """What became of the pair at a position of the store."""
-        for taken in self.taken:
-            at = int(np.searchsorted(taken.indices, index))
-            if at < len(taken.indices) and taken.indices[at] == index:
-                return taken.reason + (f": {taken.explain(at)}" if taken.explain is not None else "")
+        for removed in self.removed:
+            if index in removed.indices:
+                return removed.reason + (f": {removed.explain(index)}" if removed.explain is not None else "")
         return "trained on"
 
     def dropped(self) -> Iterator[dict[str, Any]]:
-        """A record for each pair that a stage took with an explanation."""
-        for taken in self.taken:
-            if taken.explain is not None:
-                for k, row in enumerate(self.store.row[taken.indices].tolist()):
-                    where = f"{self.name} row {row + 1}"
-                    record = {"where": where, "row": row, "reason": taken.reason, "detail": taken.explain(k)}
-                    yield {"source": self.name, **record}
+        """A record for each pair that a stage removed with an explanation."""
+        for removed in self.removed:
+            if removed.explain is not None:
+                for index in removed.indices.tolist():
+                    row = int(self.store.row[index])
+                    record = {"source": self.name, "where": f"{self.name} row {row + 1}", "row": row}
+                    yield record | {"reason": removed.reason, "detail": removed.explain(index)}
 
     def report(self) -> dict[str, Any]:
-        """Where every row went: rows = trained + held out + beyond the limit + left out + refused by reason."""
-        counts, refused = self.counts(), Counter(record["reason"] for record in self.store.dropped())
+        """Where every row went: rows = trained + held out + beyond the limit + left out + rejected by reason."""
+        counts: Counter[str] = Counter()
+        for removed in self.removed:
+            counts[removed.reason] += len(removed.indices)
+        rejected = Counter(record["reason"] for record in self.store.dropped())
         entry = {
             "rows": self.store.info["rows"],
             "trained": len(self.left()),  # on the training side; data.sources.NAME.weight says how many an epoch
             "held_out": counts.pop(HELD_OUT, 0),
             "beyond_limit": counts.pop(BEYOND_LIMIT, 0),
             "left_out": dict(counts),  # by reason, in the order of the stages
-            "refused": dict(sorted(refused.items())),
+            "refused": dict(sorted(rejected.items())),
             "found": dict(self.found),  # by gates that only report; counted elsewhere, too
         }
-        accounted = entry["trained"] + entry["held_out"] + entry["beyond_limit"] + counts.total() + refused.total()
+        accounted = entry["trained"] + entry["held_out"] + entry["beyond_limit"] + counts.total() + rejected.total()
         assert entry["rows"] == accounted, f"{self.name}: {entry['rows']} rows, {accounted} accounted for"
         return entry
 
@@ -109,7 +104,7 @@ class Selection:
 def keep_matching(selection: Selection, rows: np.ndarray) -> None:
     """Args: rows: the numbers of the rows for which `where` holds, ascending."""
     left = selection.left()
-    selection.take(left[~np.isin(selection.store.row[left], rows)], "where")
+    selection.remove(left[~np.isin(selection.store.row[left], rows)], "where")
 
 
 def keep_lengths(selection: Selection) -> None:
@@ -120,9 +115,9 @@ def keep_lengths(selection: Selection) -> None:
     left, store = selection.left(), selection.store
     lengths = store.prefix_length[left] + np.maximum(store.chosen_length[left], store.rejected_length[left])
     if low is not None:
-        selection.take(left[lengths < low], "fewer than min_tokens")
+        selection.remove(left[lengths < low], "fewer than min_tokens")
     if high is not None:
-        selection.take(left[lengths > high], "more than max_tokens")
+        selection.remove(left[lengths > high], "more than max_tokens")
 
 
 def keep_margins(selection: Selection) -> None:
@@ -135,8 +130,8 @@ def keep_margins(selection: Selection) -> None:
     outside = (margins < np.float32(-np.inf if low is None else low)) | (
         margins > np.float32(np.inf if high is None else high)
     )
-    selection.take(left[np.isnan(margins)], "no margin")
-    selection.take(left[outside], "outside the margins")
+    selection.remove(left[np.isnan(margins)], "no margin")
+    selection.remove(left[outside], "outside the margins")
 
 
 def keep_limit(selection: Selection, seed: int) -> None:
@@ -144,16 +139,16 @@ def keep_limit(selection: Selection, seed: int) -> None:
     if selection.config.limit is not None:
         left = selection.left()
         kept = draw_pairs(selection.store, left, seed, selection.config.limit)
-        selection.take(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
+        selection.remove(np.setdiff1d(left, kept, assume_unique=True), BEYOND_LIMIT)
 
 
 def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int) -> None:
     """Hold out a fraction of the prompts, and of these at most `limit` pairs. 1: all."""
     out = selection.left() if fraction == 1 else of_held_out_prompts(selection.store, selection.left(), fraction)
     kept = out if limit is None else draw_pairs(selection.store, out, seed, limit)
-    selection.take(kept, HELD_OUT)
+    selection.remove(kept, HELD_OUT)
     if len(kept) < len(out):
-        selection.take(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
+        selection.remove(np.setdiff1d(out, kept, assume_unique=True), BEYOND_LIMIT)
 
 
 def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
@@ -161,7 +156,7 @@ def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
     left = selection.left()
     if fraction < 1 and len(left):
         kept = draw_pairs(selection.store, left, seed, max(1, round(fraction * len(left))))
-        selection.take(np.setdiff1d(left, kept, assume_unique=True), "beyond the fraction")
+        selection.remove(np.setdiff1d(left, kept, assume_unique=True), "beyond the fraction")
 
 
 def draw_pairs(store: PairStore, indices: np.ndarray, seed: int, count: int) -> np.ndarray:

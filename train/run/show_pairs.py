@@ -79,10 +79,10 @@ def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", options: ShowOpti
             if record["reason"] == options.reason and shown < options.num:
                 _show_refused(selection, record)
                 shown += 1
-        for taken in selection.taken:
-            known.setdefault(taken.reason, 0)
-            if taken.reason == options.reason:
-                for index in islice(taken.indices.tolist(), options.num - shown):
+        for removed in selection.removed:
+            known.setdefault(removed.reason, 0)
+            if removed.reason == options.reason:
+                for index in islice(removed.indices.tolist(), options.num - shown):
                     show_pair(chat, selection, index)
                     shown += 1
     if not shown:
