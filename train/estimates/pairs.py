@@ -55,8 +55,7 @@ def prepared_pairs(recipe: Recipe) -> PairCounts:
     from data.tokens.tokenize import TokeniseSettings
     from models.build import resolve_base
     from models.errors import ModelError
-    from train.run.resolve import prepare_inputs
-    from train.run.tokenizer import load_chat
+    from train.run.resolve import load_chat, prepare_inputs
 
     data = recipe.data
     settings = TokeniseSettings(data.max_length, data.over_length, recipe.loss.target_margin)

@@ -12,13 +12,15 @@ from typing import Any
 
 from data.common import atomic
 from data.common.errors import DataError
+from data.rows.builtin import byte_tokenizer
+from data.selection.config import DataConfig
 from data.selection.data_card import describe, to_markdown
 from data.selection.prepare import PreparedData, prepare_data
-from data.tokens.chat import Chat
-from models.build import Base, resolve_base
+from data.tokens.chat import Chat, read_template
+from models.build import Base, ModelConfig, fetch, resolve_base
 from models.errors import ModelError
+from models.tokenizer import check_ids, read_tokenizer
 from train.recipe.schema import Recipe, to_yaml
-from train.run.tokenizer import load_chat
 
 
 def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True) -> tuple[Chat, Base, PreparedData]:
@@ -49,6 +51,22 @@ def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True
         builder=builder,
     )
     return chat, base, data
+
+
+def load_chat(model: ModelConfig, data: DataConfig, base: Base) -> Chat:
+    """Raises: ModelError or DataError when there is no tokenizer or no usable template."""
+    template = read_template(data.chat_template) if data.chat_template else None
+    if model.tokenizer == "bytes":
+        tokenizer = byte_tokenizer()
+    elif model.tokenizer is not None:
+        directory, _ = fetch(model.tokenizer, None, "model.tokenizer", weights=False)
+        tokenizer = read_tokenizer(directory)
+    else:
+        assert base.directory is not None
+        tokenizer = read_tokenizer(base.directory)
+    chat = Chat(tokenizer, template)
+    check_ids(tokenizer, base.config.vocab_size, f"the tokenizer ({model.tokenizer or model.base})")
+    return chat
 
 
 def write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> dict[str, Any]:

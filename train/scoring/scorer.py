@@ -19,9 +19,8 @@ from models.attention import choose_backend
 from models.build import fetch, read_config
 from models.errors import ModelError
 from models.export import load_classifier, packed_view
-from models.tokenizer import check_ids, read_tokenizer
+from models.tokenizer import check_ids, check_references, read_tokenizer
 from models.weights import is_finite
-from train.run.tokenizer import check_references
 from train.runtime.distributed import has_gpu
 from train.step.flops import attention_cost
 
