@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 from data.benchmarks.registry import BENCHMARKS
 from data.common import screen
 from data.common.errors import DataError
-from train.scoring.benchmarks import BenchmarkConfig, check, output_of, run, show
+from train.scoring.benchmarks import BenchmarkConfig, check_benchmark_config, output_of, run_benchmarks, show_results
 
 
 def read_arguments(arguments: list[str]) -> BenchmarkConfig:
@@ -49,7 +49,7 @@ def read_arguments(arguments: list[str]) -> BenchmarkConfig:
         raise DataError("missing benchmark=; try --help")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), values))
     assert isinstance(config, BenchmarkConfig)
-    check(config)
+    check_benchmark_config(config)
     return config
 
 
@@ -68,7 +68,9 @@ def main(arguments: list[str]) -> int:
             from train.scoring.tables import compare
 
             assert config.results is not None
-            show(compare(config.results.split(",")), Path(os.path.expanduser(config.output)) if config.output else None)
+            show_results(
+                compare(config.results.split(",")), Path(os.path.expanduser(config.output)) if config.output else None
+            )
             return 0
     except (DataError, OmegaConfBaseException) as error:
         return complain(error)
@@ -77,9 +79,9 @@ def main(arguments: list[str]) -> int:
     from train.scoring.tables import tables_of
 
     try:
-        results = run(config)
+        results = run_benchmarks(config)
         if results:
-            show(tables_of(results), output_of(config))
+            show_results(tables_of(results), output_of(config))
     except (DataError, ModelError, OSError) as error:
         return complain(error)
     return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.common import screen
-from train.export.verify import UNCHECKED, _is_out_of_memory, check_export
+from train.export.verify import UNCHECKED, check_export, is_out_of_memory
 
 # torch and transformers wait until they are needed: a mistake and --help are answered at once.
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: model={options['model']}: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if not isinstance(error, OSError) and not _is_out_of_memory(error):
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
             traceback.print_exc()
         why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         print(f"error: model={options['model']}: could not be checked: {why}", file=sys.stderr)

@@ -210,7 +210,7 @@ def _with_room(
             model.to(torch.device(kind))
             return compute(torch.device(kind), tokens), kind
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Past the handler: the traceback has kept the tensors of the attempt.
@@ -229,7 +229,7 @@ def _attempt(kind: str, tokens: int) -> str:
     return f"{packs} on the {'CPU' if kind == 'cpu' else 'GPU'}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """A GPU's or the host's, by the kinds and words that torch has for it."""
     words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))

@@ -28,7 +28,7 @@ class BenchmarkConfig:
     overwrite: bool = False  # forget earlier results in the output directory
 
 
-def check(config: BenchmarkConfig) -> None:
+def check_benchmark_config(config: BenchmarkConfig) -> None:
     """What types can't say. Raises: DataError naming the key."""
     for key in ("pack_tokens", "max_length", "limit"):
         if getattr(config, key) is not None and getattr(config, key) < 1:
@@ -85,7 +85,7 @@ def output_of(config: BenchmarkConfig) -> Path:
     return model.parent / ("benchmarks" if model.name == "export" else f"{model.name}-benchmarks")
 
 
-def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
+def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Run the benchmarks as the command does; all ranks call it. The results, on the main rank.
 
     Raises:
@@ -93,7 +93,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """
     from data.benchmarks.sample import draw_sample
     from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
-    from train.scoring.run_benchmark import describe_model, forget, score_benchmark
+    from train.scoring.one_benchmark import describe_model, forget, score_benchmark
     from train.scoring.scorer import Scorer
 
     readings = {name: BENCHMARKS[name].read(path_of(config, name)) for name in names_of(config)}
@@ -128,7 +128,7 @@ def run(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return results
 
 
-def show(tables: list[Any], output: Path | None) -> None:
+def show_results(tables: list[Any], output: Path | None) -> None:
     """Print tables, and write them as Markdown into a directory."""
     from data.common.atomic import write_file
     from train.scoring.tables import text

@@ -15,7 +15,7 @@ from data.common.errors import DataError
 from data.common.markdown import cell
 from data.common.markdown import table as markdown_table
 from data.common.normalize import printable
-from train.scoring.run_benchmark import measures_of, read_items
+from train.scoring.one_benchmark import measures_of, read_items
 
 COLUMNS = 8  # of scores in a table; the JSON has them all
 PAIR_COLUMNS = ("accuracy", "ties", "loss", "loss_calibrated", "brier", "ece", "ece_calibrated", "temperature")

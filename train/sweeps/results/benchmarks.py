@@ -5,7 +5,7 @@ from typing import Any
 from data.benchmarks.registry import BENCHMARKS
 from data.benchmarks.scores import differences
 from data.common.errors import DataError
-from train.scoring.run_benchmark import measures_of
+from train.scoring.one_benchmark import measures_of
 from train.scoring.tables import load_results
 from train.sweeps.results.paired import Effect, PointResult, SweepResult
 

@@ -84,7 +84,7 @@ def test_every_public_benchmark_end_to_end(export, tmp_path, capsys):
 
 
 def test_restart_goes_on(export, tmp_path, monkeypatch):
-    import train.scoring.run_benchmark as module
+    import train.scoring.one_benchmark as module
 
     monkeypatch.setattr(module, "CHUNK", 4)
     path = write_comparisons(tmp_path / "mine.jsonl", 11)
