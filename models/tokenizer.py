@@ -1,6 +1,5 @@
 """The tokenizer of a directory, read without trusting its files; and whether its ids are those of its model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -72,30 +71,3 @@ def check_ids(tokenizer: Any, vocab_size: int, name: str) -> None:
                 f"{name} gives id {largest} for {token!r} in {where}, and the model's vocab_size is {vocab_size:,}: "
                 "they do not belong together; use the tokenizer that was trained with the model, or mend this one"
             )
-
-
-def check_references(chat: Any, directory: Path, name: str) -> None:
-    """Whether an export's tokenizer still gives the ids that it was trained with, by its reference conversations.
-
-    A directory without references (an older export, a third-party model) passes.
-
-    Args:
-        chat: the `data.tokens.chat.Chat` that renders and encodes conversations.
-        name: the export's, for the message.
-
-    Raises:
-        ModelError: it gives others, and rewards would be wrong.
-    """
-    try:
-        references = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))["references"]
-        messages = [reference["messages"] for reference in references]
-        trained = [reference["input_ids"] for reference in references]
-        texts = [text if isinstance(text, str) else "" for text in chat.render_all(messages)]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return
-    if chat.encode(texts) != trained:
-        raise ModelError(
-            f"{name}: its tokenizer and chat template give other token ids than it was trained with "
-            "(references in reward_model.json), so its rewards would be wrong; score it with the version of this "
-            "project and of transformers that made it, or train it again"
-        )

@@ -109,7 +109,9 @@ def test_the_tests_would_notice():
 
 def test_nothing_in_train_shadows_a_library():
     """A launcher puts the folder of its script first on sys.path: what lies there would be found in a library's place."""
-    names = {path.stem for path in (ROOT / "train").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    names = {
+        path.stem for path in (ROOT / "train").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "train")]
     elsewhere = [entry for entry in elsewhere if not Path(entry or ".").resolve().is_relative_to(ROOT / "tests")]
     taken = {name for name in names - {"__init__"} if PathFinder.find_spec(name, elsewhere)}

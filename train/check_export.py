@@ -12,14 +12,8 @@ memory, no room on the disk, or anything else that says nothing about the export
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.common import screen
-from train.export.verify import UNCHECKED, check_export, is_out_of_memory
-
-# torch and transformers wait until they are needed: a mistake and --help are answered at once.
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +27,9 @@ def main(arguments: list[str]) -> int:
     if not (Path(options["model"]) / "reward_model.json").is_file():
         print(f"error: model={options['model']}: no export there (no reward_model.json)", file=sys.stderr)
         return 2
+    # torch and transformers wait until here: a mistake and --help are answered at once.
+    from train.export.verify import UNCHECKED, check_export, is_out_of_memory
+
     try:
         problems = check_export(Path(options["model"]), options.get("path"))
     except ValueError as error:

@@ -1,96 +1,113 @@
-"""Whether an export is what was trained: reloaded and rescored."""
+"""Whether an export is what was trained: loaded again the way its users load it, and rescored.
+
+`train/check_export.py` runs `check_export` in a process of its own, which knows nothing of the training. It compares
+
+1. every file but README.md with manifest.json;
+2. the token ids of the reference conversations: the model card's snippet must give those of training;
+3. float32 rewards of the reference conversations and, at the end of a run, of some held-out pairs. Each conversation by
+   itself through plain transformers is the standard; one padded batch, our packed path and the rewards that the export
+   holds must agree with it within `TOLERANCE`.
+
+At the end of a run the export holds no rewards and no manifest yet: the check fills in the rewards. Later it changes
+nothing, and tells whether this machine and these library versions still reproduce the model. It computes on the GPU
+where that has room, in smaller packs or on the CPU otherwise, and says so.
+
+The exit codes of the command: 0 all is the same, 1 something differs, 2 there is no export that can be read, 3 it could
+not be checked: no memory, no room on the disk, or anything else that says nothing about the export.
+"""
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import numpy as np
+import torch
 
+from data.common.errors import InvalidPair
+from data.packing import pack
+from data.packing.plan import plan_packs
+from data.rows.pairs import check_messages
+from data.tokens.chat import Chat, make_group
+from models.attention import choose_backend
+from models.build import read_config
+from models.config_check import read_json
+from models.errors import ModelError
+from models.export import load_classifier, packed_view, save_json
+from models.tokenizer import read_tokenizer
+from train.export.model_card import snippet_code
+from train.runtime.distributed import has_gpu
+from train.scoring.export_files import find_export_damage
 
-TOLERANCE = 1e-4  # of max(1, |reward|), both paths in float32
-# Tokens of the packs that are tried on a device, one after the other; a larger group has a pack of its own.
+TOLERANCE = 1e-4  # largest difference of rewards over max(1, |reward|), both in float32
+# Tokens of a pack, tried in this order until the memory is enough; a larger group has a pack of its own.
 PACK_TOKENS = {"cuda": (16384, 4096), "cpu": (2048,)}
-EXAMPLE = "example.json"  # in an export that is being checked: the rewards of the pair that the run shows at its end
-UNCHECKED = 3  # Python itself ends with 1 after an error, so nothing may go past `main`
+EXAMPLE = "example.json"  # rewards of the pair that the run shows at its end; in the export until its check has passed
+UNCHECKED = 3  # exit code; Python itself ends with 1 after an error, so the command lets no exception pass
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """What an export is checked with, as token ids. R references, H conversations of held-out pairs."""
+
+    references: list[list[int]]  # R
+    pairs: list[list[list[int]]]  # H / 2, each (chosen, rejected); none after the end of the run
+    example: list[list[int]]  # (chosen, rejected) of the pair that the run shows, or none
+
+    def all_checked(self) -> list[list[int]]:
+        """References, then the conversations of the pairs: R + H."""
+        return self.references + [ids for pair in self.pairs for ids in pair]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards of `Conversations`, on the CPU."""
+
+    plain: torch.Tensor  # (R + H,) each conversation by itself through transformers, float32
+    padded: torch.Tensor  # (R,) as one right-padded batch through transformers, float32
+    packed: torch.Tensor  # (R + H,) prefixes shared, as in training and scoring, float32
+    bfloat16: torch.Tensor  # (R,) as `plain`, computed in bfloat16
+    example: torch.Tensor  # (2,) as `plain`, or (0,)
 
 
 def check_export(directory: Path, path: str | None = None) -> list[str]:
-    """What is wrong with an export; nothing, when it is right.
+    """What is wrong with an export, a line each; nothing when it is right.
 
     Args:
-        path: where the export will be, when it is not there yet: then `parity.json` and the rewards are written.
+        path: where the export will be, at the end of a run: then `parity.json` and the rewards are written.
 
     Raises:
         OSError, MemoryError: it could not be checked.
         ValueError: it cannot be read.
     """
-    import torch
-
-    from data.tokens.chat import Chat
-    from models.export import load_classifier, save_json
-    from models.tokenizer import read_tokenizer
-    from train.scoring.scorer import find_export_damage
-
     if problems := find_export_damage(directory, edited=("README.md",)):
         return problems
     about = _read_about(directory)
-    card = (directory / "README.md").read_text(encoding="utf-8") if path is not None else ""
     references = about["references"]
-    # The snippet is run without limits: a template that may be a stranger's is first rendered within them.
     if path is None:
+        # The snippet is run without limits: a template that may be a stranger's is first rendered within them.
         Chat(read_tokenizer(directory)).render_all([reference["messages"] for reference in references])
     problems = _check_ids(directory, references)
-
-    device, classifier = _load_float32(directory)
     pairs, example = about.pop("held_out_pairs", []), about.pop("example", [])
-    conversations = [reference["input_ids"] for reference in references]
-    flat = conversations + [ids for pair in pairs for ids in pair]
-    pad = classifier.config.pad_token_id
-    if any(ids[-1] == pad for ids in flat):
+    given = Conversations([reference["input_ids"] for reference in references], pairs, example)
+    pad = read_config(str(directory)).pad_token_id
+    if any(ids[-1] == pad for ids in given.all_checked()):
         problems.append(f"a conversation ends with the pad token {pad}: Hugging Face would read the token before it")
-    plain, padded, packed = _rewards(classifier, device, conversations, pairs, example)
-    plain, shown = plain[: len(flat)], plain[len(flat) :].tolist()
-    del classifier
-    half = load_classifier(directory, torch.bfloat16)
-    drift = (
-        (torch.cat([_plain(half, [ids], torch.device("cpu")) for ids in conversations]) - plain[: len(conversations)])
-        .abs()
-        .max()
-    )
-
-    errors = {
-        "packed_vs_plain": _worst(packed, plain),
-        "padded_batch_vs_plain": _worst(padded, plain[: len(conversations)]),
-    }
-    known = [reference.get("reward") for reference in references]
-    if all(reward is not None for reward in known):
-        errors["stored_vs_plain"] = _worst(torch.tensor(known), plain[: len(conversations)])
+    rewards = _rescore(directory, given)
+    errors = _errors(rewards, [reference.get("reward") for reference in references])
     problems += [
         f"{name}: rewards differ by {error:.2e}, allowed {TOLERANCE:.0e}"
         for name, error in errors.items()
-        if not error <= TOLERANCE
+        if not error <= TOLERANCE  # NaN is not, either
     ]
-    parity = {
-        "passed": not problems,
-        "tolerance": f"{TOLERANCE} * max(1, |reward|), float32",
-        **errors,
-        "bf16_drift": drift.item(),
-        "conversations": len(flat),
-        "torch": torch.__version__,
-    }
+    drift = (rewards.bfloat16 - rewards.plain[: len(references)]).abs().max().item()
     if path is not None:
-        save_json(directory / "parity.json", parity)
-    if not problems and path is not None:
-        for reference, reward in zip(references, plain.tolist(), strict=False):
-            reference["reward"] = reward
-        save_json(directory / "reward_model.json", about)
-        (directory / "README.md").write_text(card.replace("{drift}", f"{drift:.3f}"), encoding="utf-8")
-        if shown:
-            save_json(directory / EXAMPLE, shown)
+        _write_parity(directory, errors, drift, len(rewards.plain), passed=not problems)
+    if path is not None and not problems:
+        _fill_in(directory, about, rewards, drift)
     print(
-        f"export check: {'FAILED' if problems else 'passed'}: {len(flat)} conversations; packed against plain "
+        f"export check: {'FAILED' if problems else 'passed'}: {len(rewards.plain)} conversations; packed against plain "
         f"transformers {errors['packed_vs_plain']:.1e}, padded batch {errors['padded_batch_vs_plain']:.1e} "
         f"(allowed {TOLERANCE:.0e}); plain bf16 scoring drifts by up to {drift:.3f}",
         flush=True,
@@ -98,14 +115,17 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     return problems
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's or the host's memory was not enough, by the types and messages that torch has for it."""
+    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
+
+
+# --- what is read and written ----------------------------------------------------------------------------------------
+
+
 def _read_about(directory: Path) -> dict[str, Any]:
     """The content of reward_model.json. Raises: ModelError when it is none that an export has."""
-    from data.common.errors import InvalidPair
-    from data.rows.pairs import check_messages
-    from models.build import read_config
-    from models.config_check import read_json
-    from models.errors import ModelError
-
     path = directory / "reward_model.json"
     about, size = read_json(path, 2**28), read_config(str(directory)).vocab_size
     try:
@@ -125,8 +145,6 @@ def _read_about(directory: Path) -> dict[str, Any]:
 
 def _check_ids(directory: Path, references: list[dict[str, Any]]) -> list[str]:
     """Run the model card's snippet on the reference conversations: its constant text, never what a card holds."""
-    from train.export.model_card import snippet_code
-
     namespace: dict[str, Any] = {"path": str(directory)}
     exec(compile(snippet_code(), "README.md", "exec"), namespace)
     return [
@@ -136,13 +154,72 @@ def _check_ids(directory: Path, references: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _load_float32(directory: Path) -> tuple["torch.device", Any]:
+def _errors(rewards: Rewards, stored: list[float | None]) -> dict[str, float]:
+    """The largest error of each way to score, by its name in parity.json."""
+    plain = rewards.plain[: len(stored)]
+    errors = {"packed_vs_plain": _worst(rewards.packed, rewards.plain)}
+    errors["padded_batch_vs_plain"] = _worst(rewards.padded, plain)
+    if all(reward is not None for reward in stored):
+        errors["stored_vs_plain"] = _worst(torch.tensor(stored), plain)
+    return errors
+
+
+def _worst(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest |a - b| / max(1, |b|)."""
+    return float(((a - b).abs() / b.abs().clamp(min=1)).max())
+
+
+def _write_parity(directory: Path, errors: dict[str, float], drift: float, conversations: int, passed: bool) -> None:
+    parity = {"passed": passed, "tolerance": f"{TOLERANCE} * max(1, |reward|), float32", **errors, "bf16_drift": drift}
+    save_json(directory / "parity.json", parity | {"conversations": conversations, "torch": torch.__version__})
+
+
+def _fill_in(directory: Path, about: dict[str, Any], rewards: Rewards, drift: float) -> None:
+    """Write what only the check knows: the references' rewards, the example's, and the drift on the model card."""
+    for reference, reward in zip(about["references"], rewards.plain.tolist(), strict=False):
+        reference["reward"] = reward
+    save_json(directory / "reward_model.json", about)
+    card = directory / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("{drift}", f"{drift:.3f}"), encoding="utf-8")
+    if len(rewards.example):
+        save_json(directory / EXAMPLE, rewards.example.tolist())
+
+
+# --- rewards, on the device that has the memory ----------------------------------------------------------------------
+
+
+def _rescore(directory: Path, given: Conversations) -> Rewards:
+    """Raises: MemoryError when no device has enough."""
+    plain, packed = _float32_rewards(directory, given)
+    half = load_classifier(directory, torch.bfloat16)
+    bfloat16 = torch.cat([_plain(half, [ids], torch.device("cpu")) for ids in given.references])
+    checked, example, padded = plain.split([len(packed), len(given.example), len(given.references)])
+    return Rewards(checked, padded, packed, bfloat16, example)
+
+
+def _float32_rewards(directory: Path, given: Conversations) -> tuple[torch.Tensor, torch.Tensor]:
+    """Through transformers (R + H + example + R,): each by itself, then the references as a batch; packed (R + H,)."""
+    device, classifier = _load_float32(directory)
+    alone = given.all_checked() + given.example
+
+    def plain(device: torch.device, _: int) -> torch.Tensor:
+        one_by_one = [_plain(classifier, [ids], device) for ids in alone]
+        return torch.cat([*one_by_one, _plain(classifier, given.references, device)])
+
+    def packed(device: torch.device, tokens: int) -> torch.Tensor:
+        return _packed(model, [*[[ids] for ids in given.references], *given.pairs], device, tokens)
+
+    kinds = list(dict.fromkeys((device.type, "cpu")))
+    plain_rewards, used = _with_room(classifier, [(kind, 0) for kind in kinds], plain)
+    kinds = kinds[kinds.index(used) :]
+    # The same weights: from here on the classifier computes packed attention.
+    model = packed_view(classifier, choose_backend("auto", device, torch.float32))
+    attempts = [(kind, tokens) for kind in kinds for tokens in PACK_TOKENS[kind]]
+    return plain_rewards, _with_room(model, attempts, packed)[0]
+
+
+def _load_float32(directory: Path) -> tuple[torch.device, Any]:
     """(device to compute on, classifier in the host's memory): the GPU where the weights fit, the CPU otherwise."""
-    import torch
-
-    from models.export import load_classifier
-    from train.runtime.distributed import has_gpu
-
     classifier = load_classifier(directory, torch.float32).eval()
     size = sum(p.numel() * p.element_size() for p in classifier.parameters())
     if not has_gpu():
@@ -150,7 +227,7 @@ def _load_float32(directory: Path) -> tuple["torch.device", Any]:
     try:
         free = torch.cuda.mem_get_info()[0]
         why = f"{size / 2**30:.1f} GiB of weights in float32, {free / 2**30:.1f} GiB free on the GPU"
-    except RuntimeError as error:  # full, or for one process alone, which is that of the training
+    except RuntimeError as error:  # full, or reserved for the process of the training
         free, why = 0, str(error).strip().splitlines()[0]
     if free > 1.5 * size:
         return torch.device("cuda"), classifier
@@ -158,53 +235,17 @@ def _load_float32(directory: Path) -> tuple["torch.device", Any]:
     return torch.device("cpu"), classifier
 
 
-def _rewards(
-    classifier: Any,
-    device: "torch.device",
-    conversations: list[list[int]],
-    pairs: list[list[list[int]]],
-    example: list[list[int]],
-) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-    """Rewards of all conversations one by one, of `conversations` as one padded batch, and of these and `pairs` packed.
-
-    The classifier is one of plain transformers before, and a packed one after.
-    """
-    import torch
-
-    from models.attention import choose_backend
-    from models.export import packed_view
-
-    alone = [*conversations, *[ids for pair in pairs for ids in pair], *example]
-
-    def plainly(device: "torch.device", _: int) -> "torch.Tensor":
-        return torch.cat(
-            [*[_plain(classifier, [ids], device) for ids in alone], _plain(classifier, conversations, device)]
-        )
-
-    def packed(device: "torch.device", tokens: int) -> "torch.Tensor":
-        return _packed(model, [*[[ids] for ids in conversations], *pairs], device, tokens)
-
-    devices = list(dict.fromkeys((device.type, "cpu")))
-    both, used = _with_room(classifier, [(kind, 0) for kind in devices], plainly)
-    devices = devices[devices.index(used) :]
-    model = packed_view(classifier, choose_backend("auto", device, torch.float32))
-    attempts = [(kind, tokens) for kind in devices for tokens in PACK_TOKENS[kind]]
-    return both[: len(alone)], both[len(alone) :], _with_room(model, attempts, packed)[0]
-
-
 def _with_room(
-    model: Any, attempts: list[tuple[str, int]], compute: Callable[["torch.device", int], "torch.Tensor"]
-) -> tuple["torch.Tensor", str]:
-    """What `compute` gives of the first (type of device, tokens) for which the memory is enough, and the type.
+    model: Any, attempts: list[tuple[str, int]], compute: Callable[[torch.device, int], torch.Tensor]
+) -> tuple[torch.Tensor, str]:
+    """The result of `compute` at the first (type of device, tokens of a pack) that has enough memory, and that type.
 
     Args:
         model: it is brought to the device before.
 
     Raises:
-        MemoryError: it is enough for none.
+        MemoryError: none has.
     """
-    import torch
-
     for number, (kind, tokens) in enumerate(attempts):
         try:
             model.to(torch.device(kind))
@@ -213,7 +254,7 @@ def _with_room(
             if not is_out_of_memory(error):
                 raise
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        # Past the handler: the traceback has kept the tensors of the attempt.
+        # After the handler, whose traceback keeps the tensors of the attempt.
         what = f"out of memory with {_attempt(kind, tokens)}: {why}"
         if number + 1 == len(attempts):
             break
@@ -229,16 +270,8 @@ def _attempt(kind: str, tokens: int) -> str:
     return f"{packs} on the {'CPU' if kind == 'cpu' else 'GPU'}"
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's or the host's, by the kinds and words that torch has for it."""
-    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
-
-
-def _plain(classifier: Any, conversations: list[list[int]], device: "torch.device") -> "torch.Tensor":
-    """Rewards (num,) float32 on the CPU as plain transformers gives them, as one right-padded batch."""
-    import torch
-
+def _plain(classifier: Any, conversations: list[list[int]], device: torch.device) -> torch.Tensor:
+    """Rewards (num,) float32 on the CPU, through plain transformers as one right-padded batch."""
     longest = max(map(len, conversations))
     pad = classifier.config.pad_token_id
     ids = torch.tensor([c + [pad] * (longest - len(c)) for c in conversations], device=device)
@@ -248,27 +281,14 @@ def _plain(classifier: Any, conversations: list[list[int]], device: "torch.devic
     return rewards
 
 
-def _packed(model: Any, groups: list[list[list[int]]], device: "torch.device", pack_tokens: int) -> "torch.Tensor":
+def _packed(model: Any, groups: list[list[list[int]]], device: torch.device, pack_tokens: int) -> torch.Tensor:
     """Rewards (num,) of all conversations of groups through our packed, prefix-shared path, in their order."""
-    import numpy as np
-    import torch
-
-    from data.packing.pack import build_pack
-    from data.packing.plan import plan_packs
-    from data.tokens.chat import make_group
-
     made = [make_group(group) for group in groups]
     sizes = np.array([group.num_tokens for group in made])
     rewards: list[Any] = [None] * len(made)
-    for pack in plan_packs(sizes, sizes.astype(np.float64), pack_tokens, world_size=1):
+    for indices in plan_packs(sizes, sizes.astype(np.float64), pack_tokens, world_size=1):
         with torch.no_grad():
-            values = model(**build_pack([made[i] for i in pack]).to(device).inputs()).cpu()
-        parts = values.split([len(groups[i]) for i in pack])
-        for i, part in zip(pack, parts, strict=True):
+            values = model(**pack.build_pack([made[i] for i in indices]).to(device).inputs()).cpu()
+        for i, part in zip(indices, values.split([len(groups[i]) for i in indices]), strict=True):
             rewards[i] = part
     return torch.cat(rewards)
-
-
-def _worst(a: "torch.Tensor", b: "torch.Tensor") -> float:
-    """Largest |a - b| / max(1, |b|)."""
-    return float(((a - b).abs() / b.abs().clamp(min=1)).max())

@@ -31,7 +31,7 @@ from train.recipe.schema import to_yaml
 from train.run.resume_point import where_it_began
 from train.run.setup import Run
 from train.runtime.distributed import has_gpu, single_process_environment
-from train.scoring.scorer import find_export_damage
+from train.scoring.export_files import find_export_damage
 from train.step.engine import gathered_weights, release_engine
 
 

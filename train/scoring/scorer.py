@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.common import atomic
 from data.common.errors import InvalidPair
 from data.packing.pack import Pack, build_pack, split_group
 from data.packing.plan import plan_packs
@@ -19,9 +18,10 @@ from models.attention import choose_backend
 from models.build import fetch, read_config
 from models.errors import ModelError
 from models.export import load_classifier, packed_view
-from models.tokenizer import check_ids, check_references, read_tokenizer
+from models.tokenizer import check_ids, read_tokenizer
 from models.weights import is_finite
 from train.runtime.distributed import has_gpu
+from train.scoring.export_files import check_references, find_export_damage
 from train.step.flops import attention_cost
 
 CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
@@ -170,23 +170,6 @@ class Scorer:
     def _to_device(self, pack: Pack) -> Pack:
         """From page-locked memory: from any other the host would wait for all that the GPU has still to do."""
         return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
-
-
-def find_export_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
-    """How an export's files differ from its manifest, a line each; nothing where there is none.
-
-    Args:
-        edited: files that a person may have changed.
-        contents: compare hashes too; sizes alone are quick.
-    """
-    if not all((directory / name).is_file() for name in (atomic.MANIFEST, "reward_model.json")):
-        return []  # of before there were any, or another's model
-    try:
-        names = [name for name in atomic.read_manifest(directory)["files"] if name not in edited]
-    except ValueError as error:
-        return [str(error)]
-    way_out = f"fetch the export again, or remove {directory / atomic.MANIFEST} if this was changed on purpose"
-    return [f"{problem}; {way_out}" for problem in atomic.find_damage(directory, names, contents)]
 
 
 def _checked(messages: Any, field: str, blank: bool = False) -> list[Message]:

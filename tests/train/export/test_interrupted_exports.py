@@ -15,7 +15,6 @@ from kill_everywhere import kill_everywhere
 from short_runs import RECIPE
 from tiny_models import no_file_larger_than
 
-import models.export
 from data.common import atomic
 from data.packing import pack
 from models.export import compare_weights, export_tensors
@@ -172,7 +171,7 @@ def test_the_check_finds_no_difference_in_an_error(error, code, said, tmp_path, 
         raise error
 
     (tmp_path / "reward_model.json").write_text("{}")
-    monkeypatch.setattr(check_export, "check_export", check)
+    monkeypatch.setattr(verify, "check_export", check)
     assert check_export.main([f"model={tmp_path}"]) == code
     shown = capsys.readouterr().err
     assert said in shown
@@ -238,8 +237,8 @@ def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, mo
             raise free
         return free, 2**40
 
-    monkeypatch.setattr(models.export, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
-    monkeypatch.setattr("train.runtime.distributed.has_gpu", lambda: True)
+    monkeypatch.setattr(verify, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
+    monkeypatch.setattr(verify, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     assert verify._load_float32(tmp_path)[0] == torch.device(device)
     assert capsys.readouterr().out.endswith(said)
@@ -253,10 +252,8 @@ def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
     assert_only_export(tmp_path, seed=0)
     assert not (export / verify.EXAMPLE).exists()
     expected = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
-    monkeypatch.setattr(models.export, "load_classifier", None)
-    monkeypatch.setattr(
-        "train.scoring.scorer.load_classifier", None
-    )  # nothing is computed in the process of the training
+    monkeypatch.setattr(verify, "load_classifier", None)  # nothing is computed in the process of the training
+    monkeypatch.setattr("train.scoring.scorer.load_classifier", None)
     lines = summary.summary(run, export, {}, 1.0).splitlines()
     at = lines.index("One held-out pair, scored by the export:")
     assert lines[at + 1] == "  prompt    Is 7 prime?"

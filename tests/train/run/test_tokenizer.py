@@ -19,10 +19,11 @@ from data.tokens.chat import Chat
 from models.build import Base, ModelConfig
 from models.config_check import TOKENIZER_KEYS
 from models.errors import ModelError
-from models.tokenizer import SETTINGS, check_references, read_tokenizer
+from models.tokenizer import SETTINGS, read_tokenizer
 from train.check_export import main as check_export
 from train.export.reference_conversations import REFERENCES, references_of
 from train.run.resolve import load_chat
+from train.scoring.export_files import check_references
 from train.scoring.scorer import Scorer
 
 
