@@ -23,7 +23,7 @@ from train.sweeps.config import read_sweep
 from train.sweeps.plan import Sweep, make_sweep
 from train.sweeps.plan_text import plan_lines
 from train.sweeps.points import SweepConfig
-from train.sweeps.run import at_once, run_sweep
+from train.sweeps.run import at_once, exit_code, run_sweep
 
 if TYPE_CHECKING:
     pass
@@ -38,7 +38,11 @@ def main(arguments: list[str]) -> int:
         if dry_run:
             print("\n".join(plan_lines(sweep, at_once(config, sweep))))
             return 0
-        return run_sweep(config, sweep)
+        run_sweep(config, sweep)
+        from train.sweeps.results.page import write_results  # matplotlib: not before it is needed
+
+        write_results(sweep)
+        return exit_code(sweep)
     except (RecipeError, OSError) as error:
         return complain(error)
 

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its results."""
+"""Runs a planned sweep: prepares the data, prints the plan, starts what is missing."""
 
 import subprocess
 import sys
@@ -30,17 +30,16 @@ def at_once(config: SweepConfig, sweep: Sweep) -> int:
     return min(config.jobs or room or 1, room or config.jobs or 1)
 
 
-def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
-    """Prepare, print the plan, run what is missing, and write the results. Raises: RecipeError, OSError."""
+def run_sweep(config: SweepConfig, sweep: Sweep) -> None:
+    """Prepare the data, print the plan, run what is missing. Raises: RecipeError, OSError."""
     from data.common.atomic import check_directory, hold_directory
     from train.sweeps.progress import Progress
-    from train.sweeps.results.page import write_results
 
     slurm = _slurm(config, sweep)  # its mistakes come before anything is written
     check_directory(sweep.directory)
     hold_directory(sweep.directory, seconds=5)
     waiting = [run for run in sweep.to_run() if run.job is None]
-    stopped = bool(waiting) and not prepare_runs(sweep, waiting)
+    prepared = not waiting or prepare_runs(sweep, waiting)
     sweep.save()
     print("\n".join(plan_lines(sweep, at_once(config, sweep))), flush=True)
     refused = [run for run in waiting if run.code == 2 and run.error]
@@ -48,22 +47,20 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> int:
     for run in refused:
         progress.failed(run)
     todo = [run for run in sweep.to_run() if run not in refused]
-    if todo and not stopped:
+    if todo and prepared:
         _run_all(config, sweep, todo, progress, slurm)
     progress.close()
     sweep.save()
-    write_results(sweep)
-    return exit_code(sweep, stopped)
 
 
-def exit_code(sweep: Sweep, stopped: bool) -> int:
-    """Say how the sweep stands."""
+def exit_code(sweep: Sweep) -> int:
+    """Print a summary and return the exit code of the command."""
     states = [run.state for run in sweep.runs]
     failed, left = states.count("failed"), states.count("waiting") + states.count("stopped")
     if failed or left:
         told = [f"{count} {what}" for count, what in ((failed, "failed"), (left, "left to run")) if count]
         print(f"{states.count('done')} of {len(states)} runs are done, {', '.join(told)}: the same command runs them")
-    if left or stopped:
+    if left:
         return EXIT_STOPPED
     return EXIT_FAILED if failed else 0
 
