@@ -29,7 +29,7 @@ from data.common.errors import DataError
 from train.estimates import memory
 from train.estimates.costs import GPUS
 from train.estimates.pairs import Question, find_pairs
-from train.estimates.tables import report
+from train.estimates.tables import plan_text
 from train.recipe.schema import RecipeError, complain, load_recipe
 
 
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
             raise RecipeError("tokens_per_pair: is for pairs=N; give that too")
         recipe = load_recipe(others, with_data=question.pairs is None)
         shape = memory.find_shape(recipe, question.config)
-        print(report(recipe, shape, find_pairs(recipe, question), question))
+        print(plan_text(recipe, shape, find_pairs(recipe, question), question))
     except (RecipeError, DataError) as error:
         return complain(error)
     return 0

@@ -1,6 +1,6 @@
-"""What a run takes, computed: work, communication, time, disk and host memory; pure functions of a recipe and counts.
+"""What a run costs, computed: work, communication, time, disk and host memory; pure functions of a recipe and counts.
 
-GPU memory is computed in train/memory.py, FLOPs in train/step/flops.py; train/plan.py prints all of it.
+GPU memory is computed in train/estimates/memory.py, FLOPs in train/step/flops.py; train/plan.py prints all of it.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A recipe's memory, from the shape of its model."""
+"""GPU memory of a recipe, from the shape of its model."""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.common.text import text_table
 from models.config_check import find_problem, read_json
 from train.recipe.schema import Recipe, RecipeError
 from train.step.engine import deepspeed_config, num_checkpointed
@@ -46,7 +47,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
 
 
 def state_bytes(parameters: int, num_gpus: int, zero_stage: int, precision: str) -> float:
-    """Bytes on each GPU that stay: weights, gradient sums, float32 master weights, Adam's moments."""
+    """Bytes that each GPU holds all the time: weights, gradient sums, float32 master weights, Adam's moments."""
     weights = (2 if precision == "bf16" else 4) / (num_gpus if zero_stage == 3 else 1)
     gradients = 4 / (num_gpus if zero_stage >= 2 else 1)
     master = 0 if precision == "fp32" and zero_stage == 3 else 4 / num_gpus  # there the weights are their own master
@@ -54,7 +55,7 @@ def state_bytes(parameters: int, num_gpus: int, zero_stage: int, precision: str)
 
 
 def buffer_bytes(parameters: int, num_gpus: int, zero: Mapping[str, Any], precision: str) -> int:
-    """Bytes that DeepSpeed takes for a while in the backward pass, at most.
+    """Bytes that DeepSpeed allocates temporarily in the backward pass, at most.
 
     A bucket of gradients as computed, in float32, and once more in the order of the ranks; under ZeRO-3 at more than
     one rank the gathered weights too.
@@ -109,18 +110,19 @@ def estimate_memory(recipe: Recipe, shape: Shape, num_gpus: int) -> dict[str, fl
     }
 
 
-def memory_table(recipe: Recipe, shape: Shape, counts: list[int]) -> str:
+def memory_table(recipe: Recipe, shape: Shape, gpus: list[int]) -> str:
+    """The estimate for each number of GPUs, as text."""
     engine = recipe.engine
     checkpointed = num_checkpointed(engine, shape.layers)
-    rows = [
+    title = (
         f"{shape.parameters:,} parameters, {engine.precision}, ZeRO-{engine.zero_stage}, gradient checkpointing of "
-        f"{checkpointed} of {shape.layers} layers, packs of {recipe.data.pack_tokens:,} tokens; GiB on each GPU:",
-        "GPUs   state   buffers   activations   total   longest pair",
+        f"{checkpointed} of {shape.layers} layers, packs of {recipe.data.pack_tokens:,} tokens; GiB on each GPU:"
+    )
+    parts = [estimate_memory(recipe, shape, count) for count in gpus]
+    rows = [
+        [count, *(f"{size / GIB:.1f}" for size in sizes.values())] for count, sizes in zip(gpus, parts, strict=True)
     ]
-    for count in counts:
-        parts = estimate_memory(recipe, shape, count)
-        rows.append(f"{count:>4}" + "".join(f"{part / GIB:>{3 + len(name)}.1f}" for name, part in parts.items()))
-    return "\n".join(rows)
+    return f"{title}\n{text_table([['GPUs', *parts[0]], *rows], align='>', gap=3)}"
 
 
 def find_shape(recipe: Recipe, config: str | None) -> Shape:

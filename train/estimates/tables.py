@@ -1,12 +1,27 @@
 """An estimate as text."""
 
+from data.common.text import text_table
 from train.estimates import costs, memory
 from train.estimates.costs import GPUS, StepCost
 from train.estimates.pairs import PairCounts, Question
 from train.recipe.schema import Recipe
 
+SPEED_COLUMNS = {  # name -> width in characters
+    "GPUs": 5,
+    "packs a rank": 13,
+    "fill": 6,
+    "pairs a rank": 13,
+    "GB sent a GPU": 14,
+    "s, alone": 9,
+    "s of computing": 16,
+    "tokens/s a GPU": 16,
+    "hours": 15,
+    "GPU-hours": 17,
+}
 
-def report(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question) -> str:
+
+def plan_text(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question) -> str:
+    """Everything that `train/plan.py` prints."""
     gpu, steps = GPUS[question.gpu], costs.num_steps(recipe, pairs.count)
     training, tokens = recipe.training, pairs.tokens
     work = 3 * costs.forward_work(shape, training.pairs_per_step, tokens)
@@ -43,32 +58,34 @@ def _misfits(recipe: Recipe, shape: memory.Shape, question: Question) -> list[st
 
 
 def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question, steps: int) -> str:
-    header = (
-        f"{'GPUs':>5} {'packs a rank':>13} {'fill':>6} {'pairs a rank':>13} {'GB sent a GPU':>14} {'s, alone':>9} "
-        f"{'s of computing':>16} {'tokens/s a GPU':>16} {'hours':>15} {'GPU-hours':>17}"
-    )
     extra = 1 + costs.evaluation_share(recipe, steps, pairs.held_out)
-    rows = [header]
+    rows = [list(SPEED_COLUMNS)]
     for count in question.gpus:
         step = costs.step_cost(
             recipe, shape, pairs.tokens, count, gpu=GPUS[question.gpu], mfu=question.mfu, network=question.network
         )
         rows.append(_speed_row(step, recipe.training.pairs_per_step * pairs.tokens.packed, steps * extra))
-    return "\n".join(rows)
+    return text_table(rows, align=">", gap=1, widths=list(SPEED_COLUMNS.values()))
 
 
-def _speed_row(step: StepCost, tokens: float, steps: float) -> str:
+def _speed_row(step: StepCost, tokens: float, steps: float) -> list[str]:
     slow, fast = step.computing
     hours = fast * steps / 3600, slow * steps / 3600
-    return (
-        f"{step.gpus:>5} {step.packs:>13,} {step.fill:>6.0%} {step.pairs:>13,.1f} {step.sent / 1e9:>14,.1f} "
-        f"{step.sending:>9.2f} {_range(fast, slow):>16} "
-        f"{_range(tokens / slow / step.gpus, tokens / fast / step.gpus):>16} {_range(*hours):>15} "
-        f"{_range(*(step.gpus * value for value in hours)):>17}"
-    )
+    return [
+        f"{step.gpus}",
+        f"{step.packs:,}",
+        f"{step.fill:.0%}",
+        f"{step.pairs:,.1f}",
+        f"{step.sent / 1e9:,.1f}",
+        f"{step.sending:.2f}",
+        _low_to_high(fast, slow),
+        _low_to_high(tokens / slow / step.gpus, tokens / fast / step.gpus),
+        _low_to_high(*hours),
+        _low_to_high(*(step.gpus * value for value in hours)),
+    ]
 
 
-def _range(low: float, high: float) -> str:
+def _low_to_high(low: float, high: float) -> str:
     def short(value: float) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
