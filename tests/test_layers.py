@@ -1,4 +1,4 @@
-"""Imports point up the list of packages in docs/architecture.md, no package has a cycle, and no name shadows another."""
+"""Imports point up the list of packages in docs/architecture.md, no file imports itself in a circle, nothing shadows."""
 
 import ast
 import importlib.util
@@ -108,7 +108,7 @@ def test_the_tests_would_notice():
 
 
 def test_nothing_in_train_shadows_a_library():
-    """A launcher puts the folder of its script first on sys.path: what lies there would be found in a library's place."""
+    """A launcher puts the folder of its script first on sys.path: what lies there is found in a library's place."""
     names = {
         path.stem for path in (ROOT / "train").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.common.errors import DataError, InvalidPair
-from data.rows.pairs import Message, check_conversation, plain_messages
+from data.rows.checks import Message, check_conversation
+from data.rows.pairs import plain_messages
 from data.rows.sources import SourceConfig, read_rows
 
 DATA_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".arrow")

@@ -1,9 +1,9 @@
-"""What a row holds beside its two conversations, and what a message holds beside its text.
+"""Columns beside a row's two conversations, and keys beside a message's text: which are read, harmless or lost context.
 
-Nothing that a model would have to see may vanish without a word. A column that no format reads refuses its row if its
-name says that it carries context, unless the conversation already holds its text (many sets repeat the prompt in a
-column of its own). All other columns are counted, so that each source can report once which were not read. A message
-may have a key that is not read only if the key is on a list of harmless ones.
+Context must not be dropped silently. A column that no layout reads rejects its row if its name says that it carries
+context, unless the conversation already holds its text (many sets repeat the prompt in a column of its own). All other
+columns are counted, so that each source can report once which were not read. A message key that is not read must be on
+the list of harmless keys.
 """
 
 import functools
@@ -14,9 +14,9 @@ from typing import Any
 
 MAX_COLUMNS = 1000  # names of one source that are counted; some files have a new name in every row
 MAX_NAME = 100  # characters of a name that are kept
-LONG_TEXT = 40  # characters at which a text that stands inside a message stands there by no chance
+LONG_TEXT = 40  # characters from which a text found inside a message is not there by chance
 
-READ = {  # the columns that hold the conversations, by format (data/rows/pairs.py)
+READ = {  # the columns that hold the conversations, by format (pairs.py)
     "messages": ("chosen", "rejected"),
     "prompt": ("prompt", "chosen", "rejected"),
     "hh": ("chosen", "rejected"),
@@ -72,12 +72,12 @@ _REMEDIES = (
     (_SETTINGS, "the chat template is rendered without arguments"),
 )
 _REMEDY = {name: remedy for names, remedy in _REMEDIES for name in names}
-# Words that change nothing of what a column holds: chosen_images, messages_rejected, extra_context, input_text.
+# Parts of a name that do not change its meaning: chosen_images, messages_rejected, extra_context, input_text.
 _SIDES = _names("chosen rejected prompt")
 _FILLERS = _names("text texts msg string str json list content previous prior past extra additional")
-_STORED = _names("path file files url base b bytes data")  # a picture by whatever means; without digits
+_STORED = _names("path file files url base b bytes data")  # how a picture is stored; names here have no digits
 
-# Keys of a message that say nothing to a model, as published sets have them.
+# Keys of messages in published sets that hold no context for a model.
 _HARMLESS = _names(
     """
     id idx index uuid turn turn_id turn_index turn_identifier message_id msg_id parent parent_id user_id
@@ -94,7 +94,7 @@ _MASKS = _names("weight loss_weight train training trainable loss")  # 1 and tru
 
 
 def without(row: Any, ignored: Collection[str]) -> Any:
-    """The row as if it had not the columns that its source's `ignore_columns` names."""
+    """The row without the columns that its source's `ignore_columns` names."""
     if not ignored or not isinstance(row, Mapping):
         return row
     return {name: value for name, value in row.items() if name not in ignored}
@@ -103,7 +103,7 @@ def without(row: Any, ignored: Collection[str]) -> Any:
 def lost_column(
     row: Mapping[str, Any], conversations: Iterable[Any], read: Collection[str]
 ) -> tuple[str, str, bool] | None:
-    """The first column that carries context into none of the conversations.
+    """The first column that holds context which is in none of the conversations.
 
     Args:
         read: columns that are read; `BESIDE` are, too.
@@ -125,7 +125,7 @@ def lost_column(
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: null, NaN, blank text, an empty list or object, also as JSON, or only such."""
+    """Whether a value is null, NaN, blank text, or a list or object, also as JSON, that holds nothing else."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     if isinstance(value, str):
@@ -136,7 +136,7 @@ def is_empty(value: Any) -> bool:
 
 
 def count_columns(columns: Columns, row: Any, read: Collection[str]) -> None:
-    """Count what a row holds. Args: read: the columns that were read; none where the row is refused."""
+    """Count what a row holds, in place. Args: read: the columns that were read; none where the row is rejected."""
     if isinstance(row, Mapping):
         for name, value in row.items():
             counts = columns.setdefault(str(name)[:MAX_NAME], [0, 0])
@@ -155,7 +155,7 @@ def add_columns(columns: Columns, more: Columns) -> None:
 
 @functools.lru_cache(4096)  # every row asks
 def _plain(name: str) -> str:
-    """A column's name as the lists above spell it: `Chosen-Images`, `images_rejected` and `image2` are `image`."""
+    """A column's name as the lists above spell it: `image` for `Chosen-Images`, `images_rejected` and `image2`."""
     words = re.findall("[a-z]+", re.sub("(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
     if "_".join(words) in _REMEDY:
         return "_".join(words)
@@ -173,9 +173,9 @@ def _plain(name: str) -> str:
 
 
 def _is_in(value: Any, conversations: Iterable[Any]) -> bool:
-    """Whether the conversations say all that a column says: each of them, or, of messages, one of them as a whole.
+    """Whether each conversation holds all texts of a column; of a column that is a list of messages, whether one does.
 
-    A text is said where it is a message, or a long part of one.
+    A conversation holds a text that is one of its messages, or a long part of one.
     """
     said = [_said(messages) for messages in conversations]
     texts = [str(value)] if isinstance(value, int | float) else [text.strip() for text in _texts(value)]
@@ -196,12 +196,12 @@ def _is_said(text: str, said: Collection[str]) -> bool:
 
 
 def _are_messages(value: Any) -> bool:
-    """Whether it is a list of turns, however they are written."""
+    """Whether it is a list of turns, in any layout."""
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a column that is not blank; of a message what it says, not who says it."""
+    """Every text in a column that is not blank; of a message its content, without the role."""
     if isinstance(value, str):
         if not is_empty(value):
             yield value
@@ -224,7 +224,7 @@ def lost_key(message: Mapping[str, Any], own: Collection[str], *, is_response: b
 
     Args:
         own: the keys that are read.
-        is_response: whether the assistant speaks; a mask on any other turn masks nothing that is learnt.
+        is_response: whether it is an assistant turn; only there does a loss mask change what is learnt.
     """
     for key, value in message.items():
         if key in own or key in _HARMLESS or (value is False and key not in _MASKS) or is_empty(value):

@@ -10,16 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from data.common.errors import InvalidPair
-from data.rows.pairs import (
-    Message,
-    check_conversation,
-    check_not_repeated,
-    join_response,
-    plain_messages,
-    read_conversations,
-    read_prompt,
-    with_row_context,
-)
+from data.rows.checks import Message, check_conversation, check_not_repeated
+from data.rows.pairs import join_response, plain_messages, read_conversations, read_prompt, with_row_context
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
-"""Rows of a source, in order and with an address each: JSONL, JSON, parquet, arrow (also gzipped), globs, hub datasets.
+"""The rows of a source, in order, each with its address: JSONL, JSON (both also gzipped), parquet, arrow, hub datasets.
 
-A file is read as a stream, so the largest set costs no more memory than its longest row.
+Files are streamed, so memory does not grow with their size (a .json array is the exception: it is read whole).
 """
 
 import codecs
@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,12 +21,12 @@ from data.common.errors import DataError, InvalidPair
 from data.common.resume_policy import free, moves
 from data.rows import builtin
 from data.rows.columns import READ
-from data.rows.files import matching, special
+from data.rows.files import hash_content, source_files
 from data.rows.hub import UNREADABLE, hub_commit, hub_rows, load_hub
 from data.rows.pairs import FORMATS
 from data.rows.sql_validate import check_where
 
-MAX_DEPTH = 64  # of lists and objects in a row; a worker process cannot be handed what is nested some hundreds deep
+MAX_DEPTH = 64  # nesting of lists and objects in a row; pickling fails at some hundreds
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins as UTF-16-LE
 
 
@@ -59,10 +58,10 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One row with its address; `error` is set instead of `value` when the row could not even be read."""
+    """One row with its address; `error` is set instead of `value` when the row cannot be read."""
 
     address: str  # "file:line", 1-based lines
-    number: int  # position in the source, 0-based
+    number: int  # position in the source, 0-based: "row" in stores and reports
     value: Any = None
     error: InvalidPair | None = None
 
@@ -115,26 +114,8 @@ def _check_ignored(key: str, config: SourceConfig) -> None:
             raise DataError(f"{key}.ignore_columns: without {name} there is no pair to read")
 
 
-def source_files(key: str, pattern: str) -> list[Path]:
-    """The files that a path or glob names, sorted.
-
-    Raises:
-        DataError: there are none, or a pipe, socket or device is among them.
-    """
-    expanded = os.path.expanduser(pattern)  # unlike pathlib, os.path answers to any text
-    paths = [expanded] if os.path.exists(expanded) else matching(expanded)
-    for path in paths:
-        if (kind := special(path)) is not None:
-            raise DataError(f"{key}.path={pattern}: {path} is {kind}; expected files")
-    files = [Path(path) for path in paths if os.path.isfile(path)]
-    if not files:
-        what = "is a directory; name files, e.g. path/*.jsonl" if os.path.isdir(expanded) else "no such file"
-        raise DataError(f"{key}.path={pattern}: {what}")
-    return files
-
-
 def read_rows(key: str, config: SourceConfig) -> Iterator[Row]:
-    """Yield every row of a source in order, unreadable ones included."""
+    """Every row of a source in order, unreadable ones included. Raises: DataError when a file is missing or damaged."""
     if config.builtin is not None:
         rows: Iterator[tuple[str, Any]] = (
             (f"{config.builtin}:{i + 1}", row) for i, row in enumerate(builtin.SETS[config.builtin]())
@@ -188,12 +169,6 @@ def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[s
     hash_file = hash_file or hash_content
     # With the kind: the same bytes hold other rows when a misnamed .jsonl is renamed to .json.
     return "files:" + ",".join(f"{_kind(path)}:{hash_file(path)}" for path in source_files(key, config.path)), None
-
-
-def hash_content(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- one reader per kind of file: path -> (address, row or InvalidPair) ---------------------------------------------

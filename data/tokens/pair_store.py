@@ -12,10 +12,7 @@ were refused, with address and reason.
 """
 
 import collections
-import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from data.common import atomic
 from data.common.cache import ColumnWriter, fingerprint, open_cached, read_column
 from data.common.errors import DataError
 from data.common.progress import progress
 from data.rows.columns import Columns, add_columns
+from data.rows.files import cached_hash
 from data.rows.parallel_map import map_chunks
-from data.rows.sources import SourceConfig, content_id, hash_content, read_rows
+from data.rows.sources import SourceConfig, content_id, read_rows
 from data.tokens.chat import Chat, Group
 from data.tokens.tokenize import COLUMNS, Tokenised, TokeniseSettings, tokenise
 
@@ -153,7 +150,7 @@ def _write(writer: ColumnWriter, chunk: Tokenised, written: int) -> None:
 def _fingerprint_parts(
     key: str, config: SourceConfig, chat: Chat, settings: TokeniseSettings, cache: Path
 ) -> tuple[dict[str, Any], str | None]:
-    content, commit = content_id(key, config, lambda path: _cached_hash(path, cache))
+    content, commit = content_id(key, config, lambda path: cached_hash(path, cache))
     parts = {
         "version": VERSION,
         "content": content,
@@ -164,24 +161,3 @@ def _fingerprint_parts(
         **asdict(settings),
     }
     return parts, commit
-
-
-def _cached_hash(path: Path, cache: Path) -> str:
-    """The content hash of a file, remembered under its path, size and modification time."""
-    stat = path.stat()
-    key = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")).hexdigest()
-    memo = cache / "hashes" / key
-    with contextlib.suppress(OSError, ValueError):
-        digest, check = memo.read_text(encoding="utf-8").split()
-        if check == _check(key, digest):
-            return digest
-    digest = hash_content(path)
-    with contextlib.suppress(OSError):  # without a memo the file is hashed again
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_file(memo, f"{digest} {_check(key, digest)}\n")
-    return digest
-
-
-def _check(key: str, digest: str) -> str:
-    """What a memo ends in: a damaged one must not look like changed data."""
-    return hashlib.sha256(f"{key} {digest}".encode()).hexdigest()[:16]

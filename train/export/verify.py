@@ -28,7 +28,7 @@ import torch
 from data.common.errors import InvalidPair
 from data.packing import pack
 from data.packing.plan import plan_packs
-from data.rows.pairs import check_messages
+from data.rows.checks import check_messages
 from data.tokens.chat import Chat, make_group
 from models.attention import choose_backend
 from models.build import read_config

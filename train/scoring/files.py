@@ -157,7 +157,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     """What must be the same for an interrupted run to go on."""
-    from data.rows.sources import hash_content, source_files
+    from data.rows.files import hash_content, source_files
     from models.build import fetch
     from models.weights import weight_files
 

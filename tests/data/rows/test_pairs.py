@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pair_schemas import CHOSEN, GOOD, HISTORY, PROMPT, REJECTED, SCHEMAS, said
 
 from data.common.errors import InvalidPair
-from data.rows.pairs import Pair, check_conversation, detect_format, parse_pair, read_hh
+from data.rows.checks import check_conversation
+from data.rows.pairs import Pair, detect_format, parse_pair, read_hh
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -14,9 +14,9 @@ from handmade_rows import numbered, pair, write_jsonl
 
 from data.common.errors import DataError
 from data.rows import builtin, sources
-from data.rows.files import matching
+from data.rows.files import matching, source_files
 from data.rows.pairs import parse_pair
-from data.rows.sources import SourceConfig, check_source, content_id, read_rows, source_files
+from data.rows.sources import SourceConfig, check_source, content_id, read_rows
 
 ROWS = numbered(7, loss_weight=0.5)
 

@@ -16,6 +16,7 @@ from handmade_rows import numbered, pair, talk, write_jsonl
 import data.rows.parallel_map as pool_module
 import data.tokens.pair_store as store_module
 from data.common.errors import DataError
+from data.rows import files
 from data.rows.builtin import CHATML, byte_tokenizer
 from data.rows.sources import SourceConfig
 from data.tokens.chat import Chat
@@ -207,8 +208,8 @@ def test_the_hash_of_a_file_is_remembered_under_path_size_and_time(
     build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = []
-    original = store_module.hash_content
-    monkeypatch.setattr(store_module, "hash_content", lambda path: hashed.append(path) or original(path))
+    original = files.hash_content
+    monkeypatch.setattr(files, "hash_content", lambda path: hashed.append(path) or original(path))
     path = write_jsonl(tmp_path / "rows.jsonl", numbered(3))
     for expected in (1, 1):
         build_store(path=str(path))

@@ -30,7 +30,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 import torch
-from data.rows.pairs import DataError
+from data.common.errors import DataError
 from train.runtime.distributed import agree, barrier, gather, raise_together, read_ranks, set_timeouts, start, stop
 from train.runtime.preemption import Preemption, Stopped
 
