@@ -24,8 +24,8 @@ sys.path[:0] = [
 ]
 
 from paths import ROOT  # noqa: E402
+from running import environment, launcher  # noqa: E402
 from short_runs import RECIPE, fingerprint, metrics, newest  # noqa: E402
-from tiny_models import environment, launcher  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 LONG = [*RECIPE, "training.epochs=8", "training.max_steps=40", "checkpoint.every=4", "checkpoint.keep=3"]

@@ -32,11 +32,14 @@ class Ended:
 
 
 class WarmParent:
-    def __init__(self, directory: Path, cache: Path):
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        env = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-        env |= {"DS_ACCELERATOR": "cpu", "XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    def __init__(self, directory: Path, shared: Path):
+        """Args: directory: this parent's own; shared: of all workers' parents, for runs that are made once."""
+        from running import environment  # not above: it imports torch, and those who fork import this file first
+
+        self.directory, self.shared = directory, shared
+        for path in (directory, shared):
+            path.mkdir(parents=True, exist_ok=True)
+        env = environment(shared / "cache") | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -1,4 +1,5 @@
-"""Settings of the fuzz tests: few and always the same examples in CI. A long run, with others each time:
+"""How much random tests try: few examples by default, all with --all; always the same ones. A long run, with others
+each time:
 
 BRADLEY_FUZZ_EXAMPLES=5000 .venv/bin/python -m pytest -k fuzz
 """
@@ -13,12 +14,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 LONG = os.environ.get("BRADLEY_FUZZ_EXAMPLES")
+everything = False  # whether --all is given (tests/conftest.py)
+
+
+def amount(few: int, most: int) -> int:
+    """How many random kills, damages or cases a test tries: `few` by default."""
+    return most if everything else few
 
 
 def fuzz(examples: int) -> Any:
-    """Decorates a property: how many examples it is tried with."""
+    """Decorates a property: how many examples it is tried with; a quarter of them by default."""
     return settings(
-        max_examples=int(LONG or examples),
+        max_examples=int(LONG or amount(examples // 4, examples)),
         derandomize=LONG is None,
         database=None,
         deadline=None,  # `within` bounds the time, and not by the speed of the machine

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from forked_runs import Ended, WarmParent
+from running import made_once
 
 # Pairs enough for the fifth step to be the last of an epoch that takes what is left; two checkpoints on the way.
 RECIPE = [
@@ -67,11 +68,12 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def straight(warm: WarmParent, name: str, arguments: list[str], ranks: int = 1) -> Path:
     """A run that is left alone; made once."""
-    directory = warm.directory / f"straight-{name}"
-    if not directory.exists():
+
+    def make(directory: Path) -> None:
         ended = warm.run([*arguments, f"run_dir={directory}"], ranks=ranks)
         assert set(ended.codes) == {0}, ended.output
-    return directory
+
+    return made_once(warm.shared / f"straight-{name}", make)
 
 
 def finish(warm: WarmParent, directory: Path, arguments: list[str], ranks: int = 1) -> Ended:

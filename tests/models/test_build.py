@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from running import SMALL
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, PAD, SMALL, tiny_model
+from tiny_models import CONFIGS, PAD, tiny_model
 
 from data.packing.pack import build_pack
 from data.rows.builtin import byte_tokenizer

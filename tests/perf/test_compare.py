@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import environment
 from settings import ROOT, read_config
-from tiny_models import environment
 
 from train.recipe.schema import RecipeError
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import startup
 from paths import ROOT
-from tiny_models import environment
+from running import environment
 
 HEAVY = ("torch", "transformers", "deepspeed", "datasets", "pandas", "wandb")
 

@@ -19,7 +19,8 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
-from tiny_models import Finished, classifier_of, run_training
+from running import Finished, run_training
+from tiny_models import classifier_of
 from torch.nn.functional import logsigmoid
 
 SHAPE = {

@@ -4,7 +4,7 @@ import paths
 import pytest
 import torch
 from real_run import check_rows, compare_with_length, reference_losses, write_recipe
-from tiny_models import run_training
+from running import run_training
 
 SHARED = paths.SHARED / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real preference pairs in {SHARED}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kill_everywhere import kill_everywhere
 from killed_work import NEW, OLD, make_sealed
-from tiny_models import no_file_larger_than
+from running import no_file_larger_than
 
 from data.common import atomic
 from data.common.atomic import append_lines, find_damage, publish, read_manifest, recover, seal, write_file

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from handmade_rows import numbered, write_jsonl
 from kill_everywhere import kill_everywhere
+from running import no_file_larger_than
 from store_building import ROWS, build, build_beside_another
-from tiny_models import no_file_larger_than
 
 import data.tokens.pair_store as store_module
 from data.common import atomic

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from running import made_once
 from short_runs import RECIPE, assert_same, finish, newest, straight
 
 from data.common import atomic
@@ -18,12 +19,13 @@ KILLED = {"patch": "killed_in_the_fifth_step"}  # checkpoints of steps 2 and 4 a
 
 def killed(warm, ranks=1):
     """A run that died after its fourth step; made once. Tests work on copies."""
-    directory = warm.directory / f"killed-{ranks}"
-    if not directory.exists():
+
+    def make(directory):
         ended = warm.run([*RECIPE, f"run_dir={directory}"], ranks=ranks, **KILLED)
         assert set(ended.codes) == {-9}, ended.output
         assert newest(directory).name == "step-4"
-    return directory
+
+    return made_once(warm.shared / f"killed-{ranks}", make)
 
 
 @pytest.fixture

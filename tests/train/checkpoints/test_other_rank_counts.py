@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forked_runs import WarmParent
+from running import made_once
 from short_runs import RECIPE, finish, metrics, newest, straight
 
 from train.checkpoints import deepspeed_shards
@@ -16,11 +17,12 @@ DECAY = [*RECIPE, "optimizer.weight_decay=0.1"]  # two parameter groups, and wit
 
 def begun(warm: WarmParent, name: str, arguments: list[str], ranks: int):
     """A run that died after its fourth step; made once."""
-    directory = warm.directory / f"begun-{name}-{ranks}"
-    if not directory.exists():
+
+    def make(directory):
         ended = warm.run([*arguments, f"run_dir={directory}"], ranks=ranks, patch="killed_in_the_fifth_step")
         assert set(ended.codes) == {-9}, ended.output
-    return directory
+
+    return made_once(warm.shared / f"begun-{name}-{ranks}", make)
 
 
 def go_on(warm, directory, arguments, ranks, tmp_path, source):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ROOT
+from running import environment
 from safetensors.torch import load_file, save_file
-from tiny_models import environment, tiny_model
+from tiny_models import tiny_model
 
 from data.common import atomic
 from data.rows.builtin import byte_tokenizer

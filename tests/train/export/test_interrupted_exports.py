@@ -12,8 +12,8 @@ import torch
 from export_only import trained, weights
 from fault_patches import check_export_in_process
 from kill_everywhere import kill_everywhere
+from running import no_file_larger_than
 from short_runs import RECIPE
-from tiny_models import no_file_larger_than
 
 from data.common import atomic
 from data.packing import pack

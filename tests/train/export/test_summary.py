@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from running import Finished
 from short_runs import RECIPE
-from tiny_models import Finished
 
 from train.evaluation.held_out import one_line
 from train.export.summary import doubts

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from running import no_file_larger_than
 from short_runs import RECIPE, metrics
-from tiny_models import no_file_larger_than
 
 from data.common.atomic import ROOM, check_directory
 from data.common.markdown import cell

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ROOT
-from tiny_models import environment
+from running import environment
 
 from train.runtime import distributed, slurm
 from train.runtime.distributed import Ranks, agree, barrier, choose_device, gather, raise_together, read_ranks

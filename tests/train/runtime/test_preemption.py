@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from tiny_models import environment
+from running import environment
 
 from train.runtime import preemption
 from train.runtime.preemption import Preemption, Process, Stopped, are_there, find_launchers, reserve

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from paths import ROOT
-from tiny_models import CONFIGS, PAD, environment, launcher, tiny_model
+from running import environment, launcher
+from tiny_models import CONFIGS, PAD, tiny_model
 
 sys.path.append(str(ROOT / "tests" / "data"))
 

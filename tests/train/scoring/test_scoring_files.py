@@ -9,7 +9,8 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from paths import ROOT
-from tiny_models import classifier_of, environment, launcher, no_file_larger_than, tiny_model
+from running import environment, launcher, no_file_larger_than
+from tiny_models import classifier_of, tiny_model
 
 import train.score
 from data.common.errors import InvalidPair

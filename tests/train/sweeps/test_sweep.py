@@ -11,7 +11,7 @@ from pathlib import Path
 import fake_slurm
 import pytest
 from paths import ROOT
-from tiny_models import environment
+from running import environment
 
 from train import sweep
 from train.recipe.schema import load_recipe

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from paths import ROOT
-from tiny_models import SMALL, environment, run_training
+from running import SMALL, environment, run_training
 
 LAUNCH = ROOT / "launch.sh"
 
@@ -48,14 +48,14 @@ def test_the_next_command_works(tiny, tmp_path):
 
 
 def test_a_finished_run_says_so(tiny, runs):
-    again = run_training(tiny.directory, runs.directory / "cache", ["recipe=tiny"])
+    again = run_training(tiny.directory, runs.cache, ["recipe=tiny"])
     assert again.code == 0
     assert "this run is finished" in again.output
     assert again.output.count("\n") == 1
 
 
 def test_another_recipe_in_a_used_directory_is_refused(tiny, runs):
-    other = run_training(tiny.directory, runs.directory / "cache", ["recipe=tiny", "optimizer.learning_rate=5"])
+    other = run_training(tiny.directory, runs.cache, ["recipe=tiny", "optimizer.learning_rate=5"])
     assert other.code == 2
     assert "holds a run of another recipe; it differs in optimizer.learning_rate (0.001 -> 5.0)" in other.output
     assert (tiny.directory / "export" / "parity.json").is_file()
@@ -68,14 +68,14 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path)
     straight = runs.get("straight", arguments)
     directory = tmp_path / "killed"
     command = [sys.executable, "train/main.py", f"run_dir={directory}", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(runs.directory / "cache"), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(runs.cache), stdout=subprocess.DEVNULL)
     metrics = directory / "metrics.jsonl"
     while not (metrics.is_file() and '"step": 5' in metrics.read_text()):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.kill()
     process.wait()
-    again = run_training(directory, runs.directory / "cache", arguments)
+    again = run_training(directory, runs.cache, arguments)
     assert again.code == 0, again.output
     assert "resumed from step" in again.output
     for key in ("train/loss", "train/grad_norm", "train/pairs_seen", "eval/all/loss"):

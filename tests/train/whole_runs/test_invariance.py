@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import SMALL
+from running import SMALL
 
 CURVES = (
     "train/loss", "train/margin", "train/chosen_reward", "train/grad_norm", "eval/all/loss", "eval/all/margin_p10",

@@ -5,7 +5,8 @@ that both begin with.
 """
 
 import torch
-from tiny_models import SMALL, classifier_of
+from running import SMALL
+from tiny_models import classifier_of
 from torch.nn.functional import logsigmoid
 
 from data.rows.builtin import SETS, byte_tokenizer
