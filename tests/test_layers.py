@@ -1,4 +1,4 @@
-"""Imports point up the list of packages in docs/architecture.md, no file imports itself in a circle, nothing shadows."""
+"""Imports point up the list of packages in docs/architecture.md, without circles; no file of train/ shadows a library."""
 
 import ast
 import importlib.util
