@@ -1,4 +1,4 @@
-"""Imports point up the list of packages in docs/architecture.md, without circles; no file of train/ shadows a library."""
+"""Imports point up the list of packages in docs/architecture.md, without circles; nothing of train/ shadows others."""
 
 import ast
 import importlib.util
