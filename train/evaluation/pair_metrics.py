@@ -237,8 +237,12 @@ def improves(metric: str, value: float, best: float | None) -> bool:
 
 
 def wilson(won: float, pairs: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval), which stays between 0 and 1."""
-    z, share = 1.959964, won / pairs
-    middle = (share + z * z / (2 * pairs)) / (1 + z * z / pairs)
-    half = z / (1 + z * z / pairs) * math.sqrt(share * (1 - share) / pairs + z * z / (4 * pairs * pairs))
-    return middle - half, middle + half
+    """95 % interval of a share (Wilson's score interval), which stays between 0 and 1.
+
+    Args:
+        won: a whole number, up to rounding.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    low, high = binomtest(round(won), pairs).proportion_ci(method="wilson")
+    return float(low), float(high)
