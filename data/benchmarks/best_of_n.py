@@ -18,6 +18,7 @@ NAME = "best-of-n"
 VERSION = "1"
 CITATION = "your own file"
 HEADLINE = "expected true score at the largest n, in the file's own unit"
+SCORES_ARE_SHARES = False
 PUBLISHED: dict[str, dict[str, float]] = {}
 
 
@@ -41,8 +42,7 @@ def read(path: str | None = None) -> Reading:
 
 
 def _item(row: Fields) -> Comparison:
-    name = str(row.get("id")) if "id" in row else row.address.rpartition("/")[2]
-    return Comparison(name, "all", (read_scored(row),))
+    return Comparison(row.id, "all", (read_scored(row),))
 
 
 def kl_of(n: int) -> float:

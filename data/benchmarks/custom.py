@@ -21,6 +21,7 @@ NAME = "comparisons"
 VERSION = "1"
 CITATION = "your own file"
 HEADLINE = "share of rows in which a best response is strictly above all others"
+SCORES_ARE_SHARES = True
 PUBLISHED: dict[str, dict[str, float]] = {}
 
 
@@ -75,7 +76,7 @@ def _item(row: Fields) -> Comparison:
     if len(group.responses) + len(group.refused) < 2:
         raise DataError(f"{row.address}: one response alone; there is nothing to compare it with")
     subset = row.text("subset") if "subset" in row else "all"
-    return Comparison(str(row.get("id")) if "id" in row else row.address.rpartition("/")[2], subset, (group,))
+    return Comparison(row.id, subset, (group,))
 
 
 def _best_is_of_rewards(row: Fields) -> bool:

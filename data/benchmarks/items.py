@@ -1,6 +1,6 @@
 """What every benchmark module shares: the shape of an item, and readers that never lose a row in silence.
 
-A benchmark is a module with the names of `aggregate.Benchmark`. Its items are `Comparison`s: one or more prompts, each
+A benchmark is a module with the names of `scores.Benchmark`. Its items are `Comparison`s: one or more prompts, each
 with its candidate responses, scored as one group that shares the prompt. A row of a public benchmark is never dropped:
 a published score counts every row, so a row that can't be read stops the run with its address. Of a user's own file
 such rows are counted and named (`Reading.bad_rows`).
@@ -53,10 +53,13 @@ class Comparison:
 class Reading:
     """What was read: the items, what the headline score lacks, and what else a reader of the score should know."""
 
-    items: list[Comparison]
+    items: list[Comparison]  # those whose ids repeat get #2, #3, ... in their order
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)  # of a user's file: address and reason; `missing` counts them
+
+    def __post_init__(self) -> None:
+        self.items = with_unique_ids(self.items)
 
     def refuse_bad_rows(self, key: str) -> None:
         """What `error` means for the setting `key`. Raises: DataError that names the first bad row."""
@@ -82,6 +85,11 @@ class Fields:
     def columns(self) -> Mapping[str, Any]:
         """The row as it is."""
         return self._row
+
+    @property
+    def id(self) -> str:
+        """The row's own id, or its file and line."""
+        return str(self.get("id")) if "id" in self else self.address.rpartition("/")[2]
 
     def __contains__(self, name: str) -> bool:
         return self._row.get(name) is not None
@@ -189,7 +197,14 @@ def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) 
     refused = [(i.id, why) for i in items for group in i.groups for _, why in group.refused]
     if refused:
         missing.append(f"{len(refused):,} responses have no reward; {refused[0][0]}: {refused[0][1]}")
-    return Reading(with_unique_ids(items), missing, bad_rows=bad)
+    return Reading(items, missing, bad_rows=bad)
+
+
+def rows_of_split(name: str, dataset: str, split: str, path: str | None) -> Iterator[Fields]:
+    """All rows of a hub dataset's split; of its files at `path`, where one is given. Raises: DataError."""
+    if path is None:
+        return benchmark_rows_of_hub(name, dataset, split)
+    return rows_of(name, data_files(name, path, split))
 
 
 def benchmark_rows_of_hub(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
@@ -241,9 +256,8 @@ def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], wh
     return lines
 
 
-def with_unique_ids(items: Iterable[Comparison]) -> list[Comparison]:
+def with_unique_ids(items: Sequence[Comparison]) -> list[Comparison]:
     """Items whose ids repeat get #2, #3, ... in their order; a per-item file needs names."""
-    items = list(items)
     seen: Counter[str] = Counter()
     taken = {item.id for item in items}  # a file may itself hold an id such as "7#2"
     unique = []

@@ -15,7 +15,6 @@ from data.benchmarks.items import (
     existing,
     rows_of,
     what_is_missing,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
@@ -24,6 +23,7 @@ NAME = "judgebench"
 VERSION = "1 (ScalerLab/JudgeBench@e2c52c2)"
 CITATION = "Tan et al., JudgeBench: A Benchmark for Evaluating LLM-based Judges, arXiv 2410.12784"
 HEADLINE = "mean of knowledge, reasoning, math and coding on the GPT-4o split"
+SCORES_ARE_SHARES = True
 HUB = "ScalerLab/JudgeBench"
 FILES = "dataset=judgebench,response_model=*.jsonl"
 SOURCES = {
@@ -60,7 +60,7 @@ def read(path: str | None = None) -> Reading:
         if not files:
             raise DataError(f"path.{NAME}={path}: no {FILES} there or in its data/")
         rows = list(rows_of(NAME, files))
-    items = with_unique_ids(_item(row) for row in rows)
+    items = [_item(row) for row in rows]
     gpt, claude = (
         what_is_missing(items, {f"{split}/{c}": n for c, n in zip(CATEGORIES, counts, strict=True)}, "pairs")
         for split, counts in COUNTS.items()

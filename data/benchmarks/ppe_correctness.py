@@ -26,7 +26,6 @@ from data.benchmarks.items import (
     data_files,
     existing,
     rows_of,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio
 from data.common.errors import DataError
@@ -35,6 +34,7 @@ NAME = "ppe_correctness"
 VERSION = "1 (lmarena-ai/PPE-*-Best-of-K, split train)"
 CITATION = "Frick et al., How to Evaluate Reward Models for RLHF, arXiv 2410.14872"
 HEADLINE = "mean over five sets of the accuracy on conflict pairs"
+SCORES_ARE_SHARES = True
 SPLIT = "train"
 SETS = {"mmlu-pro": "MMLU-Pro", "math": "MATH", "gpqa": "GPQA", "ifeval": "IFEval", "mbpp-plus": "MBPP-Plus"}
 COUNT = 2555  # prompts of all sets together
@@ -68,7 +68,7 @@ def read(path: str | None = None) -> Reading:
         raise DataError(f"path.{NAME}={path}: nothing there named PPE-GPQA-Best-of-K or like another of the five sets")
     missing = absent + ([f"{len(items):,} of {COUNT:,} prompts"] if len(items) != COUNT else [])
     notes = [f"{sum(skipped):,} sampled pairs are of equal correctness and not counted"] if sum(skipped) else []
-    return Reading(with_unique_ids(items), missing, notes)
+    return Reading(items, missing, notes)
 
 
 def _files(path: str, name: str) -> list[Path]:

@@ -5,19 +5,14 @@ pairs, and so does `score`; beside it stand the accuracies on the benchmark's ow
 """
 
 import math
-from collections.abc import Iterable
 
 from data.benchmarks.items import (
     Candidates,
     Comparison,
-    Fields,
     Reading,
     Rewards,
     beats_all,
-    benchmark_rows_of_hub,
-    data_files,
-    rows_of,
-    with_unique_ids,
+    rows_of_split,
 )
 from data.benchmarks.scores import Array, Means
 
@@ -25,6 +20,7 @@ NAME = "ppe_preference"
 VERSION = "1 (lmarena-ai/PPE-Human-Preference-V1, split test)"
 CITATION = "Frick et al., How to Evaluate Reward Models for RLHF, arXiv 2410.14872"
 HEADLINE = "accuracy over all pairs whose vote is no tie"
+SCORES_ARE_SHARES = True
 HUB = ("lmarena-ai/PPE-Human-Preference-V1", "test")
 COUNT = 16038  # rows, votes that called a tie included
 FLAGS = {"hard_prompt": "hard", "easy_prompt": "easy", "if_prompt": "instructions", "math_prompt": "math"} | {
@@ -45,16 +41,11 @@ PUBLISHED = {
 
 def read(path: str | None = None) -> Reading:
     """The hub's files, in a directory or one by itself."""
-    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
-    return _reading(rows)
-
-
-def _reading(rows: Iterable[Fields]) -> Reading:
-    items, number = [], 0
-    for row in rows:
-        number += 1
+    items, ties = [], 0
+    for row in rows_of_split(NAME, *HUB, path):
         winner = row.one_of("winner", ("model_a", "model_b", "tie", "tie (bothbad)"))
         if winner.startswith("tie"):
+            ties += 1
             continue
         truth = (1.0, 0.0) if winner == "model_a" else (0.0, 1.0)
         kinds = "|".join(name for flag, name in FLAGS.items() if flag in row and row.get(flag))
@@ -62,11 +53,9 @@ def _reading(rows: Iterable[Fields]) -> Reading:
         group = Candidates(row.prompt("prompt"), responses, truth, kinds=(kinds, kinds))
         language = row.text("language").lower() if "language" in row else "unknown"
         items.append(Comparison(str(row.get("question_id")), language, (group,)))
-    missing = [f"{number:,} of {COUNT:,} rows"] if number != COUNT else []
-    ties = number - len(items)
-    return Reading(
-        with_unique_ids(items), missing, [f"{ties:,} votes called a tie and are not counted"] if ties else []
-    )
+    rows = len(items) + ties
+    missing = [f"{rows:,} of {COUNT:,} rows"] if rows != COUNT else []
+    return Reading(items, missing, [f"{ties:,} votes called a tie and are not counted"] if ties else [])
 
 
 def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""All benchmarks by name. A new one is a module with the names of `aggregate.Benchmark`, and a line here."""
+"""All benchmarks by name. A new one is a module with the names of `scores.Benchmark`, and a line here."""
 
 from data.benchmarks import (
     best_of_n,

@@ -11,12 +11,9 @@ from data.benchmarks.items import (
     Reading,
     Rewards,
     beats_all,
-    benchmark_rows_of_hub,
     best_first,
-    data_files,
-    rows_of,
+    rows_of_split,
     what_is_missing,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, mean_of
 
@@ -24,6 +21,7 @@ NAME = "rewardbench"
 VERSION = "1 (allenai/reward-bench, split filtered)"
 CITATION = "Lambert et al., RewardBench: Evaluating Reward Models for Language Modeling, arXiv 2403.13787"
 HEADLINE = "mean of the four sections; prior sets are no part of it"
+SCORES_ARE_SHARES = True
 HUB = ("allenai/reward-bench", "filtered")
 SECTIONS = {  # the weights of subsets within their section
     "chat": {
@@ -72,9 +70,7 @@ PUBLISHED = {
 
 def read(path: str | None = None) -> Reading:
     """The hub's files (of the split `filtered` where names say so), in a directory or one by itself."""
-    split = HUB[1]
-    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, split))
-    items = with_unique_ids(map(_item, rows))
+    items = [_item(row) for row in rows_of_split(NAME, *HUB, path)]
     return Reading(items, what_is_missing(items, COUNTS, "pairs"))
 
 

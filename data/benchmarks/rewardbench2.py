@@ -18,11 +18,8 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
-    benchmark_rows_of_hub,
-    data_files,
-    rows_of,
+    rows_of_split,
     what_is_missing,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
@@ -31,6 +28,7 @@ NAME = "rewardbench2"
 VERSION = "2 (allenai/reward-bench-2, split test)"
 CITATION = "Malik et al., RewardBench 2: Advancing Reward Model Evaluation, arXiv 2506.01937"
 HEADLINE = "mean of factuality, precise IF, math, safety, focus and ties"
+SCORES_ARE_SHARES = True
 HUB = ("allenai/reward-bench-2", "test")
 DOMAINS = ("factuality", "precise-if", "math", "safety", "focus", "ties")
 COUNTS = dict(zip(DOMAINS, (475, 160, 183, 450, 495, 102), strict=True))  # prompts
@@ -58,8 +56,7 @@ PUBLISHED = {
 
 def read(path: str | None = None) -> Reading:
     """The hub's files, in a directory or one by itself."""
-    rows = benchmark_rows_of_hub(NAME, *HUB) if path is None else rows_of(NAME, data_files(NAME, path, HUB[1]))
-    items = with_unique_ids(_items(rows))
+    items = _items(rows_of_split(NAME, *HUB, path))
     return Reading(items, what_is_missing(items, COUNTS, "prompts"))
 
 

@@ -19,7 +19,6 @@ from data.benchmarks.items import (
     existing,
     rows_of,
     what_is_missing,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
@@ -30,6 +29,7 @@ CITATION = (
     "Liu et al., RM-Bench: Benchmarking Reward Models of Language Models with Subtlety and Style, arXiv 2410.16184"
 )
 HEADLINE = "mean over the four domains of the mean of hard, normal and easy"
+SCORES_ARE_SHARES = True
 HUB = ("THU-KEG/RM-Bench", "train")
 DOMAINS = {"chat": 129, "code": 228, "math": 529, "safety": 441}  # prompts
 STYLES = ("concise", "detailed", "markdown")
@@ -57,7 +57,7 @@ def read(path: str | None = None) -> Reading:
         items = [
             _item(row, domain or str(row.get("domain"))) for f, domain in _files(path) for row in rows_of(NAME, [f])
         ]
-    return Reading(with_unique_ids(items), what_is_missing(items, DOMAINS, "prompts"))
+    return Reading(items, what_is_missing(items, DOMAINS, "prompts"))
 
 
 def _files(path: str) -> list[tuple[Path, str]]:

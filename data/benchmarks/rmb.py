@@ -17,7 +17,6 @@ from data.benchmarks.items import (
     existing,
     rows_of,
     what_is_missing,
-    with_unique_ids,
 )
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
@@ -26,6 +25,7 @@ NAME = "rmb"
 VERSION = "1 (Zhou-Zoey/RMB-Reward-Model-Benchmark@2be3180)"
 CITATION = "Zhou et al., RMB: Comprehensively Benchmarking Reward Models in LLM Alignment, arXiv 2410.09893"
 HEADLINE = "mean of the four accuracies (pairwise and best-of-n, helpful and harmless)"
+SCORES_ARE_SHARES = True
 REPOSITORY = "https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark"
 SETS = {"pairwise": "Pairwise_set", "best-of-n": "BoN_set"}
 GOALS = {"helpful": "Helpfulness", "harmless": "Harmlessness"}
@@ -69,7 +69,7 @@ def read(path: str | None = None) -> Reading:
                 items += [_item(row, kind, goal) for row in rows_of(NAME, [file])]
     if not items:
         raise DataError(f"path.{NAME}={path}: no rows in {' or '.join(SETS.values())} there or in its RMB_dataset/")
-    return Reading(with_unique_ids(items), what_is_missing(items, COUNTS, "rows") + _absent_files(names))
+    return Reading(items, what_is_missing(items, COUNTS, "rows") + _absent_files(names))
 
 
 def _absent_files(names: dict[str, set[str]]) -> list[str]:

@@ -1,15 +1,10 @@
 """The items of a benchmark to score: all of them, or a sample."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.benchmarks.items import Comparison, Reading
-
-if TYPE_CHECKING:
-    pass
-
 
 CURVES = ("curve/", "oracle/")  # scores that are points of a curve
 

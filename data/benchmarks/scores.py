@@ -55,12 +55,13 @@ class Means:
 
 
 class Benchmark(Protocol):
-    """What a benchmark module defines. Scores are shares (0 to 1) but for `best_of_n`, whose unit is the file's."""
+    """What a benchmark module defines."""
 
     NAME: str
     VERSION: str  # of data and rule; a result carries it
     CITATION: str
     HEADLINE: str  # what `score` is, in a line
+    SCORES_ARE_SHARES: bool  # from 0 to 1, printed in percent; else curves in the unit of the user's file
     PUBLISHED: dict[str, dict[str, float]]  # model -> score -> percent, as printed
 
     def read(self, path: str | None = None) -> Reading:

@@ -56,11 +56,11 @@ def _check_benchmarks(config: EvaluationConfig) -> None:
         return
     from data.benchmarks.registry import BENCHMARKS
 
+    known = [name for name, benchmark in BENCHMARKS.items() if benchmark.SCORES_ARE_SHARES]  # metrics are accuracies
     for name, entry in wanted.items():
         key = f"evaluation.benchmarks.{name}"
-        if name not in BENCHMARKS or name == "best-of-n":  # whose items a run does not score
-            there = ", ".join(known for known in BENCHMARKS if known != "best-of-n")
-            raise ValueError(f"{key}: there is no such benchmark; there are {there}")
+        if name not in known:
+            raise ValueError(f"{key}: there is no such benchmark; there are {', '.join(known)}")
         if entry.path is not None and not Path(os.path.expanduser(entry.path)).exists():
             raise ValueError(f"{key}.path={entry.path}: no such file or directory")
         if entry.limit is not None and entry.limit < 1:

@@ -7,11 +7,11 @@ from train.reports.html import Cell, Drawn, HtmlTable, Section
 from train.reports.plots import Bar, Line, draw_bars, draw_lines, number, short
 from train.reports.run_files import RunRecord
 
-BEST_OF_N = "best-of-n"  # its scores are in the unit of the file, all others are shares
-
 
 def benchmarks(runs: list[RunRecord]) -> Section:
     """A figure for each benchmark that any of the runs has a result of."""
+    from data.benchmarks.registry import BENCHMARKS
+
     names = list(dict.fromkeys(result["benchmark"] for run in runs for result in run.benchmarks))
     figures = []
     for name in names:
@@ -21,7 +21,10 @@ def benchmarks(runs: list[RunRecord]) -> Section:
             for result in run.benchmarks
             if result["benchmark"] == name
         ]
-        figures += [_curve(*entry, len(runs)) for entry in found] if name == BEST_OF_N else [_scores(name, found)]
+        if name not in BENCHMARKS or BENCHMARKS[name].SCORES_ARE_SHARES:
+            figures.append(_scores(name, found))
+        else:
+            figures += [_curve(*entry, len(runs)) for entry in found]
     text = "In percent, with 95 % bootstrap intervals. Grey rows are published figures, which come without intervals."
     return Section("benchmarks", "Benchmarks", text, figures)
 

@@ -42,7 +42,8 @@ def tables_of(results: Sequence[dict[str, Any]]) -> list[TextTable]:
     """A table for each benchmark and, of several public ones, one of their headlines."""
     tables = []
     for result in results:
-        tables.append(curve_table(result) if result["benchmark"] == "best-of-n" else benchmark_table(result))
+        in_percent = BENCHMARKS[result["benchmark"]].SCORES_ARE_SHARES
+        tables.append(benchmark_table(result) if in_percent else curve_table(result))
         if result.get("pairs"):
             tables.append(pairs_table(result))
     public = [r for r in results if r["published_percent"]]
@@ -182,7 +183,7 @@ def _compare_one(
         raise DataError(f"results: {name}: no item was scored by all of them")
     subsets = [lines[0][row_id]["subset"] for row_id in common]
     measures = [[measures_of(table[row_id]) for row_id in common] for table in lines]
-    unit = 1 if name == "best-of-n" else 100
+    unit = 100 if benchmark.SCORES_ARE_SHARES else 1
     rows = [["result", "score", "difference", "95 % interval", "p (paired bootstrap)", "items better / worse"]]
     for i, place in enumerate(places):
         found = differences(benchmark, subsets, measures[0], measures[i])["score"]

@@ -21,7 +21,7 @@ def compare_benchmarks(result: SweepResult) -> None:
             continue
         for name, runs in found[point.name].items():
             seeds = [seed for seed in runs if seed in base.get(name, {})]
-            if name != "best-of-n" and seeds:  # whose scores are no shares
+            if seeds and BENCHMARKS[name].SCORES_ARE_SHARES:
                 effect = _effect(name, [runs[seed] for seed in seeds], [base[name][seed] for seed in seeds])
                 if effect is not None:
                     point.benchmarks[name] = effect
