@@ -13,7 +13,7 @@ from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, GateConfig
 from data.selection.gates import apply_gates, apply_leakage
 from data.selection.mixture import PairSet
-from data.selection.row_features import find_hits, find_signatures, rows_where
+from data.selection.row_features import RowFeatures
 from data.selection.source_warnings import find_warnings
 from data.selection.stages import (
     Selection,
@@ -84,27 +84,25 @@ class _Preparation:
         )
         selection = Selection(name, source, store)
         if source.where is not None:
-            keep_matching(selection, rows_where(key, source, store.content, config.cache(), builder=self.builder))
+            keep_matching(selection, self._features(key, selection).where())
         keep_lengths(selection)
         keep_margins(selection)
         return selection
 
+    def _features(self, key: str, selection: Selection) -> RowFeatures:
+        config, content = self.config, selection.store.content
+        return RowFeatures(key, selection.config, content, config.cache(), self.builder, config.workers)
+
     def apply_gates(self, training: list[Selection]) -> list[str]:
         """Returns what a reader must know: prompts that were not there to compare with."""
-        config, gates = self.config, self.config.gates
-        how: dict[str, Any] = {"builder": self.builder, "workers": config.workers}
-
-        def each(find: Any, *more: Any) -> dict[str, Any]:
-            return {
-                s.name: find(f"data.sources.{s.name}", s.config, s.store.content, *more, config.cache(), **how)
-                for s in training
-            }
-
-        signatures = each(find_signatures) if gates.near_duplicates != "off" else {}
-        hits, missing = {}, []
+        gates = self.config.gates
+        features = {s.name: self._features(f"data.sources.{s.name}", s) for s in training}
+        signatures, hits, missing = {}, {}, []
+        if gates.near_duplicates != "off":
+            signatures = {name: found.signatures() for name, found in features.items()}
         if gates.contamination != "off":
             prompts = benchmark_prompts(gates.benchmarks)
-            hits, missing = each(find_hits, prompts), prompts.missing
+            hits, missing = {name: found.hits(prompts) for name, found in features.items()}, prompts.missing
         apply_gates(gates, training, signatures, hits)
         return [f"data.gates.contamination: {line}, so those prompts are not looked for" for line in missing]
 

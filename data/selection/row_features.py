@@ -1,16 +1,16 @@
-"""Facts about rows besides their ids: which match `where`, their MinHash signatures, what they share with benchmarks.
+"""Features of rows besides their ids: which match `where`, their MinHash signatures, what they share with benchmarks.
 
-Each is found by reading the rows once more, in as many processes as pay, and kept beside the tokenised pairs
-(data/common/cache.py), named by the rows and by what was asked. None depends on the tokenizer.
+Each is found by reading the rows once more, in several processes, and kept beside the tokenised pairs in the cache
+(data/common/cache.py), named by a hash of the rows and of the question. None depends on the tokenizer.
 """
 
 import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from data.rows.sources import Row, SourceConfig, read_rows
 if TYPE_CHECKING:
     from data.selection.contamination import BenchmarkPrompts, Hit
 
-VERSION = 2  # raise it when the same rows and questions would give other answers
+VERSION = 2  # raise it when the same rows and settings would give other features
 NUM_PERMUTATIONS = 128
 
 
@@ -65,75 +65,65 @@ class Hits:
         return printable(f"{hit['kind']} of {hit['benchmark']} item {hit['item']}: {hit['words']}")
 
 
-def rows_where(key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool) -> np.ndarray:
-    """The numbers of the rows for which the source's `where` holds, ascending. Raises: DataError."""
-    from data.rows.sql_filter import matching_rows
-    from data.rows.sql_validate import release
+@dataclass(frozen=True)
+class RowFeatures:
+    """Finds features of the rows of one source, or opens what an earlier run has found. All methods raise DataError."""
 
-    where = source.where
-    assert where is not None
+    key: str  # where the source stands in the recipe, for error messages
+    source: SourceConfig
+    content: str  # `PairStore.content`: changes whenever the rows do
+    cache: Path
+    builder: bool  # see `data.common.cache.open_cached`
+    workers: int  # processes; 0 chooses
 
-    def make(directory: Path, writer: ColumnWriter) -> None:
-        for rows in matching_rows(key, where, lambda: read_rows(key, source)):
-            writer.write("row", rows.astype(np.int64))
-        release()  # the process that evaluated it; it holds on to memory
+    def where(self) -> np.ndarray:
+        """The numbers of the rows for which the source's `where` holds, ascending."""
+        from data.rows.sql_filter import matching_rows
+        from data.rows.sql_validate import release
 
-    directory = _open(key, "where", {"content": content, "where": where}, make, ["row"], cache, builder)
-    return read_column(directory, "row", np.int64)
+        where = self.source.where
+        assert where is not None
 
+        def make(directory: Path, writer: ColumnWriter) -> None:
+            for rows in matching_rows(self.key, where, lambda: read_rows(self.key, self.source)):
+                writer.write("row", rows.astype(np.int64))
+            release()  # the process that evaluated it; it holds on to memory
 
-def find_signatures(
-    key: str, source: SourceConfig, content: str, cache: Path, *, builder: bool, workers: int
-) -> Signatures:
-    def make(directory: Path, writer: ColumnWriter) -> None:
-        chunks = map_chunks(_with_bar(key, source), _sign, (source,), workers)
-        for rows, signatures in chunks:
-            writer.write("row", rows)
-            writer.write("signature", signatures)
+        return read_column(self._open("where", {"where": where}, ["row"], make), "row", np.int64)
 
-    made_of = {"content": content, **_reading(source), "permutations": NUM_PERMUTATIONS, "flip": source.flip}
-    return Signatures(_open(key, "minhash", made_of, make, ["row", "signature"], cache, builder))
+    def signatures(self) -> Signatures:
+        def make(directory: Path, writer: ColumnWriter) -> None:
+            for rows, signatures in map_chunks(_with_bar(self.key, self.source), _sign, (self.source,), self.workers):
+                writer.write("row", rows)
+                writer.write("signature", signatures)
 
+        made_of = {**_reading(self.source), "permutations": NUM_PERMUTATIONS, "flip": self.source.flip}
+        return Signatures(self._open("minhash", made_of, ["row", "signature"], make))
 
-def find_hits(
-    key: str,
-    source: SourceConfig,
-    content: str,
-    prompts: "BenchmarkPrompts",
-    cache: Path,
-    *,
-    builder: bool,
-    workers: int,
-) -> Hits:
-    def make(directory: Path, writer: ColumnWriter) -> None:
-        with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
-            for _, _, found in hits_by_chunk(key, source, prompts, workers):
-                for row, hit in found:
-                    writer.write("row", np.array([row.number], np.int64))
-                    file.write(json.dumps(asdict(hit)) + "\n")
+    def hits(self, prompts: "BenchmarkPrompts") -> Hits:
+        def make(directory: Path, writer: ColumnWriter) -> None:
+            with open(directory / "hits.jsonl", "w", encoding="utf-8") as file:
+                for chunk in hits_by_chunk(self.key, self.source, prompts, self.workers):
+                    for row, hit in chunk.hits:
+                        writer.write("row", np.array([row.number], np.int64))
+                        file.write(json.dumps(asdict(hit)) + "\n")
 
-    made_of = {"content": content, **_reading(source), "prompts": prompts.fingerprint()}
-    return Hits(_open(key, "contamination", made_of, make, ["row"], cache, builder))
+        made_of = {**_reading(self.source), "prompts": prompts.fingerprint()}
+        return Hits(self._open("contamination", made_of, ["row"], make))
 
+    def _open(
+        self, kind: str, made_of: dict[str, Any], columns: list[str], make: Callable[[Path, ColumnWriter], None]
+    ) -> Path:
+        """The directory of one kind of features, made where it is missing."""
+        parts = [VERSION, kind, {"content": self.content, **made_of}]
+        directory = self.cache / f"{self.key.rpartition('.')[2]}-{kind}-{fingerprint(parts)}"
 
-def _open(
-    key: str,
-    kind: str,
-    made_of: dict[str, Any],
-    make: Callable[[Path, ColumnWriter], None],
-    columns: list[str],
-    cache: Path,
-    builder: bool,
-) -> Path:
-    """A directory of facts, made where it is missing."""
-    directory = cache / f"{key.rpartition('.')[2]}-{kind}-{fingerprint([VERSION, kind, made_of])}"
+        def write(temporary: Path) -> None:
+            with ColumnWriter(temporary, columns) as writer:
+                make(temporary, writer)
 
-    def write(temporary: Path) -> None:
-        with ColumnWriter(temporary, columns) as writer:
-            make(temporary, writer)
-
-    open_cached(directory, key, write, builder=builder)
-    return directory
+        open_cached(directory, self.key, write, builder=self.builder)
+        return directory
 
 
 def _reading(source: SourceConfig) -> dict[str, Any]:
@@ -157,22 +147,26 @@ def _sign(rows: list[Row], source: SourceConfig) -> tuple[np.ndarray, np.ndarray
     return numbers, np.array([values for _, values in signed], np.uint32).reshape(-1, NUM_PERMUTATIONS)
 
 
-Found: TypeAlias = (
-    "tuple[int, int, list[tuple[Row, Hit]]]"  # rows, pairs among them, and those that share something with a benchmark
-)
+@dataclass(frozen=True)
+class ChunkHits:
+    """What a chunk of rows shares with benchmarks."""
+
+    num_rows: int
+    num_pairs: int
+    hits: "list[tuple[Row, Hit]]"
 
 
-def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", workers: int = 0) -> Iterator[Found]:
+def hits_by_chunk(key: str, source: SourceConfig, prompts: "BenchmarkPrompts", workers: int = 0) -> Iterator[ChunkHits]:
     """What the rows of a source share with benchmarks, in their order."""
     yield from map_chunks(_with_bar(key, source), _find_in_chunk, (source, prompts), workers)
 
 
-def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> Found:
+def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPrompts") -> ChunkHits:
     from data.selection.contamination import prompt_and_texts
 
     pairs = _pairs(rows, source)
     hits = [(row, prompts.find(*prompt_and_texts(*sides))) for row, sides in pairs]
-    return len(rows), len(pairs), [(row, hit) for row, hit in hits if hit is not None]
+    return ChunkHits(len(rows), len(pairs), [(row, hit) for row, hit in hits if hit is not None])
 
 
 def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:

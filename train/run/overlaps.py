@@ -34,10 +34,12 @@ def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[
     from data.selection.row_features import hits_by_chunk
 
     rows, pairs, hits = 0, 0, []
-    for count, read, found in hits_by_chunk(f"data.sources.{name}", source, prompts):
-        rows += count
-        pairs += read
-        hits += [{"source": name, "where": row.address, "row": row.number + 1, **asdict(hit)} for row, hit in found]
+    for chunk in hits_by_chunk(f"data.sources.{name}", source, prompts):
+        rows += chunk.num_rows
+        pairs += chunk.num_pairs
+        hits += [
+            {"source": name, "where": row.address, "row": row.number + 1, **asdict(hit)} for row, hit in chunk.hits
+        ]
     return rows, pairs, hits
 
 

@@ -17,7 +17,7 @@ from data.rows.sources import DataError, SourceConfig, check_source, read_rows
 from data.selection.config import DataConfig, EvalDataConfig, check_data
 from data.selection.data_card import columns, describe, to_markdown
 from data.selection.prepare import PreparedData, prepare_data
-from data.selection.row_features import find_signatures
+from data.selection.row_features import RowFeatures
 from data.tokens.chat import Chat
 
 ROW = {"prompt": "and now?", "chosen": "Now this.", "rejected": "Never."}
@@ -292,7 +292,7 @@ def test_what_is_ignored_decides_what_is_tokenised_and_compared(
     source = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", [ROW | {"history": [["Hi", "Hello"]]}])))
     for names, found in (([], False), (["history"], True)):
         source = dataclasses.replace(source, ignore_columns=names)
-        signatures = find_signatures("x", source, "content", tmp_path, builder=True, workers=1)
+        signatures = RowFeatures("x", source, "content", tmp_path, builder=True, workers=1).signatures()
         assert bool(len(signatures._rows)) == found
 
 
