@@ -1,13 +1,13 @@
 """The data card of a run: what is trained on, from where, how long it is, and what was left out and why.
 
 `describe` computes it, `composition` is the table that a run prints, `to_markdown` what a person keeps. Token counts
-are those of the two whole conversations of a pair; `prefix_share` is the part of them that both share, half of which a
-pack computes once less.
+are those of the two whole conversations of a pair. `prefix_share` is the share of tokens that both conversations begin
+with; a pack holds them once, so it computes half of these.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,40 +15,33 @@ import numpy as np
 
 from data.common.markdown import cell, table
 from data.common.normalize import printable
+from data.common.text import text_table
 from data.rows.columns import MARGINS
 from data.rows.sources import SourceConfig
 from data.rows.sql_validate import connect, lower, parse
 from data.selection.config import GATES
 from data.selection.mixture import PairSet
 from data.selection.prepare import PreparedData
-from data.selection.stages import Selection
+from data.selection.stages import BEYOND_LIMIT, Selection
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
-MOST_COLUMNS = 20  # names that are shown of one kind; the JSON card has all
-Rows = Sequence[Sequence[Any]]
+MOST_COLUMNS = 20  # column names that are shown of one kind; the JSON card has all
+Row = list[str]
 
 
 def describe(data: PreparedData) -> dict[str, Any]:
     """The card as plain JSON."""
-    train = {pairs.name: _facts(pairs) for pairs in data.train if len(pairs)}
-    for pairs in data.train:
-        if len(pairs):
-            train[pairs.name]["pairs_per_epoch"] = pairs.pairs_per_epoch()
-    for key in ("pairs", "tokens"):
-        epoch = {name: facts[key] / facts["pairs"] * facts["pairs_per_epoch"] for name, facts in train.items()}
-        for name, facts in train.items():
-            facts[f"share_of_{key}"] = epoch[name] / max(1, sum(epoch.values()))
-    sources = {
-        name: {"from": _origin(selection.config, data.commits.get(name)), "licence": selection.config.licence}
-        | {key: value for key, value in data.report[name].items() if key != "pairs_per_epoch"}
-        | {"columns": _columns(selection)}
-        | ({"train": train[name]} if name in train else {})
-        for name, selection in data.selections.items()
-    }
+    train = _trained(data)
     fingerprints = [s.fingerprint() for s in [*data.train, *data.held_out]]
     return {
-        "sources": sources,
-        "held_out": {pairs.name: _facts(pairs) for pairs in data.held_out},
+        "sources": {
+            name: {"from": _origin(selection.config, data.commits.get(name)), "licence": selection.config.licence}
+            | {key: value for key, value in data.report[name].items() if key != "pairs_per_epoch"}
+            | {"columns": _columns(selection)}
+            | ({"train": train[name]} if name in train else {})
+            for name, selection in data.selections.items()
+        },
+        "held_out": {pairs.name: _statistics(pairs) for pairs in data.held_out},
         "pairs_per_epoch": sum(facts["pairs_per_epoch"] for facts in train.values()),
         "tokens_per_epoch": round(sum(f["tokens"] / f["pairs"] * f["pairs_per_epoch"] for f in train.values())),
         "gates": asdict(data.gates),
@@ -56,7 +49,21 @@ def describe(data: PreparedData) -> dict[str, Any]:
     }
 
 
-def _facts(pairs: PairSet) -> dict[str, Any]:
+def _trained(data: PreparedData) -> dict[str, Any]:
+    """Statistics of each set to train on, and its share of an epoch."""
+    train = {
+        pairs.name: _statistics(pairs) | {"pairs_per_epoch": pairs.pairs_per_epoch()}
+        for pairs in data.train
+        if len(pairs)
+    }
+    for key in ("pairs", "tokens"):
+        epoch = {name: facts[key] / facts["pairs"] * facts["pairs_per_epoch"] for name, facts in train.items()}
+        for name, facts in train.items():
+            facts[f"share_of_{key}"] = epoch[name] / max(1, sum(epoch.values()))
+    return train
+
+
+def _statistics(pairs: PairSet) -> dict[str, Any]:
     prefix, chosen, rejected = pairs.lengths()
     tokens = int((2 * prefix + chosen + rejected).sum())
     margins = pairs.store.margin[pairs.indices]
@@ -108,11 +115,11 @@ def _origin(source: SourceConfig, commit: str | None) -> str:
 
 def composition(card: dict[str, Any]) -> list[str]:
     """The table of what is trained on, as lines of text."""
-    return _aligned(_composition(card))
+    return text_table(_composition(card), align="<>").split("\n")
 
 
-def _composition(card: dict[str, Any]) -> Rows:
-    rows: list[list[str]] = [
+def _composition(card: dict[str, Any]) -> list[Row]:
+    rows = [
         ["source", "rows", "refused", "left out", "held out", "to train on", "an epoch", "pairs", "tokens", "prefix"]
     ]
     for name, entry in card["sources"].items():
@@ -126,15 +133,19 @@ def _composition(card: dict[str, Any]) -> Rows:
 
 
 def reasons(card: dict[str, Any]) -> list[str]:
-    """A line for each source from which anything was taken, with the counts by reason."""
-    lines = []
-    for name, entry in card["sources"].items():
-        counts = {**entry["refused"], **entry["left_out"]}
-        if entry["beyond_limit"]:
-            counts["beyond the limit"] = entry["beyond_limit"]
-        if counts:
-            lines.append(f"{name}: " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
-    return lines
+    """A line for each source of which any row is left out, with the counts by reason."""
+    counts = {name: _left_out(entry) for name, entry in card["sources"].items()}
+    return [
+        f"{name}: " + ", ".join(f"{count:,} {reason}" for reason, count in by_reason.items())
+        for name, by_reason in counts.items()
+        if by_reason
+    ]
+
+
+def _left_out(entry: dict[str, Any]) -> dict[str, int]:
+    """Rows of a source that are neither trained on nor held out, by reason."""
+    over_limit = {BEYOND_LIMIT: entry["beyond_limit"]} if entry["beyond_limit"] else {}
+    return {**entry["refused"], **entry["left_out"], **over_limit}
 
 
 def columns(card: dict[str, Any]) -> list[str]:
@@ -163,21 +174,10 @@ def _unused_margins(card: dict[str, Any]) -> list[str]:
 
 
 def to_markdown(card: dict[str, Any], name: str) -> str:
-    """The card for a reader."""
-    found = [
-        [source, reason, f"{count:,}", "no, only counted"]
-        for source, entry in card["sources"].items()
-        for reason, count in entry["found"].items()
-        if count
-    ]
-    taken = [
-        [source, reason, f"{count:,}", "yes"]
-        for source, entry in card["sources"].items()
-        for reason, count in (
-            entry["refused"] | entry["left_out"] | {"beyond the limit": entry["beyond_limit"]}
-        ).items()
-        if count
-    ]
+    """The card as Markdown."""
+    removed = _reason_rows(card, _left_out, "yes") + _reason_rows(
+        card, lambda entry: entry["found"], "no, only counted"
+    )
     origins = [[source, entry["from"], entry["licence"] or "not given"] for source, entry in card["sources"].items()]
     trained = {source: entry["train"] for source, entry in card["sources"].items() if "train" in entry}
     parts = [
@@ -193,7 +193,7 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         table([["source", *_KINDS.values()], *_column_rows(card)]),
         *(f"{line}." for line in map(cell, _unused_margins(card))),
         "## Left out, and found",
-        table([["source", "reason", "rows", "left out"], *taken, *found]) if taken or found else "Nothing.",
+        table([["source", "reason", "rows", "left out"], *removed]) if removed else "Nothing.",
         f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}"
         f"{'; benchmarks: ' + ', '.join(card['gates']['benchmarks']) if card['gates']['benchmarks'] else ''}. "
         "`dropped.jsonl` names the refused rows and the pairs that a gate dropped.",
@@ -205,13 +205,22 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _column_rows(card: dict[str, Any]) -> Rows:
+def _reason_rows(card: dict[str, Any], counts: Callable[[dict[str, Any]], dict[str, int]], left_out: str) -> list[Row]:
+    return [
+        [source, reason, f"{count:,}", left_out]
+        for source, entry in card["sources"].items()
+        for reason, count in counts(entry).items()
+        if count
+    ]
+
+
+def _column_rows(card: dict[str, Any]) -> list[Row]:
     return [
         [name, *(_listed(entry["columns"][kind]) or "-" for kind in _KINDS)] for name, entry in card["sources"].items()
     ]
 
 
-def _length_rows(sets: dict[str, Any]) -> Rows:
+def _length_rows(sets: dict[str, Any]) -> list[Row]:
     names = [name for name, _ in QUANTILES]
     rows = [["source", "pairs", "what", "mean", *names, "chosen longer", "same length"]]
     for source, facts in sets.items():
@@ -227,15 +236,3 @@ def _length_rows(sets: dict[str, Any]) -> Rows:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
-
-
-def _aligned(rows: Rows) -> list[str]:
-    """Columns side by side, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
