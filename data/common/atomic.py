@@ -1,7 +1,7 @@
 """Files that are whole or absent: written under another name, flushed to disk, sealed with their hashes, then renamed.
 
 A crash at any moment leaves the old state or the new one. A sealed directory holds manifest.json with size and hash of
-every file, so that what is read later is what was written: neither torch, safetensors nor Arrow notice a flipped bit.
+every file, so that damage is found before it is read: neither torch, safetensors nor Arrow notice a flipped bit.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems say that have none
-ROOM = 4 << 20  # bytes that a directory must have room for before a run begins
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errno when locking is unsupported
+ROOM = 4 << 20  # free bytes that a run needs to begin
 
 
 def hash_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
-    """xxh3 of a file's bytes: 128 bits, as fast as memory; against accidents, not against an attacker.
+    """xxh3 of a file's bytes, 128 bits in hexadecimal: fast, and against accidents only, not against an attacker.
 
     Args:
-        progress: told how many bytes have been read, every so often.
+        progress: called with the number of bytes of each block that was read.
     """
     import xxhash
 
@@ -47,7 +47,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Around writes to an open file: the system's error of a full disk names none. Raises: OSError that names it."""
+    """Add the file's name to errors of writing to an open file, such as a full disk. Raises: OSError that names it."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def keep_whole_lines(path: Path) -> int:
-    """The number of JSON objects, a line each, that a file begins with; what follows them, half a line, is cut off."""
+    """Count the JSON objects, a line each, that a file begins with; cut off what follows, such as half a line."""
     whole, size = 0, 0
     with open(path, "rb+") as file:
         for line in file:
@@ -107,7 +107,7 @@ def keep_whole_lines(path: Path) -> int:
 
 
 def check_directory(directory: Path) -> None:
-    """Find out before a long run that files can be made, written and renamed in its directory; leaves nothing behind.
+    """Check before a long run that files can be made, written and renamed in its directory. Leaves nothing behind.
 
     Raises: OSError naming the directory and what to do.
     """
@@ -117,7 +117,7 @@ def check_directory(directory: Path) -> None:
     try:
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(os.urandom(ROOM))  # what compresses well would prove little
+        trial.write_bytes(os.urandom(ROOM))  # random: a file system may compress zeros
         sync(trial)
         trial.replace(renamed)
     except FileExistsError:
@@ -135,16 +135,16 @@ def check_directory(directory: Path) -> None:
                 path.rmdir()
 
 
-_held: list[Any] = []  # locks, until this process ends
+_held: list[Any] = []  # locks: garbage collection would release them
 
 
 def hold_directory(directory: Path, seconds: float = 60.0) -> None:
-    """Let no other process train in a directory as long as this one lives. Does nothing where there are no locks.
+    """Lock a run directory until this process ends. Does nothing where the file system has no locks.
 
     Args:
-        seconds: to wait for another one to end: that of a start before, say, which is still saving.
+        seconds: to wait for another process that holds it: an earlier start may still be saving.
 
-    Raises: OSError: the other one has not ended.
+    Raises: OSError: the other process has not ended.
     """
     import filelock
 
@@ -166,7 +166,7 @@ def hold_directory(directory: Path, seconds: float = 60.0) -> None:
 
 
 def manifest_entries(directory: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Entries of a manifest: files of a directory, flushed to disk, with size in bytes and hash."""
+    """Flush files of a directory to disk. Returns their entries in a manifest: size in bytes, and hash."""
     entries = {}
     for name in names:
         sync(directory / name)
@@ -175,7 +175,7 @@ def manifest_entries(directory: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def files_of(directory: Path) -> list[str]:
-    """All files below a directory but its manifest, as relative names in order."""
+    """The names of all files below a directory except its manifest: relative, sorted."""
     found = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return sorted(name for name in found if name != MANIFEST)
 
@@ -185,19 +185,19 @@ def seal(directory: Path, files: dict[str, Any] | None = None, **info: Any) -> N
     manifest = {**info, "files": manifest_entries(directory, files_of(directory)) if files is None else files}
     for folder in (path for path in directory.rglob("*") if path.is_dir()):
         sync(folder)
-    manifest = json.loads(json.dumps(manifest))  # as it will be read
+    manifest = json.loads(json.dumps(manifest))  # as it will be read: keys are strings, tuples are lists
     manifest["seal"] = _seal_of(manifest)
     write_file(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def publish(temporary: Path, final: Path, *, replace: bool = True) -> bool:
-    """Rename a sealed directory to the name under which it is looked for; whether that was done.
+    """Rename a sealed directory to its final name. Returns whether that was done.
 
-    A directory cannot be replaced in one step: a crash on the way leaves the old one as NAME.old, and no NAME. Whoever
-    looks for NAME calls `recover` first, which undoes that.
+    A directory cannot be replaced in one step: a crash in between leaves the old one as NAME.old, and no NAME. Readers
+    of NAME call `recover` first, which undoes that.
 
     Args:
-        replace: what is there makes way; otherwise it stays, and `temporary` too.
+        replace: remove a directory that has the name; otherwise both stay as they are.
     """
     old = _old(final)
     if replace and final.exists():
@@ -215,7 +215,7 @@ def publish(temporary: Path, final: Path, *, replace: bool = True) -> bool:
 
 
 def recover(final: Path) -> None:
-    """Give a directory its name back whose replacement died between the two renames of `publish`."""
+    """Rename NAME.old back to NAME where `publish` died between its two renames."""
     if _old(final).exists() and not final.exists():
         _old(final).rename(final)
         sync(final.parent)
@@ -226,7 +226,7 @@ def _old(final: Path) -> Path:
 
 
 def _seal_of(manifest: dict[str, Any]) -> str:
-    """The hash of a manifest's own content, which no other file holds."""
+    """The hash of the manifest's own content."""
     import xxhash
 
     content = {key: value for key, value in manifest.items() if key != "seal"}
@@ -254,10 +254,10 @@ def find_damage(
     contents: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> list[str]:
-    """What differs from the manifest, a line each that names file, found and expected; empty when whole.
+    """Compare a directory with its manifest. Returns a line for each difference: file, found, expected.
 
     Args:
-        names: look at these files only.
+        names: compare these files only.
         contents: compare hashes too; sizes alone are quick.
         progress: see `hash_file`.
     """

@@ -1,10 +1,11 @@
-"""Directories that are made once and read by every later run, mixture and rank: tokenised pairs, and facts about rows.
+"""Directories that are made once and read by every later run and rank: tokenised pairs, and features of rows.
 
-Each is named by a fingerprint of all that decides what is in it. It is written under a temporary name, sealed with
-hashes and renamed when whole. Every process compares all of it with them before it reads: a damaged one is made anew.
+Each is named by a hash of all inputs that it depends on. It is written under a temporary name, sealed with hashes and
+renamed when it is complete. Every process compares its files with the hashes before it reads: a damaged directory is
+made anew.
 
     <cache>/<name>-<fingerprint>/                          files, and manifest.json with their sizes and hashes
-    <cache>/<name>-<fingerprint>.<boot>.<chance>.tmp/      being made; removed when its builder has died
+    <cache>/<name>-<fingerprint>.<boot>.<random>.tmp/      being made; removed when its builder has died
 """
 
 import contextlib
@@ -29,32 +30,32 @@ from data.common.errors import DataError
 from data.common.progress import progress
 
 LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.[0-9a-f-]{36}\.[0-9a-f]{8}\.tmp")
-BUILDER_SECONDS = 300.0  # for whoever makes a directory to begin with it, while others wait for it
-ABANDONED_SECONDS = 24 * 3600.0  # without a write: the builder has died, on whatever machine it was
+BUILDER_SECONDS = 300.0  # for the builder to begin, before the processes that wait ask whether it lives
+ABANDONED_SECONDS = 24 * 3600.0  # without a write: the builder has died, on this machine or another
 
 
 def fingerprint(parts: Any) -> str:
-    """Of everything that decides what is in a directory."""
+    """Hash of all inputs to a cached directory: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_cached(directory: Path, key: str, make: Callable[[Path], None], *, builder: bool) -> None:
-    """See to it that a directory is there and whole: found, made (`builder`), or waited for (all other processes).
+    """Return when a directory is there and whole: found, made (by the `builder`), or waited for (by all others).
 
-    Waiting holds no collective open, so that hours of tokenising cannot run into a communication time-out; if the
-    builder dies, the launcher ends those who wait. What is damaged is replaced by the builder, with a warning; the
-    others see the same damage and wait for the new one.
+    Waiting uses no collective, so that hours of tokenising cannot exceed a communication time-out; if the builder dies,
+    the launcher ends the others. The builder replaces a damaged directory, with a warning; the others see the same
+    damage and wait for the new one.
 
     Args:
         key: what it is made for, in error messages.
-        make: writes its files into the empty directory that it is given.
-        builder: whether this process makes it when there is none; one process of a machine does.
+        make: writes the files into an empty directory, its argument.
+        builder: whether this process makes a directory that is missing; exactly one process of a machine should.
 
     Raises:
-        DataError: the cache directory is full or cannot be written to, or its builder has ended without making it.
+        DataError: the cache directory is full or cannot be written to, or the builder has ended without making it.
     """
     if builder:
-        with _explain(directory.parent):
+        with _explain_write_errors(directory.parent):
             if _find_damage(directory):
                 _make(directory, make)
         return
@@ -66,7 +67,7 @@ def open_cached(directory: Path, key: str, make: Callable[[Path], None], *, buil
 
 
 class ColumnWriter(contextlib.ExitStack):
-    """Columns of numbers that grow chunk by chunk, a raw file each, so that memory stays flat; for `read_column`."""
+    """Columns of numbers that grow chunk by chunk, a raw file each, so that memory stays flat. See `read_column`."""
 
     def __init__(self, directory: Path, names: Iterable[str]):
         super().__init__()
@@ -80,12 +81,12 @@ def read_column(directory: Path, name: str, dtype: Any, width: int | None = None
     """A column of `ColumnWriter`, memory-mapped: (num_rows,), or (num_rows, width)."""
     path, dtype = directory / f"{name}.bin", np.dtype(dtype)
     shape = (path.stat().st_size // dtype.itemsize // (width or 1), *([] if width is None else [width]))
-    # A memmap is a subclass whose indexing is slow; the plain view keeps it alive.
+    # np.memmap is a subclass with slow indexing; a plain view of it keeps the mapping alive.
     return np.asarray(np.memmap(path, dtype, "r", shape=shape)) if shape[0] else np.empty(shape, dtype)
 
 
 @contextlib.contextmanager
-def _explain(cache: Path) -> Iterator[None]:
+def _explain_write_errors(cache: Path) -> Iterator[None]:
     """Raises: DataError when the cache directory cannot be written to."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     closed = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
@@ -103,7 +104,7 @@ def _explain(cache: Path) -> Iterator[None]:
 
 
 def _find_damage(directory: Path) -> list[str]:
-    """`durable.find_damage` with a bar when it takes long."""
+    """`atomic.find_damage` with a bar when it takes long."""
     size = None
     with contextlib.suppress(FileNotFoundError):  # another process replaces it
         size = sum(path.stat().st_size for path in directory.glob("*"))
@@ -117,7 +118,7 @@ def _make(directory: Path, make: Callable[[Path], None]) -> None:
     """Make a directory that is missing or damaged, unless another process does."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _lock(directory) as locked:
-        _sweep(directory, locked)
+        _remove_leftovers(directory, locked)
         problems = _find_damage(directory)
         if problems and directory.exists():
             print(f"WARNING: {'; '.join(problems)}; the tokenised pairs are made anew", file=sys.stderr, flush=True)
@@ -128,9 +129,10 @@ def _make(directory: Path, make: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _lock(directory: Path) -> Iterator[bool]:
-    """Let one process at a time make it; whether that can be had. It spares double work, and nothing relies on it.
+    """Let one process at a time make a directory. Yields whether this process has the lock.
 
-    Machines that share a file system may not see each other's locks, and some file systems have none.
+    The lock only saves double work: machines that share a file system may not see each other's locks, and some file
+    systems have none.
     """
     lock = filelock.FileLock(f"{directory}.lock", fallback_to_soft=False)
     with contextlib.ExitStack() as stack:
@@ -146,41 +148,41 @@ def _lock(directory: Path) -> Iterator[bool]:
 
 
 def _nobody_builds(directory: Path) -> bool:
-    """Whether the lock of a directory can be had; where there are no locks nobody knows."""
+    """Whether the lock of a directory is free; false where locking is unsupported."""
     lock = filelock.FileLock(f"{directory}.lock", fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
         lock.release()
-    except OSError:  # a time-out is one, too
+    except OSError:  # filelock.Timeout is one
         return False
     return True
 
 
 def _temporary(directory: Path) -> Path:
-    # The same boot is the same kernel, whose processes see each other's locks, in containers too.
+    # Processes of the same boot share a kernel and see each other's locks, in containers too.
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return directory.with_name(f"{directory.name}.{boot}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def _sweep(directory: Path, locked: bool) -> None:
-    """Remove what builders that died have left in the cache.
+def _remove_leftovers(directory: Path, locked: bool) -> None:
+    """Remove temporary directories whose builders have died.
 
     Args:
-        locked: this process holds the lock of `directory`, so that no other of this machine is making it.
+        locked: this process holds the lock of `directory`, so no other process of this machine is making it.
     """
-    own = _temporary(directory).name[:-12]  # without chance
+    own = _temporary(directory).name[:-12]  # without the random part
     for path in directory.parent.glob("*.tmp"):
         if LEFTOVER.fullmatch(path.name):
-            with contextlib.suppress(FileNotFoundError):  # its builder has finished just now
+            with contextlib.suppress(FileNotFoundError):  # its builder has just renamed it
                 written = max(p.stat().st_mtime for p in (path, *path.iterdir()))
                 if (locked and path.name.startswith(own)) or time.time() - written > ABANDONED_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(directory: Path) -> None:
-    """Take a damaged directory away, at once."""
+    """Remove a damaged directory; its name is free at once."""
     aside = _temporary(directory)
-    with contextlib.suppress(FileNotFoundError):  # another machine was quicker
+    with contextlib.suppress(FileNotFoundError):  # another machine has removed it
         directory.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -193,7 +195,7 @@ def _build(directory: Path, make: Callable[[Path], None]) -> None:
         atomic.seal(temporary)
         while not atomic.publish(temporary, directory, replace=False):
             if not atomic.find_damage(directory):
-                break  # another machine was quicker, and theirs holds the same
+                break  # another machine has made it, with the same content
             _remove(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

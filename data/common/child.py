@@ -1,7 +1,7 @@
-"""A child process with limits, for what strangers write and this program computes: templates, conditions.
+"""A child process that evaluates untrusted code (chat templates, SQL conditions) under limits.
 
-The kernel holds the child to limits of memory and CPU time: what goes beyond one ends the child, not this process. The
-child is forked at the first request, and serves all threads of its parent. It ends when it has been idle for
+The kernel enforces limits of memory and CPU time on the child: exceeding one ends the child, not this process. The
+child is forked at the first request and serves all threads of its parent. It ends when it has been idle for
 `IDLE_SECONDS`, or when its parent ends.
 """
 
@@ -17,14 +17,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
-IDLE_SECONDS = 20  # then the child ends: it holds on to what its parent had in memory when it was forked
-WAIT_SECONDS = 300  # for an answer; time that the child neither computes nor ends
+IDLE_SECONDS = 20  # then the child ends: it keeps alive the memory that its parent had at the fork
+WAIT_SECONDS = 300  # for an answer of a child that hangs without using CPU time
 
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 class ChildEnded(Exception):
-    """A request was the child's end."""
+    """The child ended, or was ended, during a request."""
 
     def __init__(self, code: int | None):
         self.code = code  # its exit code, negative for a signal; None: it gave no answer within WAIT_SECONDS
@@ -41,7 +41,7 @@ class Child:
     def __init__(self, answer: Callable[[Any], Any]):
         """
         Args:
-            answer: a request -> an answer, in the child; both are pickled. It sets its limits itself.
+            answer: runs in the child: request -> answer, both pickled. It sets its limits itself.
         """
         self._answer = answer
         self._connection: Connection | None = None
@@ -59,13 +59,13 @@ class Child:
             try:
                 try:
                     return self._exchange(request)
-                except _GONE:  # it had nothing to do, or a signal to our process group has ended it
+                except _GONE:  # the child was idle too long, or a signal to our process group has ended it
                     if self.stop() not in (0, -signal.SIGTERM, -signal.SIGHUP):
                         raise
                     return self._exchange(request)
             except _GONE:
                 raise ChildEnded(self.stop()) from None
-            except BaseException:  # an interrupt, say: its answer must not be taken for that to the next request
+            except BaseException:  # such as an interrupt: its answer must not be read as that to the next request
                 self.stop()
                 raise
 
@@ -83,7 +83,7 @@ class Child:
         return self._connection.recv()
 
     def stop(self) -> int:
-        """End the child, if it has not ended; its exit code, negative for a signal."""
+        """End the child, if it has not ended. Returns its exit code, negative for a signal."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -91,13 +91,13 @@ class Child:
             with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the kernel keeps no exit codes
                 ended, status = os.waitpid(self._pid, os.WNOHANG)
                 if not ended:
-                    os.kill(self._pid, signal.SIGKILL)  # changes nothing for one that is ending
+                    os.kill(self._pid, signal.SIGKILL)  # no effect on a child that is ending by itself
                     _, status = os.waitpid(self._pid, 0)
                 self._code = os.waitstatus_to_exitcode(status)
         return self._code
 
     def _forget(self) -> None:
-        """In a fork of the parent: the child is not this process's."""
+        """In a fork of the parent: forget the child, which belongs to the parent."""
         if self._connection is not None:
             self._connection.close()
         self._reset()
@@ -109,7 +109,7 @@ class Child:
         )  # no handler of ours runs in the child
         try:
             with warnings.catch_warnings():
-                # Python 3.12 warns of threads that hold locks: the child touches none but those that a fork resets.
+                # Python 3.12 warns that other threads may hold locks; the child uses only locks that a fork resets.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
@@ -126,13 +126,13 @@ class Child:
 def _serve(connection: Connection, answer: Callable[[Any], Any]) -> NoReturn:
     code = 1
     try:
-        gc.freeze()  # what the parent left to be collected is not this process's to finish
+        gc.freeze()  # do not finalize the parent's garbage here
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        # Its parent's sockets, locks and pipes would stay open as long as it lives.
+        # Otherwise the parent's sockets, locks and pipes stay open as long as the child lives.
         os.closerange(0, connection.fileno())
         os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         _limit(resource.RLIMIT_CORE, 0)
@@ -148,17 +148,17 @@ def _serve(connection: Connection, answer: Callable[[Any], Any]) -> NoReturn:
 
 
 def limit_memory(more: int) -> None:
-    """From here to the answer, at most so many bytes more than there are now: beyond them, MemoryError."""
+    """Until the answer, allow `more` bytes of address space than are used now; beyond them, MemoryError."""
     _limit(resource.RLIMIT_AS, _address_space() + more)
 
 
 def limit_cpu(ends: int) -> None:
-    """The kernel ends this process at so many seconds of its CPU time (`time.process_time`)."""
+    """Let the kernel end this process when its CPU time (`time.process_time`) reaches `ends` seconds."""
     _limit(resource.RLIMIT_CPU, ends)
 
 
 def cpu_end(seconds: float) -> int:
-    """The CPU time, in whole seconds as the kernel counts, that is at least so far away."""
+    """The CPU time at least `seconds` from now, in whole seconds, as the kernel counts."""
     return int(time.process_time() + seconds) + 1
 
 

@@ -1,4 +1,4 @@
-"""Text of a person or a stranger in Markdown, so that it stays text: no end of its cell or block, no HTML, no link."""
+"""Untrusted text in Markdown, escaped: it cannot end its cell or block, and makes no HTML and no link."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def code(text: str, in_table: bool = False) -> str:
     """A code span, in one line. In a table `|` needs a backslash even there."""
     text = printable(text)
     marks = "`" * (_longest_run(text) + 1)
-    space = " " if text[:1] in "` " or text[-1:] in "` " else ""  # which Markdown takes off again
+    space = " " if text[:1] in "` " or text[-1:] in "` " else ""  # Markdown strips one space on each side
     text = text.replace("|", "\\|") if in_table else text
     return f"{marks}{space}{text}{space}{marks}"
 
@@ -31,7 +31,7 @@ def fenced(text: str, language: str) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]]) -> str:
-    """A table, the first row being its head."""
+    """A table; the first row is its head. `text.text_table` prints the same rows as plain text."""
     head, *body = [[cell(value) for value in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
 

@@ -1,4 +1,4 @@
-"""Texts as words, for comparing texts with each other: the same words whatever the case, spacing or form of letters."""
+"""Words of texts for comparing them, without case, spacing and Unicode variants; and text that is safe to print."""
 
 import unicodedata
 
@@ -15,11 +15,11 @@ _UNSPACED = (
     (0x4E00, 0x9FFF),
     (0x20000, 0x3FFFF),
 )
-SEPARATOR = "\0"  # always a word of its own: between two texts it keeps any run of words from going over the end
+SEPARATOR = "\0"  # always a word of its own: between two texts, it keeps n-grams from crossing the border
 
 
 def printable(text: str) -> str:
-    """A stranger's text in one line, without what a terminal would obey and what cannot be written."""
+    """Untrusted text in one line: control characters and other unprintable ones are written as \\x escapes."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
@@ -37,7 +37,7 @@ def words_and_marks(text: str) -> list[str]:
 
 
 def normalised(text: str) -> str:
-    """Unicode's NFKC, without case, with single spaces, without characters that are not seen."""
+    """Unicode's NFKC, casefolded, with single spaces, without invisible characters."""
     text = _normalised(text)
     if not text.isascii():
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
@@ -48,11 +48,11 @@ def _normalised(text: str) -> str:
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFKC", text)  # a letter without case may have another form again
+    return unicodedata.normalize("NFKC", text)  # casefolding may leave a text that is not NFKC
 
 
 class _Spacing(dict[int, str]):
-    """What becomes of a character (by its code) so that the words stand between spaces; filled as characters come."""
+    """A table for str.translate that puts spaces around words; filled character by character, on first use."""
 
     def __init__(self, marks: bool):
         super().__init__()
@@ -65,7 +65,7 @@ class _Spacing(dict[int, str]):
             shown = f" {character} "
         elif kind[0] in "LMN":  # letters, their accents and vowel signs, numbers
             shown = character
-        elif kind == "Cf":  # soft hyphens, zero-width spaces and joiners, byte-order marks: they are not seen
+        elif kind == "Cf":  # invisible: soft hyphens, zero-width spaces and joiners, byte-order marks
             shown = ""
         else:
             shown = f" {character} " if self.marks and not character.isspace() else " "

@@ -1,15 +1,15 @@
-"""Progress bars of long work: lively on a terminal, a line now and then in a log file."""
+"""Progress bars: updated twice a second on a terminal, a line a minute in a log file."""
 
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
-LIVE_SECONDS, LOG_SECONDS = 0.5, 60.0  # between two looks
+LIVE_SECONDS, LOG_SECONDS = 0.5, 60.0  # between two updates
 
 
 def progress(rows: Any = None, **how: Any) -> Any:
-    """A tqdm over `rows`, or one to update by hand. Takes what tqdm takes."""
+    """A tqdm over `rows`, or one to update by hand. `how`: tqdm's arguments."""
     return tqdm(rows, mininterval=LIVE_SECONDS if sys.stderr.isatty() else LOG_SECONDS, dynamic_ncols=True, **how)
 
 

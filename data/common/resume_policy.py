@@ -1,7 +1,7 @@
-"""What may become of a recipe's key when a run goes on, said beside its meaning: `pack_tokens: int = free(16384)`.
+"""Which keys of a recipe may change when a run resumes, declared with the field: `pack_tokens: int = free(16384)`.
 
-A field that says nothing belongs to the run's identity: with another value it is another run. `resume_rules.py` acts
-on it. (models/build.py writes the same by hand: data/ and models/ never import each other.)
+Other fields may not change: with another value it is another run. train/recipe/resume_rules.py enforces this.
+(models/build.py writes the same metadata by hand: data/ and models/ never import each other.)
 """
 
 from dataclasses import field
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 def free(default: T) -> T:
-    """A field that may change: it decides on speed, reports or places, and on results by rounding at most."""
+    """A field that may change: it affects speed, reports or paths, and results by rounding at most."""
     return field(default=default, metadata={"resume": "free"})
 
 
 def moves(default: T) -> T:
-    """A field that says where something is: that may change, and what is there may not (checkpoints tell)."""
+    """A path that may change, while the content there may not (checkpoints record its hash)."""
     return field(default=default, metadata={"resume": "moves"})
 
 
 def extends(default: T) -> T:
-    """A field that says where the run ends: that may change, and the schedule with it."""
+    """A field that decides where the run ends: it may change, and the schedule with it."""
     return field(default=default, metadata={"resume": "extends"})

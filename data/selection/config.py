@@ -1,4 +1,4 @@
-"""DataConfig: what a recipe says about its pairs, and everything about it that can be known before reading a row."""
+"""DataConfig: the `data` keys of a recipe, and the checks that need no row."""
 
 import os
 import re
@@ -35,8 +35,9 @@ class GateConfig:
     benchmarks: dict[str, str] = field(default_factory=dict, metadata={"resume": "moves"})  # NAME: its files, or `hub`
 
     def __post_init__(self) -> None:
-        for gate in GATES:  # YAML reads a bare `off` as false
-            if vars(self).get(gate) == "False":  # OmegaConf also makes objects without values
+        for gate in GATES:
+            # YAML reads a bare `off` as false. OmegaConf also makes objects without values.
+            if vars(self).get(gate) == "False":
                 setattr(self, gate, "off")
 
 
@@ -92,6 +93,25 @@ def check_gates(gates: GateConfig) -> None:
 
 def check_data(config: DataConfig) -> None:
     """Everything about the data settings that can be known before reading a row. Raises: DataError."""
+    _check_sources(config)
+    check_gates(config.gates)
+    choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
+    for key, allowed in choices.items():
+        if vars(config)[key] not in allowed:
+            raise DataError(f"data.{key}={vars(config)[key]!r}: expected one of {list(allowed)}")
+    for key in ("max_length", "pack_tokens"):
+        if vars(config)[key] < 2:
+            raise DataError(f"data.{key}={vars(config)[key]}: expected 2 or more")
+    if not 0 < config.fraction <= 1:
+        raise DataError(f"data.fraction={config.fraction}: expected above 0 and at most 1")
+    _check_eval(config)
+    if config.workers < 0:
+        raise DataError(f"data.workers={config.workers}: expected 0 (chosen by the machine) or more")
+    if config.chat_template is not None and not os.path.isfile(os.path.expanduser(config.chat_template)):
+        raise DataError(f"data.chat_template={config.chat_template}: no such file")
+
+
+def _check_sources(config: DataConfig) -> None:
     if not any(source is not None for source in config.sources.values()):
         raise DataError(
             "data.sources: no source is given; add data.sources.NAME.path=FILE or data.sources.NAME.dataset=HUB_NAME"
@@ -104,30 +124,20 @@ def check_data(config: DataConfig) -> None:
                 )
             if source is not None:
                 check_source(f"{prefix}.{name}", source)
-    check_gates(config.gates)
-    choices = {"over_length": ("drop", "truncate_prompt"), "on_bad_row": ("drop", "error")}
-    for key, allowed in choices.items():
-        if vars(config)[key] not in allowed:
-            raise DataError(f"data.{key}={vars(config)[key]!r}: expected one of {list(allowed)}")
-    for key in ("max_length", "pack_tokens"):
-        if vars(config)[key] < 2:
-            raise DataError(f"data.{key}={vars(config)[key]}: expected 2 or more")
-    if not 0 < config.fraction <= 1:
-        raise DataError(f"data.fraction={config.fraction}: expected above 0 and at most 1")
+
+
+def _check_eval(config: DataConfig) -> None:
     for name, source in config.eval.sources.items():
-        if source is not None and source.weight != 1:
-            raise DataError(f"data.eval.sources.{name}.weight={source.weight}: held-out pairs have no weight")
-        if source is not None and source.dedupe is not None:
-            raise DataError(f"data.eval.sources.{name}.dedupe={source.dedupe}: gates are for training sources")
-        if config.eval.fraction > 0 and source is not None and config.sources.get(name) is not None:
-            raise DataError(
-                f"data.eval.sources.{name}: data.eval.fraction holds out pairs under the same name; rename it"
-            )
+        if source is None:
+            continue
+        key = f"data.eval.sources.{name}"
+        if source.weight != 1:
+            raise DataError(f"{key}.weight={source.weight}: held-out pairs have no weight")
+        if source.dedupe is not None:
+            raise DataError(f"{key}.dedupe={source.dedupe}: gates are for training sources")
+        if config.eval.fraction > 0 and config.sources.get(name) is not None:
+            raise DataError(f"{key}: data.eval.fraction holds out pairs under the same name; rename it")
     if not 0 <= config.eval.fraction < 1:
         raise DataError(f"data.eval.fraction={config.eval.fraction}: expected 0 or more and below 1")
     if config.eval.limit is not None and config.eval.limit < 1:
         raise DataError(f"data.eval.limit={config.eval.limit}: expected 1 or more")
-    if config.workers < 0:
-        raise DataError(f"data.workers={config.workers}: expected 0 (chosen by the machine) or more")
-    if config.chat_template is not None and not os.path.isfile(os.path.expanduser(config.chat_template)):
-        raise DataError(f"data.chat_template={config.chat_template}: no such file")

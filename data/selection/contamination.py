@@ -3,7 +3,7 @@
 A pair is contaminated by a benchmark item when the pair's first user turn is the item's first-turn prompt ("prompt"),
 or when any text of the pair (the turns, chosen and rejected) shares 13 words in a row with that prompt ("13-gram").
 Words are compared without case, punctuation and spacing (normalize.py); a character of a script without spaces is a
-word. A benchmark prompt without a word in it (only signs) can't be matched.
+word. A punctuation-only prompt of a benchmark can't be matched.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class Hit:
     benchmark: str
     item: str  # id of the first item that has the prompt
     kind: str  # "prompt" or "13-gram" (of any n)
-    words: str  # that both have in a row, as they were compared
+    words: str  # the shared words in a row, as they were compared
 
 
 class BenchmarkPrompts:
@@ -50,7 +50,7 @@ class BenchmarkPrompts:
         if n < 1:
             raise DataError(f"contamination: {n} words in a row; expected 1 or more")
         self.n = n
-        self.missing: list[str] = []  # what the benchmarks' files lack, of which nothing can be found
+        self.missing: list[str] = []  # parts of benchmarks that were not read, and so cannot be found
         self._vocabulary: dict[str, int] = {}  # 0 is any word that no prompt has
         self._names: list[tuple[str, str]] = []  # (benchmark, item) of each prompt
         ids: list[np.ndarray] = []
@@ -127,7 +127,7 @@ class BenchmarkPrompts:
         for i in np.flatnonzero(high > low).tolist():
             run = ids[maybe[i] : maybe[i] + self.n]
             for place in self._places[low[i] : high[i]].tolist():
-                if np.array_equal(self._ids[place : place + self.n], run):  # what hashes say is only likely
+                if np.array_equal(self._ids[place : place + self.n], run):  # equal hashes may be of different words
                     return self._hit(place, run, f"{self.n}-gram")
         return None
 
@@ -146,7 +146,7 @@ def read_prompts(names: Sequence[str], paths: Mapping[str, str], n: int = N) -> 
     """The index over all items of benchmarks, in their order.
 
     Args:
-        names: of the catalogue.
+        names: of benchmarks, as in the registry.
         paths: benchmark -> its directory or file, for those that are not to be read from the hub.
 
     Raises:

@@ -1,7 +1,7 @@
-"""In what order the pairs of all sources are trained on.
+"""The order in which the pairs of all sources are trained on.
 
-All of it is a pure function of (seed, sources, settings): no state, so that position k of epoch e is the same pair on
-every rank, on every machine and after every restart.
+It is a pure function of seed, sources and settings: position k of epoch e is the same pair on every rank, on every
+machine and after every restart.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class PairSet:
         return max(1, round(self.weight * len(self)))
 
     def fingerprint(self) -> str:
-        """Of the tokenised data and the choice from it."""
+        """A text that changes with the tokenised data or with the choice from it."""
         chosen = hashlib.blake2b(self.indices.tobytes(), digest_size=8).hexdigest()
         return f"{self.store.directory.name} {chosen} {self.weight} {self.flip}"
 
@@ -83,9 +83,9 @@ class Mixture:
         return np.concatenate(taken)
 
     def _share(self, number: int, epoch: int) -> np.ndarray:
-        """What one set gives to an epoch: the next part of its own endless sequence of seeded passes.
+        """The pairs of one set in an epoch: the next part of its endless sequence of seeded permutations.
 
-        So half of a set in every epoch is one half in the first and the other half in the second.
+        With weight 0.5, the first epoch has one half of the set and the second epoch the other half.
         """
         pairs = self.sets[number]
         count, size = pairs.pairs_per_epoch(), len(pairs)

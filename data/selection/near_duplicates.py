@@ -3,7 +3,7 @@
 What is compared. A pair is three texts: the messages that both conversations begin with, what chosen goes on with, and
 what rejected goes on with. Two pairs are as similar as their three texts are on average, each by the Jaccard similarity
 of their shingles. So a long prompt cannot outweigh its answers: pairs with the same prompt and other answers have about
-1/3, with one answer in common 2/3, and the same two answers in the other order (a contradiction, no duplicate) 1/3.
+1/3, pairs that share one answer 2/3, the same two answers in the other order (a contradiction, no duplicate) 1/3.
 Thresholds are therefore 0.7 or more.
 
 Shingles are five words in a row, punctuation marks counting as words, without case or spacing (normalize.py); a
@@ -64,13 +64,13 @@ def signature(texts: Texts, num_permutations: int = 128) -> np.ndarray:
 def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:
     """For each pair the earliest kept pair that it nearly repeats, or itself: then it is kept.
 
-    Pairs are taken in order and compared with kept ones only: in a chain of a like b like c with c unlike a, c stays.
-    Candidates come from hashed bands of the signature and are then held against the threshold by the whole of it. Of
+    Pairs are compared in order, with kept pairs only: when b repeats a, and c is similar to b but not to a, c is kept.
+    Candidates share a hashed band of the signature; then their whole signatures are compared with the threshold. Of
     pairs at the threshold itself about 4 in 5 become candidates, of those 0.1 above it 99 in 100 (`bands`).
 
     Memory beside the signatures (512 bytes a pair at 128 entries): some 70 bytes a pair while a band is sorted, and 32
-    bytes for each band in which a pair meets another one. Time is that of sorting, plus one comparison for each kept
-    pair that a candidate meets in a band.
+    bytes for each band that a pair shares with another one. Time: the sorting, plus one comparison for each kept pair
+    that shares a band with a candidate.
 
     Args:
         signatures: (N, num_permutations) of `signature`; may be a memory map.

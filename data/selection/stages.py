@@ -1,6 +1,6 @@
 """Which pairs of a source are trained on, held out or left out. Each stage removes some of those left, with a reason.
 
-All of it is a pure function of (seed, sources, settings), so every rank and every restart selects the same.
+It is a pure function of seed, sources and settings, so every rank and every restart selects the same pairs.
 """
 
 from collections import Counter
@@ -135,7 +135,7 @@ def keep_margins(selection: Selection) -> None:
 
 
 def keep_limit(selection: Selection, seed: int) -> None:
-    """`limit`: at most so many pairs."""
+    """Keep at most `limit` pairs."""
     if selection.config.limit is not None:
         left = selection.left()
         kept = draw_pairs(selection.store, left, seed, selection.config.limit)
@@ -152,7 +152,7 @@ def hold_out(selection: Selection, fraction: float, limit: int | None, seed: int
 
 
 def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
-    """A share of what is left, at least one pair."""
+    """Keep a share of the pairs that are left, at least one."""
     left = selection.left()
     if fraction < 1 and len(left):
         kept = draw_pairs(selection.store, left, seed, max(1, round(fraction * len(left))))
@@ -160,7 +160,7 @@ def keep_fraction(selection: Selection, fraction: float, seed: int) -> None:
 
 
 def draw_pairs(store: PairStore, indices: np.ndarray, seed: int, count: int) -> np.ndarray:
-    """At most `count` of some pairs, ascending. A smaller count draws a part of what a larger one does."""
+    """At most `count` of some pairs, ascending. A smaller count draws a subset of what a larger one draws."""
     if count >= len(indices):
         return indices
     order = mix(store.row[indices].astype(np.uint64), stable_hash(seed, "limit"))
@@ -168,7 +168,7 @@ def draw_pairs(store: PairStore, indices: np.ndarray, seed: int, count: int) -> 
 
 
 def of_held_out_prompts(store: PairStore, indices: np.ndarray, fraction: float) -> np.ndarray:
-    """Those whose prompt is held out: the same prompts in every source, whatever the seed."""
+    """Those of some pairs whose prompt is held out. The choice of prompts depends on neither source nor seed."""
     if fraction <= 0:
         return indices[:0]
     drawn = mix(store.prompt_hash[indices], stable_hash("held out"))
