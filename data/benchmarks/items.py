@@ -1,9 +1,9 @@
-"""What every benchmark module shares: the shape of an item, and readers that never lose a row in silence.
+"""Shared by all benchmark modules: the types of items, and readers that never drop a row silently.
 
 A benchmark is a module with the names of `scores.Benchmark`. Its items are `Comparison`s: one or more prompts, each
-with its candidate responses, scored as one group that shares the prompt. A row of a public benchmark is never dropped:
-a published score counts every row, so a row that can't be read stops the run with its address. Of a user's own file
-such rows are counted and named (`Reading.bad_rows`).
+with its candidate responses, scored as one group that shares the prompt. Published scores count every row, so a row
+of a public benchmark that can't be read stops the run, with its address. Such rows of a user's own file are counted
+and named (`Reading.bad_rows`).
 """
 
 import os
@@ -28,10 +28,10 @@ class Candidates:
     prompt: tuple[Message, ...]
     responses: tuple[str, ...]
     truth: tuple[float, ...]  # 1 for a correct response and 0 for a wrong one, or its true score
-    kinds: tuple[str, ...] = ()  # what else the rule asks of a response: its style, its place
-    pairs: tuple[tuple[int, int], ...] = ()  # positions (better, worse) that the rule compares, where it names them
-    turns: tuple[tuple[Message, ...], ...] = ()  # what follows the prompt, where it is more than one assistant message
-    # Responses of the row that are not among the above, as they cannot be scored: (position in the row, why).
+    kinds: tuple[str, ...] = ()  # what else the rule must know of a response: its style, its place
+    pairs: tuple[tuple[int, int], ...] = ()  # positions (better, worse), where the benchmark names the pairs to compare
+    turns: tuple[tuple[Message, ...], ...] = ()  # the messages after the prompt, where they are more than one response
+    # Responses of the row that cannot be scored and are not in the fields above: (position in the row, why).
     refused: tuple[tuple[int, str], ...] = ()
 
     def conversations(self) -> list[list[Message]]:
@@ -51,7 +51,7 @@ class Comparison:
 
 @dataclass
 class Reading:
-    """What was read: the items, what the headline score lacks, and what else a reader of the score should know."""
+    """The items of a benchmark, what is missing for its headline score, and notes for readers of the score."""
 
     items: list[Comparison]  # those whose ids repeat get #2, #3, ... in their order
     missing: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Reading:
         self.items = with_unique_ids(self.items)
 
     def refuse_bad_rows(self, key: str) -> None:
-        """What `error` means for the setting `key`. Raises: DataError that names the first bad row."""
+        """For `key=error`. Raises: DataError that names the first bad row, where there is one."""
         if self.bad_rows:
             raise DataError(f"{self.bad_rows[0]} ({key}=drop leaves such rows out)")
 
@@ -74,7 +74,7 @@ Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward o
 
 
 class Fields:
-    """The columns of one row; what is missing or of another kind is named with the row's address."""
+    """The fields of one row. Where one is missing or of another type, DataError gives the row's address."""
 
     def __init__(self, address: str, row: Any):
         if not isinstance(row, Mapping):
@@ -100,7 +100,7 @@ class Fields:
         return self._row[name]
 
     def text(self, name: str) -> str:
-        """A field of text, which may be blank: models answer nothing at times, and the rules count it."""
+        """A text, which may be blank: some responses are, and the rules count them."""
         return self._text(self.get(name), name)
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class Fields:
         Texts may be blank: some published prompts hold a blank turn.
 
         Args:
-            beside: keys of a turn that are no part of what the model reads.
+            beside: keys of a turn that the model does not read.
         """
         value = self.get(name)
         if isinstance(value, str):
@@ -170,7 +170,7 @@ def rows_of(name: str, files: Sequence[Path]) -> Iterator[Fields]:
 
 
 def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) -> Reading:
-    """The items of a user's file, or directory of files. What is no item is named in `bad_rows` and counted.
+    """The items of a user's file, or directory of files. Rows that are no items are counted and named in `bad_rows`.
 
     Args:
         item: a row -> its item. Raises: DataError.
@@ -200,17 +200,12 @@ def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) 
     return Reading(items, missing, bad_rows=bad)
 
 
-def rows_of_split(name: str, dataset: str, split: str, path: str | None) -> Iterator[Fields]:
-    """All rows of a hub dataset's split; of its files at `path`, where one is given. Raises: DataError."""
-    if path is None:
-        return benchmark_rows_of_hub(name, dataset, split)
-    return rows_of(name, data_files(name, path, split))
-
-
-def benchmark_rows_of_hub(name: str, dataset: str, split: str, config: str | None = None) -> Iterator[Fields]:
-    """All rows of a hub dataset's split; used where no path is given. Raises: DataError."""
-    source = SourceConfig(dataset=dataset, split=split, name=config)
-    yield from _checked(read_rows(f"benchmark {name} (give path.{name}=PATH where there is no network): ", source))
+def rows_of_split(name: str, dataset: str, split: str, path: str | None = None) -> Iterator[Fields]:
+    """All rows of a hub dataset's split; from its files at `path`, where one is given. Raises: DataError."""
+    if path is not None:
+        return rows_of(name, data_files(name, path, split))
+    key = f"benchmark {name} (give path.{name}=PATH where there is no network): "
+    return _checked(read_rows(key, SourceConfig(dataset=dataset, split=split)))
 
 
 def _checked(rows: Iterable[Any]) -> Iterator[Fields]:
@@ -221,7 +216,9 @@ def _checked(rows: Iterable[Any]) -> Iterator[Fields]:
 
 
 def data_files(name: str, path: str, split: str) -> list[Path]:
-    """The data files of a downloaded hub dataset: a file, or a directory whose files name the split or name none.
+    """The data files of a downloaded hub dataset: a file, or those in a directory whose names begin with the split.
+
+    All files of the directory where none begins with it.
 
     Raises:
         DataError: there are none.
@@ -247,7 +244,7 @@ def existing(name: str, path: str) -> Path:
 
 
 def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], what: str) -> list[str]:
-    """A line for each subset that has not as many prompts as were published."""
+    """A line for each subset whose number of prompts is not the published one."""
     found = Counter(item.subset for item in items for _ in item.groups)
     lines = []
     for subset, count in expected.items():

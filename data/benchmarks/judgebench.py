@@ -11,9 +11,9 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
-    benchmark_rows_of_hub,
     existing,
     rows_of,
+    rows_of_split,
     what_is_missing,
 )
 from data.benchmarks.scores import Array, Means, mean_of
@@ -53,7 +53,7 @@ PUBLISHED = {
 def read(path: str | None = None) -> Reading:
     """A file of a split, a directory with such files, or the repository that has them in data/."""
     if path is None:
-        rows = [row for split in COUNTS for row in benchmark_rows_of_hub(NAME, HUB, split)]
+        rows = [row for split in COUNTS for row in rows_of_split(NAME, HUB, split)]
     else:
         place = existing(NAME, path)
         files = [place] if place.is_file() else sorted(place.glob(FILES)) or sorted((place / "data").glob(FILES))

@@ -22,10 +22,10 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
-    benchmark_rows_of_hub,
     data_files,
     existing,
     rows_of,
+    rows_of_split,
 )
 from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio
 from data.common.errors import DataError
@@ -57,7 +57,7 @@ def read(path: str | None = None) -> Reading:
     absent = []
     for subset, name in SETS.items():
         if path is None:
-            rows = benchmark_rows_of_hub(NAME, f"lmarena-ai/PPE-{name}-Best-of-K", SPLIT)
+            rows = rows_of_split(NAME, f"lmarena-ai/PPE-{name}-Best-of-K", SPLIT)
         else:
             rows = rows_of(NAME, _files(path, name))
         before = len(items)

@@ -15,9 +15,9 @@ from data.benchmarks.items import (
     Fields,
     Reading,
     Rewards,
-    benchmark_rows_of_hub,
     existing,
     rows_of,
+    rows_of_split,
     what_is_missing,
 )
 from data.benchmarks.scores import Array, Means, mean_of
@@ -52,7 +52,7 @@ PUBLISHED = {
 def read(path: str | None = None) -> Reading:
     """A directory with total_dataset.json or the files DOMAIN_filtered.json, or the repository that has it in data/."""
     if path is None:
-        items = [_item(row, str(row.get("domain"))) for row in benchmark_rows_of_hub(NAME, *HUB)]
+        items = [_item(row, str(row.get("domain"))) for row in rows_of_split(NAME, *HUB)]
     else:
         items = [
             _item(row, domain or str(row.get("domain"))) for f, domain in _files(path) for row in rows_of(NAME, [f])

@@ -1,9 +1,9 @@
 """From rewards to scores: means over items, 95 % bootstrap intervals, and whether two models differ.
 
 A benchmark measures each item (`measure`), and all its scores are functions of weighted means of these measures over
-items (`combine`). So one code gives the score (all weights 1), the bootstrap (weights: how often an item was drawn)
-and the paired bootstrap (the same weights for two models). Items are drawn within their subset, so that the counts of
-a benchmark's parts stay what they are.
+items (`combine`). So the same code computes the score (all weights 1), the bootstrap (weights: how often an item was
+drawn) and the paired bootstrap (the same weights for two models). Items are drawn within their subset, so that subsets
+keep their sizes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 ScoreGroups = Callable[[Sequence[list[list[Message]]]], Sequence[Sequence[float] | InvalidPair | None]]
 
 SAMPLES = 2000  # of a bootstrap
-_BLOCK = 1 << 22  # numbers of weights that are in memory at a time
+_BLOCK = 1 << 22  # weights that are in memory at a time
 
 
 class Means:
@@ -39,7 +39,7 @@ class Means:
     def __call__(self, name: str, *subsets: str) -> Array:
         """(samples,) means of a measure over some subsets (over all when none is named), each item counting once.
 
-        Items whose measure is NaN are no part of it; where none is left the mean is NaN.
+        Items whose measure is NaN are left out; the mean of no items is NaN.
         """
         values = self._values.get(name)
         if values is None:
@@ -68,7 +68,7 @@ class Benchmark(Protocol):
         """The items at a path in the benchmark's own layout, or from the hub. Raises: DataError."""
 
     def measure(self, item: Comparison, rewards: Rewards) -> dict[str, float]:
-        """What the rule says of one item; NaN where it says nothing."""
+        """The measures of one item; NaN where the rule does not apply to it."""
 
     def combine(self, means: Means) -> dict[str, Array]:
         """All scores from means over items, `score` (the headline) first."""
@@ -201,8 +201,10 @@ def _tied(group: Candidates, rewards: Sequence[float]) -> bool:
 
 
 def level(item: Comparison, rewards: Rewards) -> Rewards:
-    """The same reward for equal responses of a prompt, that of the first: rounding, which depends on the place in a
-    pack, must not make one of them win. (RMB has pairs of equal responses, in which nothing can be right.)
+    """Give equal responses of a prompt the reward of the first one.
+
+    Their rewards differ by rounding, which depends on the place in a pack, and that must not make one of them win. (RMB
+    has pairs of equal responses, which no model can get right.)
     """
     return [_level(group, values) for group, values in zip(item.groups, rewards, strict=True)]
 
@@ -216,11 +218,11 @@ def _level(group: Candidates, rewards: Sequence[float]) -> Sequence[float]:
 
 
 def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[Rewards | InvalidPair | None]:
-    """The rewards of each item; where the scorer refused one of its groups, what it gave instead.
+    """The rewards of each item; for an item with a group that cannot be scored, None or the reason.
 
     Args:
-        score_groups: conversations of each group -> a reward for each of them; None, or the reason, for a group that
-            it refuses.
+        score_groups: conversations of each group -> a reward for each of them; for a group that it cannot score, None
+            or the reason.
     """
     scored = iter(score_groups([group.conversations() for item in items for group in item.groups]))
     found: list[Rewards | InvalidPair | None] = []
@@ -237,7 +239,7 @@ def score_items(score_groups: ScoreGroups, items: Sequence[Comparison]) -> list[
 def run_benchmark(score_groups: ScoreGroups, benchmark: Benchmark, items: Sequence[Comparison]) -> dict[str, float]:
     """All scores of a benchmark by any scoring function (see `score_items`): another model, or a rule to compare with.
 
-    Items that the scorer refuses are left out; `unscored` counts them where there are any.
+    Items that cannot be scored are left out; `unscored` counts them where there are any.
     """
     rewards = zip(items, score_items(score_groups, items), strict=True)
     scored = [(item, r) for item, r in rewards if r is not None and not isinstance(r, InvalidPair)]

@@ -1,49 +1,31 @@
-"""Pairs with the same two conversations: repeated, or the other way round. All by hashes, in a few sorts."""
-
-from dataclasses import dataclass
+"""Pairs with the same two conversations, as duplicates or the other way round; all by hashes of conversations."""
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Positions of pairs, group by group: pairs of a group have the same conversations."""
-
-    positions: np.ndarray  # (n,), in each group in the order that was asked for
-    number: np.ndarray  # (n,), of the group of each, ascending from 0
-    sizes: np.ndarray  # (num_groups,)
-
-    @property
-    def first(self) -> np.ndarray:
-        """For each position the first one of its group, (n,)."""
-        return self.positions[(np.cumsum(self.sizes) - self.sizes)[self.number]]
-
-    @property
-    def last(self) -> np.ndarray:
-        return self.positions[(np.cumsum(self.sizes) - 1)[self.number]]
 
 
 def find_contradictions(chosen: np.ndarray, rejected: np.ndarray, *, majority: bool) -> np.ndarray:
     """For each pair the position of one with the same conversations the other way round; -1 where there is none.
 
     Args:
-        chosen, rejected: (num_pairs,) hashes of conversations.
-        majority: no contradiction is a pair in that order which more pairs of the same conversations have.
+        chosen, rejected: (num_pairs,) uint64 hashes.
+        majority: of the two orders, that of more pairs is right, and its pairs get -1.
 
     Returns: (num_pairs,) int64.
     """
     at = _repeated(chosen, rejected)
     one, other = chosen[at], rejected[at]
-    # Of the two orders of the same conversations one is forward; the backward pairs of a group come first.
-    groups = _grouped(at, np.minimum(one, other), np.maximum(one, other), then_by=one < other)
-    is_forward = chosen[groups.positions] < rejected[groups.positions]
-    num_forward = np.bincount(groups.number, weights=is_forward)
-    contradicts = ((num_forward > 0) & (num_forward < groups.sizes))[groups.number]
+    forward = one < other  # tells the two orders of the same conversations apart
+    group = _group_numbers(np.minimum(one, other), np.maximum(one, other))
+    sizes, num_forward = np.bincount(group), np.bincount(group, weights=forward)
+    contradicts = ((num_forward > 0) & (num_forward < sizes))[group]
     if majority:
-        winner = np.sign(2 * num_forward - groups.sizes)[groups.number]  # 1: forward, -1: backward, 0: neither
-        contradicts &= winner != np.where(is_forward, 1, -1)
+        winner = np.sign(2 * num_forward - sizes)[group]  # 1: forward, -1: backward, 0: neither
+        contradicts &= winner != np.where(forward, 1, -1)
+    first_backward, last_forward = np.full(len(sizes), len(chosen)), np.full(len(sizes), -1)
+    np.minimum.at(first_backward, group[~forward], at[~forward])
+    np.maximum.at(last_forward, group[forward], at[forward])
     opposite = np.full(len(chosen), -1)
-    opposite[groups.positions[contradicts]] = np.where(is_forward, groups.first, groups.last)[contradicts]
+    opposite[at[contradicts]] = np.where(forward, first_backward[group], last_forward[group])[contradicts]
     return opposite
 
 
@@ -51,12 +33,14 @@ def find_duplicates(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """For each pair the position of the first pair with the same conversations, or its own: (num_pairs,) int64.
 
     Args:
-        chosen, rejected: (num_pairs,) hashes of conversations.
+        chosen, rejected: (num_pairs,) uint64 hashes.
     """
     at = _repeated(chosen, rejected)
-    groups = _grouped(at, chosen[at], rejected[at])
+    group = _group_numbers(chosen[at], rejected[at])
+    first = np.full(len(np.bincount(group)), len(chosen))
+    np.minimum.at(first, group, at)
     kept = np.arange(len(chosen))
-    kept[groups.positions] = groups.first
+    kept[at] = first[group]
     return kept
 
 
@@ -75,16 +59,12 @@ def _repeated(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     return np.flatnonzero(repeated[at] == key)
 
 
-def _grouped(at: np.ndarray, *keys: np.ndarray, then_by: np.ndarray | None = None) -> _Groups:
-    """Group pairs by keys; the pairs of a group stand in the order of `then_by`, then of their positions.
-
-    Args:
-        at: positions, (n,) ascending.
-        keys, then_by: of the pairs there, (n,).
-    """
-    order = np.lexsort((at, at if then_by is None else then_by, *reversed(keys)))
+def _group_numbers(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """A number from 0 for each pair, (n,) int64, the same for pairs that are equal in both keys."""
+    order = np.lexsort((other, one))
+    one, other = one[order], other[order]
     new = np.zeros(len(order), np.bool_)
-    for key in keys:
-        new[1:] |= key[order][1:] != key[order][:-1]
-    number = np.cumsum(new)
-    return _Groups(at[order], number, np.bincount(number))
+    new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    group = np.empty(len(order), np.int64)
+    group[order] = np.cumsum(new)
+    return group
