@@ -12,8 +12,7 @@ import numpy as np
 
 from data.common.errors import DataError
 from data.tokens.chat import Group
-from data.tokens.pair_store import PairStore
-from data.tokens.tokenize import text_hash
+from data.tokens.pair_store import PairStore, text_hash
 
 
 @dataclass(frozen=True)

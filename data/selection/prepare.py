@@ -24,9 +24,8 @@ from data.selection.stages import (
     keep_margins,
     keep_matching,
 )
-from data.tokens.pair_store import open_store
+from data.tokens.pair_store import TokenizeSettings, open_store
 from data.tokens.template_sandbox import release
-from data.tokens.tokenize import TokeniseSettings
 
 if TYPE_CHECKING:
     from data.selection.contamination import BenchmarkPrompts
@@ -75,7 +74,7 @@ class _Preparation:
             name,
             source,
             self.chat,
-            TokeniseSettings(config.max_length, config.over_length, self.target_margin),
+            TokenizeSettings(config.max_length, config.over_length, self.target_margin),
             config.cache(),
             builder=self.builder,
             workers=config.workers,

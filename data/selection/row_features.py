@@ -170,7 +170,7 @@ def _find_in_chunk(rows: list[Row], source: SourceConfig, prompts: "BenchmarkPro
 
 
 def _pairs(rows: list[Row], source: SourceConfig) -> list[tuple[Row, tuple[list[Message], list[Message]]]]:
-    """The rows that hold two conversations; data/tokens/tokenize.py says why others do not."""
+    """The rows that hold two conversations; data/tokens/pair_store.py says why others do not."""
     found = []
     for row in rows:
         if row.error is None:

@@ -12,8 +12,7 @@ from paths import SHARED
 from data.rows.builtin import byte_tokenizer
 from data.rows.sources import SourceConfig
 from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore, open_store
-from data.tokens.tokenize import TokeniseSettings
+from data.tokens.pair_store import PairStore, TokenizeSettings, open_store
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +71,7 @@ def build_store(tmp_path: Path, chat: Chat) -> Callable[..., PairStore]:
         rows: Any = None,
         *,
         name: str = "handmade",
-        settings: TokeniseSettings | None = None,
+        settings: TokenizeSettings | None = None,
         stop_at_bad_row: bool = False,
         **source: Any,
     ) -> PairStore:
@@ -82,7 +81,7 @@ def build_store(tmp_path: Path, chat: Chat) -> Callable[..., PairStore]:
             name,
             SourceConfig(**source),
             chat,
-            settings or TokeniseSettings(),
+            settings or TokenizeSettings(),
             tmp_path / "cache",
             builder=True,
             stop_at_bad_row=stop_at_bad_row,

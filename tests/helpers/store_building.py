@@ -11,7 +11,7 @@ from data.rows.builtin import byte_tokenizer
 from data.rows.sources import SourceConfig
 from data.tokens import pair_store
 from data.tokens.chat import Chat
-from data.tokens.tokenize import TokeniseSettings
+from data.tokens.pair_store import TokenizeSettings
 
 ROWS = 600
 
@@ -23,7 +23,7 @@ def build(directory: Path) -> pair_store.PairStore:
 
 def build_in(directory: Path, cache: Path) -> pair_store.PairStore:
     source = SourceConfig(path=str(directory / "rows.jsonl"))
-    return pair_store.open_store("x", source, Chat(byte_tokenizer()), TokeniseSettings(), cache, builder=True)
+    return pair_store.open_store("x", source, Chat(byte_tokenizer()), TokenizeSettings(), cache, builder=True)
 
 
 def build_beside_another(directory: Path, barrier: Any, results: Any) -> None:

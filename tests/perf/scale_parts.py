@@ -68,12 +68,11 @@ def generate(file: str, tokenizer: str, kind: str, pairs: int) -> dict[str, Any]
 
 def prepare(file: str, tokenizer: str, cache: str, workers: int) -> dict[str, Any]:
     """Tokenise as a run does; it must not have been done before."""
-    from data.tokens.pair_store import open_store
-    from data.tokens.tokenize import TokeniseSettings
+    from data.tokens.pair_store import TokenizeSettings, open_store
 
     chat = chat_of(tokenizer)
     started = time.perf_counter()
-    store = open_store(KEY, source_of(file), chat, TokeniseSettings(), Path(cache), builder=True, workers=workers)
+    store = open_store(KEY, source_of(file), chat, TokenizeSettings(), Path(cache), builder=True, workers=workers)
     seconds = time.perf_counter() - started
     prefix = store.prefix_length.astype(np.int64)
     stored = int((prefix + store.chosen_length + store.rejected_length).sum())

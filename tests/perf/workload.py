@@ -101,8 +101,7 @@ def real_lengths(config: CompareConfig, cache: Path) -> np.ndarray:
     """The lengths of real pairs, tokenised as a training run would."""
     from data.rows.sources import SourceConfig, check_source
     from data.tokens.chat import Chat
-    from data.tokens.pair_store import open_store
-    from data.tokens.tokenize import TokeniseSettings
+    from data.tokens.pair_store import TokenizeSettings, open_store
     from models.build import fetch
     from models.tokenizer import read_tokenizer
 
@@ -110,7 +109,7 @@ def real_lengths(config: CompareConfig, cache: Path) -> np.ndarray:
     source = SourceConfig(path=config.lengths)
     check_source("lengths", source)
     chat = Chat(read_tokenizer(fetch(config.tokenizer, None, "tokenizer", weights=False)[0]))
-    store = open_store("lengths", source, chat, TokeniseSettings(config.max_length), cache, builder=True)
+    store = open_store("lengths", source, chat, TokenizeSettings(config.max_length), cache, builder=True)
     return np.stack([store.prefix_length, store.chosen_length, store.rejected_length], axis=1).astype(np.int64)
 
 

@@ -51,14 +51,13 @@ def prepared_pairs(recipe: Recipe) -> PairCounts:
     """Raises: RecipeError when a source is not tokenised here; DataError when it cannot be read."""
     import numpy as np
 
-    from data.tokens.pair_store import is_made
-    from data.tokens.tokenize import TokeniseSettings
+    from data.tokens.pair_store import TokenizeSettings, is_made
     from models.build import resolve_base
     from models.errors import ModelError
     from train.run.resolve import load_chat, prepare_inputs
 
     data = recipe.data
-    settings = TokeniseSettings(data.max_length, data.over_length, recipe.loss.target_margin)
+    settings = TokenizeSettings(data.max_length, data.over_length, recipe.loss.target_margin)
     try:
         chat = load_chat(recipe.model, data, resolve_base(recipe.model, weights=False))
         for prefix, sources in (("data.sources", data.sources), ("data.eval.sources", data.eval.sources)):

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from data.packing.loader import PairLoader, PairPack, Step
 from data.selection.mixture import Mixture, PairSet
 from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore
-from data.tokens.tokenize import TokeniseSettings
+from data.tokens.pair_store import PairStore, TokenizeSettings
 
 Sets = list[PairSet]
 
@@ -25,7 +24,7 @@ def sets(build_store: Callable[..., PairStore]) -> Sets:
     """Two sources of unequal pairs; the second is flipped and has each pair's number as its margin and weight."""
     first = [pair(f"Question {i}?", "yes " * (i % 7 + 1), "no " * (i % 3 + 1)) for i in range(23)]
     second = [pair(f"Task {i}!", "x" * (3 * i + 1), "y", margin=i, loss_weight=i) for i in range(12)]
-    asked = TokeniseSettings(target_margin=True)
+    asked = TokenizeSettings(target_margin=True)
     stores = [
         build_store([{**row, "margin": 0} for row in first], name="first", settings=asked),
         build_store(second, name="second", settings=asked),

@@ -1,6 +1,6 @@
 """The ids are those of the model card's snippet; dates, BOS, pad token and truncation keep their promises.
 
-Also here, since it is decided on ids: the refusals of `tokenise`.
+Also here, since it is decided on ids: the refusals of `tokenize_rows`.
 """
 
 import datetime
@@ -31,7 +31,7 @@ from data.tokens.chat import (
     read_template,
     truncate_prompt,
 )
-from data.tokens.tokenize import TokeniseSettings, tokenise
+from data.tokens.pair_store import TokenizeSettings, tokenize_rows
 from train.export.model_card import snippet_code
 
 README = (paths.ROOT / "README.md").read_text()
@@ -208,7 +208,7 @@ def test_truncation_keeps_all_that_stands_before_the_text(writes: bool, added: s
     whole = chat.ids(row["chosen"])
     keep = chat.num_leading(whole)
     assert keep == len(ADDED[added].partition("$A")[0].split()) or writes
-    sides = tokenised(row, chat, len(whole) - 30)
+    sides = tokenized(row, chat, len(whole) - 30)
     assert sides[0] == whole[:keep] + whole[keep + 30 :]
 
 
@@ -405,15 +405,15 @@ def test_common_prefix_length(a: list[int], b: list[int], length: int) -> None:
 # --- conversations that are too long --------------------------------------------------------------------------------
 
 
-def tokenised(
+def tokenized(
     row: dict[str, Any], chat: Chat, max_length: int = 16384, over_length: str = "truncate_prompt", **source: Any
 ) -> tuple[list[int], list[int]]:
     """Ids of both sides, as they would lie in the store."""
-    limits = TokeniseSettings(max_length=max_length, over_length=over_length)
-    done = tokenise([Row("rows.jsonl:7", 6, row)], SourceConfig(**source), chat, limits)
-    assert done.num_rows == 1 == len(done.ids) + len(done.refused)
-    if done.refused:
-        raise InvalidPair(done.refused[0]["reason"], done.refused[0]["detail"])
+    limits = TokenizeSettings(max_length=max_length, over_length=over_length)
+    done = tokenize_rows([Row("rows.jsonl:7", 6, row)], SourceConfig(**source), chat, limits)
+    assert done.num_rows == 1 == len(done.ids) + len(done.dropped)
+    if done.dropped:
+        raise InvalidPair(done.dropped[0]["reason"], done.dropped[0]["detail"])
     columns = {name: int(values[0]) for name, values in done.columns.items() if name.endswith("length")}
     ids, prefix, chosen = done.ids[0].tolist(), columns["prefix_length"], columns["chosen_length"]
     assert len(ids) == prefix + chosen + columns["rejected_length"]
@@ -423,9 +423,9 @@ def tokenised(
 def test_a_conversation_of_exactly_the_limit_is_kept_and_one_token_more_is_dropped(chat: Chat) -> None:
     row = pair("Say hi to all of them.", "Hi there, all of you.", "No.")
     longest = len(chat.ids(row["chosen"]))
-    assert tokenised(row, chat, longest, "drop")[0] == chat.ids(row["chosen"])
+    assert tokenized(row, chat, longest, "drop")[0] == chat.ids(row["chosen"])
     with pytest.raises(InvalidPair, match=f"{longest} tokens, more than max_length={longest - 1}") as caught:
-        tokenised(row, chat, longest - 1, "drop")
+        tokenized(row, chat, longest - 1, "drop")
     assert caught.value.reason == "over length"
 
 
@@ -433,7 +433,7 @@ def test_truncation_cuts_the_prompt_from_the_left_by_the_same_tokens_on_both_sid
     row = pair("a long question " * 10, "Hi there, all of you.", "No.")
     whole = [chat.ids(row[side]) for side in ("chosen", "rejected")]
     cut = 30
-    sides = tokenised(row, chat, len(whole[0]) - cut)
+    sides = tokenized(row, chat, len(whole[0]) - cut)
     assert sides == (whole[0][cut:], whole[1][cut:])
 
 
@@ -451,7 +451,7 @@ def test_truncation_is_a_suffix_of_the_whole_and_never_cuts_a_response(chat: Cha
         whole = [this.ids(row[side]) for side in ("chosen", "rejected")]
         keep = 1 if with_bos else 0
         try:
-            sides = tokenised(row, this, max_length)
+            sides = tokenized(row, this, max_length)
         except InvalidPair:
             longest = max(len(r.encode()) + 2 for r in (chosen, rejected))  # with its <|im_end|> and newline
             assert keep + longest > max_length, "it was dropped and need not be"
@@ -476,7 +476,7 @@ def test_truncation_with_real_templates_keeps_bos_and_both_responses(real_chat: 
         "rejected": talk("Tell me all about it. " * 50, "Once.", "More!", "No."),
     }
     whole = [real_chat.ids(row[side]) for side in ("chosen", "rejected")]
-    sides = tokenised(row, real_chat, 100)
+    sides = tokenized(row, real_chat, 100)
     bos = [real_chat.tokenizer.bos_token_id] if real_chat.tokenizer.bos_token_id is not None else []
     assert len(sides[0]) == 100
     for side, ids in zip(sides, whole, strict=True):
@@ -488,7 +488,7 @@ def test_truncation_with_real_templates_keeps_bos_and_both_responses(real_chat: 
 def test_a_pair_whose_response_would_have_to_be_cut_is_dropped(real_chat: Chat) -> None:
     row = pair("Hi", "word " * 200, "No.")
     with pytest.raises(InvalidPair, match=r"a response of .* tokens does not fit max_length=100") as caught:
-        tokenised(row, real_chat, 100)
+        tokenized(row, real_chat, 100)
     assert caught.value.reason == "over length"
 
 
@@ -499,23 +499,23 @@ def test_conversations_that_differ_early_are_never_cut_behind_the_difference(cha
         chat.tokenizer("<|im_start|>user\n" + "same " * 10 + "<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     )
     longest = max(map(len, whole))
-    assert tokenised(row, chat, longest - shared) == (whole[0][shared:], whole[1][shared:])
+    assert tokenized(row, chat, longest - shared) == (whole[0][shared:], whole[1][shared:])
     with pytest.raises(InvalidPair, match="does not fit"):
-        tokenised(row, chat, longest - shared - 1)
+        tokenized(row, chat, longest - shared - 1)
 
 
 def test_a_beginning_that_both_responses_share_is_never_cut(chat: Chat) -> None:
     row = pair("Hi", "Well, I do think that yes.", "Well, I do think that no.")
     response = len("Well, I do think that yes.") + 2  # with its <|im_end|> and newline
-    assert chat.tokenizer.decode(tokenised(row, chat, response)[0]) == "Well, I do think that yes.<|im_end|>\n"
+    assert chat.tokenizer.decode(tokenized(row, chat, response)[0]) == "Well, I do think that yes.<|im_end|>\n"
     with pytest.raises(InvalidPair, match=f"a response of {response} tokens does not fit"):
-        tokenised(row, chat, response - 1)
+        tokenized(row, chat, response - 1)
 
 
 def test_nothing_shared_is_never_cut(chat: Chat) -> None:
     row = {"chosen": talk("one " * 20, "a"), "rejected": talk("two " * 20, "b")}
     with pytest.raises(InvalidPair, match="does not fit max_length=60"):
-        tokenised(row, chat, 60, same_first_turn=False)
+        tokenized(row, chat, 60, same_first_turn=False)
 
 
 @pytest.mark.parametrize("bos", [0, 1])
@@ -529,22 +529,22 @@ def test_truncate_prompt_by_numbers(bos: int) -> None:
         truncate_prompt(sides, 3, 3 if bos else 2, bos)
 
 
-# --- the other refusals of tokenise ---------------------------------------------------------------------------------
+# --- the other refusals of tokenize_rows ------------------------------------------------------------------------------
 
 
 def test_a_template_that_refuses_a_conversation_refuses_the_row(real_tokenizer: Callable[[str], Any]) -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
     chat = Chat(byte_tokenizer(), strict)
     with pytest.raises(InvalidPair, match="the chat template refuses the conversation: no system here") as caught:
-        tokenised({"chosen": talk("a", "b", system="s"), "rejected": talk("a", "c", system="s")}, chat)
+        tokenized({"chosen": talk("a", "b", system="s"), "rejected": talk("a", "c", system="s")}, chat)
     assert caught.value.reason == "template error"
-    assert tokenised(pair(), chat)[0] == chat.ids(pair()["chosen"])
+    assert tokenized(pair(), chat)[0] == chat.ids(pair()["chosen"])
 
 
 def test_an_error_inside_a_template_refuses_the_row() -> None:
     chat = Chat(byte_tokenizer(), "{{ messages[0].content + (1 if messages|length > 2 else '') }}" + CHATML)
     with pytest.raises(InvalidPair) as caught:
-        tokenised({"chosen": talk("a", "b", "c", "d"), "rejected": talk("a", "b", "c", "e")}, chat)
+        tokenized({"chosen": talk("a", "b", "c", "d"), "rejected": talk("a", "b", "c", "e")}, chat)
     assert caught.value.reason == "template error"
 
 
@@ -586,7 +586,7 @@ def test_published_templates_leave_out_no_role(real_chat: Chat, chat: Chat) -> N
 def test_conversations_that_a_template_makes_equal_are_refused() -> None:
     chat = Chat(byte_tokenizer(), CHATML.replace("message['content']", "message['content']|trim"))
     with pytest.raises(InvalidPair, match="the same tokens once the template is applied") as caught:
-        tokenised(pair("Hi", "Hello", " Hello "), chat)
+        tokenized(pair("Hi", "Hello", " Hello "), chat)
     assert caught.value.reason == "identical tokens"
 
 
@@ -594,16 +594,16 @@ def test_conversations_that_a_template_makes_equal_are_refused() -> None:
 def test_a_conversation_that_ends_with_the_pad_token_is_refused(side: str) -> None:
     chat = Chat(byte_tokenizer(), "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
     with pytest.raises(InvalidPair, match="ends with the pad token") as caught:
-        tokenised({**pair(), side: talk("Say hi.", "Hi<|endoftext|>")}, chat)
+        tokenized({**pair(), side: talk("Say hi.", "Hi<|endoftext|>")}, chat)
     assert caught.value.reason == "ends with pad"
-    assert tokenised({**pair(), side: talk("Say hi.", "<|endoftext|>Hi")}, chat)
+    assert tokenized({**pair(), side: talk("Say hi.", "<|endoftext|>Hi")}, chat)
 
 
-def test_columns_of_a_tokenised_row(chat: Chat) -> None:
+def test_columns_of_a_tokenized_row(chat: Chat) -> None:
     rows = [Row(f"x:{i}", i, pair(f"Q{i % 2}", f"yes {i}", "no", margin=i, loss_weight=0.5)) for i in range(3)]
-    done = tokenise(rows, SourceConfig(), chat, TokeniseSettings(target_margin=True))
+    done = tokenize_rows(rows, SourceConfig(), chat, TokenizeSettings(target_margin=True))
     columns = {name: values.tolist() for name, values in done.columns.items()}
-    assert not done.refused
+    assert not done.dropped
     assert columns["row"] == [0, 1, 2]
     assert columns["target_margin"] == [0.0, 1.0, 2.0]
     assert columns["loss_weight"] == [0.5] * 3

@@ -20,8 +20,7 @@ from data.rows import files
 from data.rows.builtin import CHATML, byte_tokenizer
 from data.rows.sources import SourceConfig
 from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore, open_store
-from data.tokens.tokenize import TokeniseSettings
+from data.tokens.pair_store import PairStore, TokenizeSettings, open_store
 
 Build = Callable[..., PairStore]
 # (what stands on the line, its reason, what the sentence names); the lines between are good or blank.
@@ -63,7 +62,7 @@ def stores(tmp_path: Path) -> list[Path]:
 
 def test_a_store_holds_the_ids_lengths_and_numbers_of_its_pairs(build_store: Build, chat: Chat) -> None:
     rows = [pair(f"Q{i}", f"yes {i}", "no" * i, loss_weight=i, margin=i / 2) for i in range(1, 600)]
-    store = build_store(rows, settings=TokeniseSettings(target_margin=True))
+    store = build_store(rows, settings=TokenizeSettings(target_margin=True))
     assert len(store) == 599
     assert len(store) > 2 * pool_module.CHUNK, "several chunks are not tested"
     for i in (0, 1, 254, 255, 256, 257, 511, 512, 598):
@@ -82,7 +81,7 @@ def test_refused_rows_are_listed_with_source_line_reason_and_field(build_store: 
     lines: list[Any] = ["", pair("first")]
     for bad, _, _ in BAD_LINES:
         lines += [bad, "", pair(f"good {len(lines)}")]
-    store = build_store(lines, name="mixed", settings=TokeniseSettings(max_length=200))
+    store = build_store(lines, name="mixed", settings=TokenizeSettings(max_length=200))
     refused = list(store.dropped())
     expected = [(3 + 3 * i, reason, said) for i, (_, reason, said) in enumerate(BAD_LINES) if reason]
     assert [record["reason"] for record in refused] == [reason for _, reason, _ in expected]
@@ -100,7 +99,7 @@ def test_on_request_the_first_bad_row_stops_with_source_line_and_detail(
     index: int, build_store: Build, tmp_path: Path
 ) -> None:
     bad, _, said = BAD_LINES[index]
-    settings = TokeniseSettings(max_length=200)
+    settings = TokenizeSettings(max_length=200)
     rows = [pair(), "", bad, pair("next"), "{also bad"]
     for _ in range(2):  # nothing is left behind that a second try could take for a store
         with pytest.raises(DataError) as caught:
@@ -117,7 +116,7 @@ def test_on_request_the_first_bad_row_stops_with_source_line_and_detail(
 def test_a_margin_is_needed_only_when_the_loss_asks_for_it(build_store: Build) -> None:
     rows = [pair("a"), pair("b", margin=2)]
     assert len(build_store(rows)) == 2
-    asked = build_store(rows, settings=TokeniseSettings(target_margin=True))
+    asked = build_store(rows, settings=TokenizeSettings(target_margin=True))
     assert asked.target_margin.tolist() == [2.0]
     assert [record["reason"] for record in asked.dropped()] == ["no target margin"]
 
@@ -171,7 +170,7 @@ def test_a_file_that_moved_is_found_by_its_content(
 def test_other_settings_make_another_store(change: dict[str, Any], build_store: Build) -> None:
     rows = numbered(5, margin=1)
     first = build_store(rows)
-    other = build_store(rows, settings=dataclasses.replace(TokeniseSettings(), **change))
+    other = build_store(rows, settings=dataclasses.replace(TokenizeSettings(), **change))
     assert other.directory != first.directory
     assert len(other) == 5
 
@@ -191,7 +190,7 @@ def test_another_template_makes_another_store_with_its_ids(tmp_path: Path, chat:
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(3))))
     other = Chat(byte_tokenizer(), CHATML.replace("assistant", "model"))
     made = [
-        open_store("x", config, c, TokeniseSettings(), tmp_path / "cache", builder=True) for c in (chat, other, chat)
+        open_store("x", config, c, TokenizeSettings(), tmp_path / "cache", builder=True) for c in (chat, other, chat)
     ]
     assert made[0].directory == made[2].directory != made[1].directory
     assert len(stores(tmp_path)) == 2
@@ -232,7 +231,7 @@ def test_who_waits_gets_the_store_that_the_builder_makes(tmp_path: Path, chat: C
     got: list[PairStore] = []
 
     def wait() -> None:
-        got.append(open_store("x", config, chat, TokeniseSettings(), tmp_path / "cache", builder=False))
+        got.append(open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=False))
 
     waiting = [threading.Thread(target=wait, daemon=True) for _ in range(2)]
     for thread in waiting:
@@ -240,7 +239,7 @@ def test_who_waits_gets_the_store_that_the_builder_makes(tmp_path: Path, chat: C
     time.sleep(0.3)
     assert not got
     assert stores(tmp_path) == [], "one who waits must not build"
-    built = open_store("x", config, chat, TokeniseSettings(), tmp_path / "cache", builder=True)
+    built = open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=True)
     for thread in waiting:
         thread.join(timeout=20)
     assert [store.directory for store in got] == [built.directory] * 2
@@ -255,7 +254,7 @@ def test_two_builders_make_one_store(tmp_path: Path, chat: Chat, monkeypatch: py
     got: list[PairStore] = []
 
     def build() -> None:
-        got.append(open_store("x", config, chat, TokeniseSettings(), tmp_path / "cache", builder=True))
+        got.append(open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=True))
 
     threads = [threading.Thread(target=build, daemon=True) for _ in range(3)]
     for thread in threads:
@@ -271,7 +270,7 @@ def test_two_builders_make_one_store(tmp_path: Path, chat: Chat, monkeypatch: py
 def test_an_interrupted_build_leaves_no_half_store(
     interruption: type[BaseException], build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = store_module.tokenise
+    original = store_module.tokenize_rows
     calls = []
 
     def stop_later(*args: Any) -> Any:
@@ -280,7 +279,7 @@ def test_an_interrupted_build_leaves_no_half_store(
             raise interruption
         return original(*args)
 
-    monkeypatch.setattr(store_module, "tokenise", stop_later)
+    monkeypatch.setattr(store_module, "tokenize_rows", stop_later)
     with pytest.raises(interruption):
         build_store(numbered(1000))
     assert len(calls) == 3
@@ -293,7 +292,7 @@ def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat
     rows[1000], rows[4500] = "{not json", pair(chosen="")
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
     one, two = (
-        open_store("x", config, chat, TokeniseSettings(), tmp_path / f"cache{workers}", builder=True, workers=workers)
+        open_store("x", config, chat, TokenizeSettings(), tmp_path / f"cache{workers}", builder=True, workers=workers)
         for workers in (1, 2)
     )
     assert len(one) == len(rows) - 2

@@ -27,8 +27,7 @@ from data.common import cache as artifact_cache
 from data.common.errors import DataError
 from data.rows.sources import SourceConfig
 from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore, open_store
-from data.tokens.tokenize import TokeniseSettings
+from data.tokens.pair_store import PairStore, TokenizeSettings, open_store
 
 Build = Callable[..., PairStore]
 FILES = ["ids.bin", "dropped.jsonl", "store.json", "manifest.json"]
@@ -84,7 +83,7 @@ def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(300))))
 
     def opened(builder: bool) -> PairStore:
-        return open_store("x", config, chat, TokeniseSettings(), tmp_path / "cache", builder=builder)
+        return open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=builder)
 
     directory = opened(True).directory
     before = contents(directory)
@@ -238,7 +237,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(cache: str, tmp_path: Path,
     with pytest.raises(
         DataError, match=r"make it a directory that you can write to, or .*data\.cache_dir=PATH"
     ) as caught:
-        open_store("x", config, chat, TokeniseSettings(), where, builder=True)
+        open_store("x", config, chat, TokenizeSettings(), where, builder=True)
     assert str(caught.value).startswith(f"{where}: the tokenised pairs cannot be written there: ")
 
 

@@ -20,7 +20,7 @@ from data.rows.builtin import CHATML, byte_tokenizer
 from data.rows.sources import Row, SourceConfig
 from data.tokens import template_sandbox
 from data.tokens.chat import Chat, read_template
-from data.tokens.tokenize import TokeniseSettings, tokenise
+from data.tokens.pair_store import TokenizeSettings, tokenize_rows
 
 TALK = talk("Hello there", "Hi")
 LOOP = "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}"
@@ -65,9 +65,9 @@ def test_a_template_that_takes_too_much_is_refused(limits, kind):
 def test_a_template_that_waits_for_a_certain_row_is_refused_too(limits):
     chat = Chat(byte_tokenizer(), CHATML + "{% if 'now' in messages[0].content %}" + LOOP + "{% endif %}")
     rows = [Row(f"x:{i}", i, {"prompt": text, "chosen": "a", "rejected": "b"}) for i, text in enumerate(["Hi", "now"])]
-    assert len(tokenise(rows[:1], SourceConfig(), chat, TokeniseSettings()).ids) == 1
+    assert len(tokenize_rows(rows[:1], SourceConfig(), chat, TokenizeSettings()).ids) == 1
     with pytest.raises(DataError, match=r"took more than 0\.2 s"):
-        tokenise(rows, SourceConfig(), chat, TokeniseSettings())
+        tokenize_rows(rows, SourceConfig(), chat, TokenizeSettings())
 
 
 def render_in_worker(template):
