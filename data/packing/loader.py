@@ -1,4 +1,7 @@
-"""The steps of a training run, and sweeps over held-out pairs: packs of pairs from several sets, for one rank."""
+"""The steps of a training run, and sweeps over held-out pairs: packs of pairs from several sets, for one rank.
+
+Pairs are (num_pairs, 2) int64 arrays: the number of the set, and the set position (data/__init__.py).
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairPack:
-    """A pack of pairs: rewards 2i and 2i + 1 are chosen and rejected of pair i. P pairs."""
+    """A pack of P pairs: rewards 2i and 2i + 1 are chosen and rejected of pair i."""
 
     pack: Pack
     target_margin: "torch.Tensor"  # (P,) float32
     loss_weight: "torch.Tensor"  # (P,) float32, mean 1 over the training set
-    pairs: np.ndarray  # (P, 2) int64: number of the set, position in the set
+    pairs: np.ndarray  # (P, 2) int64: set number, set position
 
     def map(self, change: "Callable[[torch.Tensor], torch.Tensor]") -> "PairPack":
         """The same pairs with every tensor changed."""
@@ -60,12 +63,13 @@ class PairLoader:
         """
         Args:
             pin_memory: build packs in page-locked memory. From any other the copy to a GPU is not asynchronous: the
-                host would wait for all that the GPU has still to do.
+                host would wait for all work that the GPU has queued.
         """
         self.pin_memory = pin_memory
         self.sets, self.pack_tokens, self.share_prefix = sets, pack_tokens, share_prefix
         self.rank, self.world_size = rank, world_size
-        self._starts = np.cumsum([0] + [len(s) for s in sets])  # where each set begins in the columns below
+        # Columns of all sets end to end, (total_pairs,) each; a set begins at its `_starts`.
+        self._starts = np.cumsum([0] + [len(s) for s in sets])
         self._sizes = np.concatenate([group_sizes(s, share_prefix) for s in sets])
         self._costs = np.concatenate([group_costs(s, share_prefix, attention_cost) for s in sets])
         self._margins = np.concatenate([s.store.target_margin[s.indices] for s in sets]).astype(np.float32)
@@ -76,40 +80,44 @@ class PairLoader:
 
     def plan(self, pairs: np.ndarray) -> StepPlan:
         """The packs of all ranks for (num_pairs, 2) pairs."""
-        at = self._starts[pairs[:, 0]] + pairs[:, 1]
-        return plan_step(self._sizes[at], self._costs[at], self.pack_tokens, self.world_size)
+        index = self._column_index(pairs)
+        return plan_step(self._sizes[index], self._costs[index], self.pack_tokens, self.world_size)
 
     def build(self, pairs: np.ndarray) -> PairPack:
         """One pack of (num_pairs, 2) pairs, in their order."""
         import torch
 
-        at = self._starts[pairs[:, 0]] + pairs[:, 1]
-        groups = [self.sets[s].group(i) for s, i in pairs.tolist()]
+        index = self._column_index(pairs)
+        groups = [self.sets[set_number].group(set_position) for set_number, set_position in pairs.tolist()]
         built = PairPack(
             build_pack(groups if self.share_prefix else [unshare(group) for group in groups]),
-            torch.from_numpy(self._margins[at]),
-            torch.from_numpy(self._weights[at]),
+            torch.from_numpy(self._margins[index]),
+            torch.from_numpy(self._weights[index]),
             pairs,
         )
         return built.map(torch.Tensor.pin_memory) if self.pin_memory else built
 
+    def _column_index(self, pairs: np.ndarray) -> np.ndarray:
+        """Where the columns hold each of (num_pairs, 2) pairs, (num_pairs,)."""
+        index: np.ndarray = self._starts[pairs[:, 0]] + pairs[:, 1]
+        return index
+
     def largest_pack(self) -> PairPack:
-        """The most that one pack can be: the longest pair, and the longest ones that fit beside it."""
+        """The largest possible pack: the longest pair, and the longest ones that fit beside it."""
         order = np.argsort(-self._sizes, kind="stable")
-        sizes, chosen, room = self._sizes[order], [0], self.pack_tokens - int(self._sizes[order[0]])
-        at = 1
-        while (at := max(at, int(np.searchsorted(-sizes, -room)))) < len(sizes):  # the first from there on that fits
-            chosen.append(at)
-            room -= int(sizes[at])
-            at += 1
-        rows = order[chosen]
-        sets = np.searchsorted(self._starts, rows, side="right") - 1
-        return self.build(np.stack([sets, rows - self._starts[sets]], axis=1))
+        sizes, taken, room = self._sizes[order], [0], self.pack_tokens - int(self._sizes[order[0]])
+        k = 1
+        while (k := max(k, int(np.searchsorted(-sizes, -room)))) < len(sizes):  # the first from k on that fits
+            taken.append(k)
+            room -= int(sizes[k])
+            k += 1
+        index = order[taken]
+        set_numbers = np.searchsorted(self._starts, index, side="right") - 1
+        return self.build(np.stack([set_numbers, index - self._starts[set_numbers]], axis=1))
 
     def describe(self, pairs: np.ndarray) -> list[str]:
         """Where (num_pairs, 2) pairs come from: source and row, counted from 1."""
-        sets = self.sets
-        return [f"{sets[s].name} row {sets[s].store.row[sets[s].indices[i]] + 1}" for s, i in pairs.tolist()]
+        return [self.sets[set_number].describe(set_position) for set_number, set_position in pairs.tolist()]
 
     def steps(
         self,
@@ -136,7 +144,7 @@ class PairLoader:
             stop = min(start + pairs_per_step, total_pairs)
             pairs = mixture.take(start, stop - start)
             plan = self.plan(pairs)
-            packs = [self.build(pairs[pack]) for pack in plan.of_rank(self.rank)]
+            packs = [self.build(pairs[step_positions]) for step_positions in plan.of_rank(self.rank)]
             return Step(number, packs, stop - start, stop, plan)
 
         with ThreadPoolExecutor(1) as pool:
@@ -154,5 +162,5 @@ class PairLoader:
         )
         for start in range(0, len(everything), pairs_per_plan):
             pairs = everything[start : start + pairs_per_plan]
-            for pack in self.plan(pairs).of_rank(self.rank):
-                yield self.build(pairs[pack])
+            for positions in self.plan(pairs).of_rank(self.rank):
+                yield self.build(pairs[positions])

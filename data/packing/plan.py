@@ -227,7 +227,7 @@ def busy_share(packs: list[list[int]], costs: np.ndarray, world_size: int) -> fl
 class StepPlan:
     """Which pairs of a step each pack holds. Rank r runs packs r, r + world_size, r + 2 * world_size, ..."""
 
-    packs: list[list[int]]  # positions in the step's pairs
+    packs: list[list[int]]  # step positions of each pack
     world_size: int
     busy_share: float  # useful cost / what the ranks spend, waiting included
     num_oversize: int  # pairs longer than a pack

@@ -1,9 +1,8 @@
-"""One row of a file to be scored -> its conversations: the scoring command and a user's comparisons read rows alike.
+"""A row of a file to be scored -> its conversations; for the scoring command and a user's own comparisons.
 
 A row is one conversation (`messages`), a pair in any format of training (`chosen`, `rejected`), or a prompt with
-`responses`. A row that holds several of these is the one that compares most (responses, a pair, messages), and the
-others must say nothing else. All are checked as training rows are. What is wrong with one of several responses costs it
-alone.
+`responses`. Of a row with several of these, responses come before a pair and a pair before messages; the others must
+hold no other text. All are checked as training rows are. An invalid response does not reject the other responses.
 """
 
 from collections.abc import Mapping, Sequence

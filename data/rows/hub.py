@@ -1,7 +1,7 @@
 """Hub datasets: rows of text from the data files of the named repository (or directory), and from nowhere else.
 
-`datasets` runs no code of a repository and reads no pickles. What is left to refuse: files elsewhere that a
-repository's README names as its data, other kinds of files, and columns whose values are opened when they are read.
+`datasets` runs no code of a repository and reads no pickles. Rejected here: data files outside the repository that its
+README names, other kinds of files, and columns whose values are opened when they are read (images, sound).
 """
 
 import functools
@@ -11,18 +11,18 @@ from typing import Any
 
 from data.common.errors import DataError, InvalidPair
 
-KINDS = ("parquet", "json", "arrow", "csv", "cache")  # cache: what was downloaded before, where there is no network
+KINDS = ("parquet", "json", "arrow", "csv", "cache")  # cache: downloaded before, where there is no network
 TEXT = ("Value", "ClassLabel", "Json")
-NOT_TEXT = {"not_read": "pictures, sound or other than text"}  # no text that could be trained on
-# What pyarrow says of a value that Python has none for: text that is not UTF-8, a date after the year 9999, ...
+NOT_TEXT = {"not_read": "pictures, sound or other than text"}  # the value of a column that is not text
+# Errors of pyarrow for values that Python cannot represent: text that is not UTF-8, a date after the year 9999, ...
 UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedError)
 
 
 def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str | None) -> tuple[Any, dict[str, Any]]:
-    """A split of a dataset without the columns that are no text, and what stands in each row in their place.
+    """A split of a dataset without the columns that are not text, and the columns that replace them in each row.
 
     Raises:
-        DataError: it is not there, or is none that is read here; names the key.
+        DataError: it is not there, or of a kind that is not read; names the key.
     """
     import datasets
 
@@ -32,14 +32,14 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
         builder.download_and_prepare()
         found: Any = builder.as_dataset(split=split)
     except Exception as error:
-        # It raises a dozen kinds for "not there", "no network" and "no such split"; each is the user's to mend.
-        cause = error.__cause__ or error  # a DatasetGenerationError says nothing itself
+        # A dozen types of errors mean "not there", "no network" or "no such split": all are user errors.
+        cause = error.__cause__ or error  # the message of a DatasetGenerationError is empty
         first = str(cause).strip().splitlines()
         raise DataError(
             f"{key}.dataset={dataset}: cannot load split {split!r} "
             f"({type(cause).__name__}: {first[0] if first else ''})"
         ) from error
-    # An image, say, is opened when its row is read, from wherever the row says that it is.
+    # An image, for example, is opened when its row is read, from any path or URL in the row.
     opened = [column for column, feature in found.features.items() if not _is_text(feature)]
     return found.remove_columns(opened), dict.fromkeys(opened, NOT_TEXT)
 
@@ -55,7 +55,7 @@ def hub_rows(dataset: Any, not_text: dict[str, Any]) -> Iterator[Any]:
         for row in dataset:
             number += 1
             yield row | not_text
-    except UNREADABLE:  # row by row from there on, which is slower
+    except UNREADABLE:  # from here on row by row, which is slower
         for i in range(number, len(dataset)):
             try:
                 yield dataset[i] | not_text
@@ -64,7 +64,7 @@ def hub_rows(dataset: Any, not_text: dict[str, Any]) -> Iterator[Any]:
 
 
 def hub_commit(dataset: str, revision: str | None) -> str | None:
-    """The commit that a revision stands for; None for a directory, the revision where the hub can't be asked."""
+    """The commit that a revision resolves to; None for a directory; the revision itself without a hub."""
     return None if Path(dataset).exists() else _resolve_commit(dataset, revision)
 
 
@@ -80,7 +80,7 @@ def _resolve_commit(dataset: str, revision: str | None) -> str | None:
 
 
 def _place(dataset: str) -> str:
-    """What `datasets` takes for a directory or a hub name, and not for a kind of files to look for here."""
+    """The absolute directory, or the hub name. Raises: ValueError for what `datasets` would take for a file format."""
     if Path(dataset).is_dir():
         return str(Path(dataset).resolve())
     if dataset.count("/") != 1:
@@ -89,7 +89,7 @@ def _place(dataset: str) -> str:
 
 
 def _check_files(builder: Any) -> None:
-    """Raises: ValueError when a builder would read what is not of a known kind or not in its own place."""
+    """Raises: ValueError when a builder would read files of an unknown kind or outside its own directory."""
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in KINDS:
         raise ValueError(f"its files are read as {kind}; expected parquet, JSON, arrow or CSV")
@@ -101,7 +101,7 @@ def _check_files(builder: Any) -> None:
 
 
 def _is_text(feature: Any) -> bool:
-    """Whether a column holds text, numbers, and lists and objects of such."""
+    """Whether a column holds only text, numbers, and lists and objects of these."""
     if isinstance(feature, dict):
         return all(map(_is_text, feature.values()))
     if isinstance(feature, list):

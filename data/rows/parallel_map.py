@@ -1,4 +1,4 @@
-"""Chunks of rows through a function, in as many processes as pay."""
+"""Apply a function to chunks of rows, in order, in several processes where there are rows enough."""
 
 import collections
 import itertools
@@ -26,7 +26,7 @@ def map_chunks(rows: Iterable[Row], work: Callable[..., T], state: tuple[Any, ..
         workers: processes; 0 chooses by the machine and the number of rows.
     """
     chunks = chunked(rows, CHUNK)
-    first = []  # enough rows to know whether worker processes pay
+    first = []  # enough rows to decide whether worker processes pay
     for chunk in chunks:
         first.append(chunk)
         if len(first) * CHUNK > ROWS_PER_WORKER:
@@ -36,7 +36,7 @@ def map_chunks(rows: Iterable[Row], work: Callable[..., T], state: tuple[Any, ..
         for chunk in itertools.chain(first, chunks):
             yield work(chunk, *state)
         return
-    # spawn: a forked tokenizer would inherit the locks of its parent's threads.
+    # spawn: a forked tokenizer would inherit locks that its parent's threads hold.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(work, state)
     ) as pool:
@@ -61,7 +61,7 @@ def _start_worker(work: Callable[..., Any], state: tuple[Any, ...]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Of a parent that is killed a worker would hear nothing, and wait for ever."""
+    """Workers are not notified when the parent is killed: they would wait for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()

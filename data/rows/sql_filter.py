@@ -32,13 +32,13 @@ from data.rows.sources import Row, chunked
 from data.rows.sql_validate import TABLE, Failed, columns_of, holds, lower, refuse, type_of
 
 CHUNK = 2048  # rows that are with DuckDB at a time
-NARROWING_SECONDS = 60.0  # in which the row that takes too much memory is looked for
+NARROWING_SECONDS = 60.0  # spent on finding the row that takes too much memory
 MAX_NAMES = 1000  # column names that are kept for an error message
 
 
 @dataclass
 class _Column:
-    """A column that the condition names, and what its values are over all rows."""
+    """A column that the condition names, and the kinds of its values over all rows."""
 
     name: str  # as the rows spell it
     kinds: set[str] = field(default_factory=set)
@@ -47,15 +47,15 @@ class _Column:
 def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> Iterator[np.ndarray]:
     """The numbers of the rows that match, ascending, int64, one array for each chunk of rows (it may be empty).
 
-    Rows with an `error` and rows that are no objects never match. Memory is that of a chunk.
+    Rows with an `error` and rows that are not objects never match. Memory is that of a chunk.
 
     Args:
         key: of the source: `data.sources.NAME`.
         rows: makes the rows of the source anew; called twice, once to find the types of the columns.
 
     Raises:
-        DataError: while iterating. The condition is refused, names an unknown column, is no condition, or fails on a
-            row (a cast, say) or takes more time or memory than any needs; the row is then named, or the chunk.
+        DataError: while iterating. The condition is not allowed, names an unknown column, is no truth value, fails on a
+            row (a cast, say), or takes too much time or memory; the row, or the chunk, is then named.
     """
     named = columns_of(key, where)
     columns, others, some = _find_columns(key, where, named, rows())
@@ -78,7 +78,7 @@ class _Condition:
 
     def __init__(self, key: str, where: str, types: dict[str, Any]):
         self.key, self.where, self.types = key, where, types
-        # As a column, not as a filter: a filter may skip the right side of AND, and which rows fail would be chance.
+        # As a column, not as a filter: a filter may skip the right side of AND, so which rows fail would vary.
         self.query = f"SELECT (\n{where}\n) AS holds FROM {TABLE}"
 
     def check_type(self) -> None:
@@ -104,7 +104,7 @@ class _Condition:
             narrow = error.limit is None or (error.limit == "memory" and time.monotonic() < deadline)
             if len(rows) == 1 or not narrow:
                 self._refuse(rows, error)
-        # What all rows need together is no fault of any: half of them may pass. What one row does is found in its half.
+        # Memory that all rows need together is no fault of any: halves may pass. One row that fails is found so, too.
         middle = len(rows) // 2
         first = self._holds(rows[:middle], table.slice(0, middle), deadline)
         return np.concatenate([first, self._holds(rows[middle:], table.slice(middle), deadline)])
@@ -170,7 +170,7 @@ def _kind(value: Any) -> str:
 
 
 def _arrow_type(kinds: set[str]) -> Any:
-    """The type of a column of such values; binary stands for a mix and for JSON, until it is text."""
+    """The Arrow type of a column of such values; a mix of kinds is JSON text."""
     import pyarrow as pa
 
     if kinds == {"int", "float"}:
@@ -184,11 +184,11 @@ def _arrow_type(kinds: set[str]) -> Any:
 def _json_type() -> Any:
     import pyarrow as pa
 
-    return pa.large_string()  # to tell it from plain text; the same VARCHAR to DuckDB
+    return pa.large_string()  # unlike plain text, which is `string`; DuckDB reads both as VARCHAR
 
 
 def _cell(value: Any, kind: Any) -> Any:
-    """A value as the type of its column wants it."""
+    """A value converted to the type of its column."""
     import pyarrow as pa
 
     if value is None or kind == pa.null():
@@ -201,7 +201,7 @@ def _cell(value: Any, kind: Any) -> Any:
         except OverflowError:
             return float("inf") if value > 0 else float("-inf")
     if kind in (pa.string(), _json_type()):
-        # A lone surrogate is no text to DuckDB.
+        # DuckDB does not accept lone surrogates.
         return str(value).encode("utf-8", "replace").decode()
     return value
 

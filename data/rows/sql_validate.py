@@ -1,7 +1,7 @@
-"""The text of a `where` (data/rows/sql_filter.py): what a condition may hold, and a DuckDB with everything else locked.
+"""Checks of a `where` condition (sql_filter.py), and a locked-down DuckDB in a child process that evaluates it.
 
-Conditions meet DuckDB in a child process with limits (child.py): few functions of SQL that see one row only may
-take all memory or run for hours, and DuckDB looks at neither its memory limit nor an interrupt inside of most of them.
+The child process has limits of memory and CPU time (data/common/child.py): some SQL functions of a single row can take
+all memory or run for hours, and inside most of them DuckDB checks neither its memory limit nor interrupts.
 """
 
 import difflib
@@ -26,8 +26,8 @@ def _names(text: str) -> frozenset[str]:
 
 ONE = "expected one condition and nothing after it"
 
-# DuckDB files these with the clock's own functions because some of their forms depend on the time zone, which is UTC
-# here; and of macros it says nothing.
+# DuckDB marks these as not deterministic because some of their forms depend on the time zone, which is UTC here. Macros
+# have no mark.
 _ALLOWED = _names(
     """
     + - -> century date_diff date_part date_sub date_trunc datediff datepart datesub datetrunc day dayname
@@ -38,7 +38,7 @@ _ALLOWED = _names(
     list_mode list_prepend list_product list_reverse list_sum nullif split_part
     """
 )
-# These look at other things than the row, or make gigabytes of a few characters.
+# These read other things than the row, or make gigabytes from a few characters.
 _REFUSED = _names(
     """
     json_serialize_sql json_deserialize_sql json_serialize_plan parse_duckdb_log_message
@@ -61,7 +61,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def check_where(key: str, where: str | None) -> None:
-    """Check a condition as far as that is possible without rows. Costs nothing where there is none.
+    """Check a condition as far as that is possible without rows.
 
     Args:
         key: of the source: `data.sources.NAME`.
@@ -74,11 +74,11 @@ def check_where(key: str, where: str | None) -> None:
 
 
 class Failed(Exception):
-    """DuckDB does not evaluate a condition on some rows."""
+    """DuckDB cannot evaluate a condition on some rows."""
 
     def __init__(self, why: str, limit: str | None = None):
         super().__init__(why)
-        self.limit = limit  # "memory" or "time": which one it goes beyond
+        self.limit = limit  # "memory" or "time" where it exceeds one
 
 
 def columns_of(key: str, where: str) -> list[str]:
@@ -93,7 +93,7 @@ def columns_of(key: str, where: str) -> list[str]:
 
 
 def type_of(query: str, table: Any) -> str:
-    """DuckDB's name of the type of the first column that a query gives over the columns of a table. Raises: Failed."""
+    """DuckDB's name for the type of a query's first column, over a table with these columns. Raises: Failed."""
     return _ask(_type_of, query, table.schema.empty_table())
 
 
@@ -135,7 +135,7 @@ _connection: Any = None
 
 
 def _answer(request: tuple[str, Any]) -> Any:
-    """What `columns_of`, `type_of` and `holds` give, or why they do not."""
+    """The answer of `columns_of`, `type_of` or `holds`, or its `Failed` or `DataError`."""
     import duckdb
 
     global _connection
@@ -182,7 +182,7 @@ def connect() -> Any:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,
-        "python_enable_replacements": False,  # else a name of a variable of this process is a table
+        "python_enable_replacements": False,  # else SQL can name variables of this process as tables
     }
     connection = duckdb.connect(":memory:", config=settings)
     connection.execute("SET TimeZone = 'UTC'")  # the machine's own otherwise
@@ -214,7 +214,7 @@ def parse(key: str, where: str, connection: Any) -> list[str]:
             _check_function(key, where, node["function_name"], pure, aggregates)
         if kind == "COLUMN_REF" and node["column_names"][0] not in parameters:
             columns[_column(key, where, node["column_names"])] = None
-        # The parser cannot tell the arrow of JSON from that of an old lambda; here it is JSON's.
+        # `->` is JSON's or that of an old lambda; the parser cannot tell. Here it is JSON's.
         if kind == "LAMBDA" and node["syntax_type"] != "SINGLE_ARROW":
             waiting.append((node["expr"], parameters | _lambda_parameters(node["lhs"])))
         else:
@@ -230,9 +230,9 @@ def _column(key: str, where: str, names: list[str]) -> str:
 
 
 def _syntax_tree(key: str, where: str, connection: Any) -> Any:
-    """What DuckDB's parser makes of the condition, without positions.
+    """The condition as DuckDB parses it, without positions.
 
-    It is parsed in parentheses, as it is used, and in brackets: text that closes the one does not close the other.
+    It is parsed in parentheses, as it is used, and in brackets: text that closes one does not close the other.
     """
     import duckdb
 
@@ -273,7 +273,7 @@ def _selected(key: str, where: str, query: str, connection: Any) -> Any:
 
 
 def _functions(connection: Any) -> tuple[set[str], set[str]]:
-    """Names of the functions of one row that depend on their arguments alone, and of those over many rows."""
+    """Names of the functions that depend on their arguments alone, and of the aggregates over many rows."""
     query = "SELECT lower(function_name), function_type, stability FROM duckdb_functions()"
     known: dict[str, set[tuple[str, str]]] = {}
     for name, kind, stability in connection.execute(query).fetchall():

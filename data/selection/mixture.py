@@ -21,17 +21,21 @@ class PairSet:
 
     name: str
     store: PairStore
-    indices: np.ndarray  # (num_pairs,) positions in the store, ascending
+    indices: np.ndarray  # (num_pairs,) store indices, ascending: the store index of each set position
     weight: float = 1.0  # share of the set in one epoch
     flip: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def group(self, position: int) -> Group:
-        """Chosen and rejected of the pair at `position` of the set, as a group of two responses."""
-        group = self.store.group(int(self.indices[position]))
+    def group(self, set_position: int) -> Group:
+        """Chosen and rejected of one pair, as a group of two responses."""
+        group = self.store.group(int(self.indices[set_position]))
         return Group(group.prefix_ids, group.response_ids[::-1]) if self.flip else group
+
+    def describe(self, set_position: int) -> str:
+        """Where a pair comes from: source and row, counted from 1."""
+        return f"{self.name} row {self.store.row[self.indices[set_position]] + 1}"
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens of (prefix, chosen, rejected), each (num_pairs,) int64."""
@@ -64,35 +68,35 @@ class Mixture:
         return {pairs.name: pairs.fingerprint() for pairs in self.sets}
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """The order of one epoch: (pairs_per_epoch, 2) int64, columns set number and position in the set."""
+        """The order of one epoch: (pairs_per_epoch, 2) int64: set number and set position, by epoch position."""
         if self._cached[0] != epoch:
-            parts = [self._share(number, epoch) for number in range(len(self.sets))]
+            parts = [self._share(set_number, epoch) for set_number in range(len(self.sets))]
             order = np.concatenate(parts)
             self._cached = (epoch, self._random("order", epoch).permutation(order, axis=0))
         return self._cached[1]
 
     def take(self, start: int, count: int) -> np.ndarray:
-        """`count` pairs from position `start` of all epochs laid end to end: (count, 2) int64."""
+        """`count` pairs from `start`, the number of pairs before them in all epochs: (count, 2) int64."""
         taken = []
         while count > 0:
-            epoch, at = divmod(start, self.pairs_per_epoch)
-            part = self.epoch(epoch)[at : at + count]
+            epoch, epoch_position = divmod(start, self.pairs_per_epoch)
+            part = self.epoch(epoch)[epoch_position : epoch_position + count]
             taken.append(part)
             start, count = start + len(part), count - len(part)
         return np.concatenate(taken)
 
-    def _share(self, number: int, epoch: int) -> np.ndarray:
+    def _share(self, set_number: int, epoch: int) -> np.ndarray:
         """The pairs of one set in an epoch: the next part of its endless sequence of seeded permutations.
 
         With weight 0.5, the first epoch has one half of the set and the second epoch the other half.
         """
-        pairs = self.sets[number]
+        pairs = self.sets[set_number]
         count, size = pairs.pairs_per_epoch(), len(pairs)
         start, stop = epoch * count, (epoch + 1) * count
         passes = range(start // size, -(-stop // size))
         sequence = np.concatenate([self._random(pairs.name, p).permutation(size) for p in passes])
-        positions = sequence[start - passes.start * size :][:count]
-        return np.stack([np.full(count, number), positions], axis=1)
+        set_positions = sequence[start - passes.start * size :][:count]
+        return np.stack([np.full(count, set_number), set_positions], axis=1)
 
     def _random(self, *key: Any) -> np.random.Generator:
         return np.random.default_rng(stable_hash(self.seed, *key))
