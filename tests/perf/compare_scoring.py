@@ -93,7 +93,8 @@ def read_settings(arguments: list[str]) -> Settings:
 def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
     from data.benchmarks.sample import draw_sample
-    from train.scoring.scorer import InvalidPair, read_row
+    from data.common.errors import InvalidPair
+    from data.rows.conversations import read_row
 
     groups: list[Any] = []
     if settings.benchmark is not None:
@@ -106,9 +107,10 @@ def read_groups(settings: Settings) -> list[Any]:
             if len(groups) == settings.rows:
                 break
             try:
-                groups.append(read_row(row.value)[1])
+                conversations = read_row(row.value)[1]
             except InvalidPair:
                 continue
+            groups.append([one for one in conversations if not isinstance(one, InvalidPair)])
     if not groups:
         raise DataError(f"input={settings.input}: no row there can be scored")
     return groups if settings.share else [[conversation] for group in groups for conversation in group]
@@ -155,11 +157,12 @@ def write_random_model(directory: Path, tokenizer_directory: str | None, shape: 
 
 def compare(settings: Settings, directory: Path) -> dict[str, Any]:
     """All figures. Raises: AssertionError when the sides disagree in float32."""
-    import torch
     from scoring_sides import Ours, Pipeline, Side, SortedLoop
 
+    from train.runtime.distributed import has_gpu
+
     groups = read_groups(settings)
-    common: dict[str, Any] = {"dtype": settings.dtype, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    common: dict[str, Any] = {"dtype": settings.dtype, "device": "cuda" if has_gpu() else "cpu"}
     sides: list[Side] = []
     starts = []
     for make, extra in ((Ours, {"pack_tokens": settings.pack_tokens}), (Pipeline, {}), (SortedLoop, {})):
@@ -205,6 +208,8 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
+    from train.runtime.distributed import has_gpu
+
     about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     cpu = next((line.split(":")[1].strip() for line in about.splitlines() if line.startswith("model name")), "")
     return {
@@ -214,7 +219,7 @@ def machine() -> dict[str, Any]:
         "tokenizers": tokenizers.__version__,
         "cpu": cpu or platform.processor(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if has_gpu() else None,
     }
 
 

@@ -72,5 +72,9 @@ def work(config: LeversConfig) -> int:
     return 0
 
 
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, partial(read_config, kind=LeversConfig), work, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(__doc__, partial(read_config, kind=LeversConfig), work, sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

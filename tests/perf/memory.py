@@ -36,12 +36,13 @@ class MemoryConfig(CompareConfig):
 
 def measure(config: MemoryConfig) -> list[dict[str, Any]]:
     """One row for each pack size and checkpointing. Raises: RunFailed, RecipeError, DataError, ModelError."""
-    import torch
     from workload import make_workload
+
+    from train.runtime.distributed import has_gpu
 
     out = Path(config.out).expanduser().resolve()
     base = 0.0
-    if not torch.cuda.is_available():
+    if not has_gpu():
         nothing = replace(
             config, model="qwen3-1x32", vocab_size=256, packs="64", lengths="lognormal:8/8", max_length=64
         )
@@ -87,8 +88,9 @@ def computed_gib(workload: Any, checkpointing: str, pack_tokens: int) -> dict[st
     from models.liger import use_liger
     from train.estimates.memory import GIB, estimate_memory, read_shape
     from train.recipe.schema import load_recipe
+    from train.runtime.distributed import has_gpu
 
-    fused = use_liger("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    fused = use_liger("auto", torch.device("cuda" if has_gpu() else "cpu"))
     settings = [CHECKPOINTING[checkpointing], f"data.pack_tokens={pack_tokens}"]
     recipe = load_recipe([f"recipe={workload.recipe}", f"model.liger={'auto' if fused else 'never'}", *settings])
     shape = read_shape(json.loads((workload.model / "config.json").read_text()))
@@ -113,5 +115,9 @@ def work(config: MemoryConfig) -> int:
     return 0
 
 
+def main(arguments: list[str]) -> int:
+    return run_command(__doc__, partial(read_config, kind=MemoryConfig), work, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(__doc__, partial(read_config, kind=MemoryConfig), work, sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

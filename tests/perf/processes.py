@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from settings import ROOT
 
-from train.runtime.distributed import free_port
+from train.runtime.distributed import free_port, has_gpu
 
 SAMPLE_SECONDS = 0.05  # between two looks at a process's memory
 
@@ -115,7 +114,7 @@ def environment(ranks: int) -> dict[str, str]:
     env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     env |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
-    if not torch.cuda.is_available():
+    if not has_gpu():
         # torch counts cores in its own way; ours and TRL's launcher do too.
         threads = max(1, len(os.sched_getaffinity(0)) // ranks)
         return env | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)}

@@ -15,6 +15,8 @@ from processes import Figures
 from settings import ROOT, CompareConfig
 from workload import Workload
 
+from train.runtime.distributed import has_gpu
+
 VERSION = 2  # of this comparison: raise it when its figures mean something else
 PACKAGES = ("torch", "transformers", "deepspeed", "trl", "accelerate", "datasets", "flash-attn", "liger-kernel")
 
@@ -47,7 +49,7 @@ def side_figures(config: CompareConfig, workload: Workload, rounds: list[Figures
     """Medians over the rounds of medians over the measured steps."""
     tokens = workload.step_tokens[config.warmup_steps :]
     seconds = [figures.step_seconds(config.warmup_steps) for figures in rounds]
-    grown = [f.peak_gib - f.start_gib for f in rounds if f.start_gib is not None and not torch.cuda.is_available()]
+    grown = [f.peak_gib - f.start_gib for f in rounds if f.start_gib is not None and not has_gpu()]
     return {
         "settings": rounds[0].about["settings"],
         "step_seconds": median(map(median, seconds)),
@@ -147,7 +149,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
+    cuda = has_gpu()
     return {
         "device": torch.cuda.get_device_name(0) if cuda else cpu_name(),
         "cores": len(os.sched_getaffinity(0)),

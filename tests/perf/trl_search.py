@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from processes import RunFailed
 from settings import CompareConfig, TrlSettings
 from trl_side import run_trl
 from workload import Workload
+
+from train.runtime.distributed import has_gpu
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def search(config: CompareConfig, workload: Workload, directory: Path, say: Call
 
 def ranks_of(config: CompareConfig) -> list[int | None]:
     """As many as ours; and one, which on a CPU computes with all cores."""
-    return [None] if config.ranks == 1 or torch.cuda.is_available() else [None, 1]
+    return [None] if config.ranks == 1 or has_gpu() else [None, 1]
 
 
 def best_batch(attempt: Try, config: CompareConfig, checkpointing: bool, ranks: int | None) -> Trial:
@@ -75,7 +76,7 @@ def best_batch(attempt: Try, config: CompareConfig, checkpointing: bool, ranks: 
 def variants() -> list[dict[str, Any]]:
     """What is tried on top of the best batch, one after the other."""
     changes: list[dict[str, Any]] = [{"attention": "eager"}]
-    if torch.cuda.is_available():
+    if has_gpu():
         changes += [{"attention": "flash_attention_2"}] if importlib.util.find_spec("flash_attn") else []
         changes += [{"liger": True}] if importlib.util.find_spec("liger_kernel") else []
     return changes

@@ -14,6 +14,8 @@ from typing import Any
 
 from settings import TRL_DEFAULT_BATCH, CompareConfig, TrlSettings
 
+from train.runtime.distributed import has_gpu
+
 
 def run_trl(
     config: CompareConfig,
@@ -68,7 +70,6 @@ def run_trl(
 
 def reward_config(task: dict[str, Any], settings: TrlSettings) -> Any:
     """RewardConfig as it comes, but for what the comparison fixes and what `settings` choose."""
-    import torch
     from trl import RewardConfig
 
     batch = settings.batch or TRL_DEFAULT_BATCH
@@ -93,7 +94,7 @@ def reward_config(task: dict[str, Any], settings: TrlSettings) -> Any:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not has_gpu(),
         **{key: value for key, value in chosen.items() if value is not None},
     )
     assert (config.adam_beta1, config.adam_beta2, config.weight_decay) == (0.9, 0.999, 0.0), "another AdamW than ours"
@@ -123,7 +124,7 @@ def watched_trainer(task: dict[str, Any], settings: TrlSettings) -> tuple[Any, d
             seen["losses"].append(0.0)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if torch.cuda.is_available():
+            if has_gpu():
                 torch.cuda.synchronize()
             seen["step_ends"].append(time.monotonic())
 
@@ -144,7 +145,7 @@ def main(task_file: str) -> None:
     trainer, seen = watched_trainer(task, TrlSettings(**task["settings"]))
     trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.cuda.is_available():
+    if has_gpu():
         peak = torch.cuda.max_memory_allocated() / 2**30
     sums = torch.stack([torch.stack([torch.as_tensor(x, dtype=torch.float64).cpu() for x in seen[key]]) for key in
                         ("losses", "tokens")])  # fmt: skip
