@@ -3,7 +3,9 @@
 #
 #   ./launch.sh recipe=tiny [key=value ...]    train on all local GPUs (NUM_GPUS=n for n of them; on a machine without
 #                                              GPUs: n processes, default 1), through `deepspeed train/main.py`
-#   ./launch.sh test [pytest options]          run the tests
+#   ./launch.sh test                           run the fast tests, in a process for each core
+#   ./launch.sh test --all                     run all tests; slow ones are marked with the reason
+#   ./launch.sh test FILE [pytest options]     run the fast tests of a file, in one process (--all: its slow ones, too)
 #   ./launch.sh setup                          only set up
 #
 # Everything lives in .venv; PYTHON=/path/to/python3 chooses the interpreter. Later runs find it done.
@@ -14,7 +16,7 @@ trap '' PIPE # `| head` and a `| tee` that has ended change nothing: what cannot
 say() { echo "launch: $*" >&2 || true; }
 die() { say "error: $*"; exit 2; }
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' launch.sh; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' launch.sh; }
 case "${1:-}" in "" | -h | --help) usage; exit 0 ;; esac
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
@@ -74,7 +76,12 @@ case "$1" in
 setup) ;;
 test)
     shift
-    exec .venv/bin/python -m pytest "$@"
+    processes=()
+    if [[ "$*" == "" || "$*" == --all ]]; then
+        # A file stays in one process, and the collected order holds: files whose tests train come first.
+        processes=(--numprocesses "$(nproc)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+    fi
+    exec .venv/bin/python -m pytest "${processes[@]}" "$@"
     ;;
 *)
     # Below the ports that outgoing connections take, and another one for every run of this machine.

@@ -4,14 +4,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # One thread in every process: workers share the machine, and what is compared to the bit is computed alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import fuzz_settings
 import pytest
-import slow_tests
 import torch
 from running import SMALL, Finished, Runs
 
@@ -25,34 +23,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network is
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-# --- which tests run, and where ---------------------------------------------------------------------------------------
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="slow tests, too, and random tests with all their examples")
+pytest_plugins = ["slow_tests"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     fuzz_settings.everything = config.getoption("--all")
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow_tests.leave_out_slow(config, items)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    slow_tests.tell_the_controller(session.config)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    slow_tests.hear_of_a_worker(node.config, getattr(node, "workeroutput", {}))
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if (line := slow_tests.summary(config)) is not None:
-        terminalreporter.write_line(line)
+    """Files go to the workers of pytest-xdist in this order: those whose tests train, which take longest, first."""
+    if hasattr(config, "workerinput"):
+        training = {item.path for item in items if {"runs", "warm"} & set(getattr(item, "fixturenames", ()))}
+        items.sort(key=lambda item: item.path not in training)
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""Which tests run by default: all but those marked `@pytest.mark.slow("why")`, which `--all` adds."""
+"""A pytest plugin: tests marked `@pytest.mark.slow("why")` run with `--all` only. tests/conftest.py loads it."""
 
 from typing import Any
 
 import pytest
 
 LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="slow tests, too, and random tests with all their examples")
 
 
 def slow_reason(item: pytest.Item) -> str | None:
@@ -17,27 +21,25 @@ def slow_reason(item: pytest.Item) -> str | None:
     return mark.args[0]
 
 
-def leave_out_slow(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --all, only the fast tests remain in `items`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = [item for item in items if slow_reason(item)]
-    if config.getoption("--all") or not slow:
-        return
-    items[:] = [item for item in items if item not in set(slow)]
-    config.hook.pytest_deselected(items=slow)
-    config.stash[LEFT_OUT] = len(slow)
+    if slow and not config.getoption("--all"):
+        items[:] = [item for item in items if not slow_reason(item)]
+        config.hook.pytest_deselected(items=slow)
+        config.stash[LEFT_OUT] = len(slow)
 
 
-def tell_the_controller(config: pytest.Config) -> None:
-    """From a worker of pytest-xdist: it collects, and the controller writes the summary."""
-    if hasattr(config, "workeroutput"):
-        config.workeroutput["left_out"] = config.stash.get(LEFT_OUT, 0)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist, which collects, tells the controller, which writes the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
 
 
-def hear_of_a_worker(config: pytest.Config, output: dict[str, Any]) -> None:
-    config.stash[LEFT_OUT] = output.get("left_out", 0)  # all workers collect the same tests
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)  # all collect the same tests
 
 
-def summary(config: pytest.Config) -> str | None:
-    """A line for the end of the run, where slow tests were left out."""
-    count = config.stash.get(LEFT_OUT, 0)
-    return f"{count} slow tests were left out; --all runs them, too" if count else None
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} slow tests were left out; --all runs them, too")

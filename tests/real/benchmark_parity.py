@@ -19,11 +19,11 @@ import torch  # noqa: E402
 from compare_scoring import SHAPE, TOLERANCE, write_random_model  # noqa: E402
 from scoring_sides import encode  # noqa: E402
 
-from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.sample import draw_sample
-from data.benchmarks.scores import score_items
+from data.benchmarks.registry import BENCHMARKS  # noqa: E402
+from data.benchmarks.sample import draw_sample  # noqa: E402
+from data.benchmarks.scores import score_items  # noqa: E402
 from models.export import load_classifier  # noqa: E402
-from train.scoring.scorer import Scorer
+from train.scoring.scorer import Scorer  # noqa: E402
 
 FOLDERS = {"rm_bench": "RM-Bench", "judgebench": "JudgeBench", "rmb": "RMB"}
 TINY = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 16}
