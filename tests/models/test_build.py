@@ -224,6 +224,7 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
     assert find_non_finite(tmp_path) == []
 
 
+@pytest.mark.slow("two runs on two ranks, by the deepspeed launcher")
 def test_loading_into_partitions_gives_the_same_run(runs, tmp_path_factory):
     """ZeRO-3 partitions the weights while they are read; its first evaluation must be that of a plain load."""
     base = save_causal_lm("qwen3", tmp_path_factory.mktemp("base"))

@@ -14,6 +14,7 @@ from train.checkpoints.state import CheckpointError, steps_of
 from train.run import resume_point
 from train.runtime.distributed import Ranks
 
+MORE = pytest.mark.slow("one more damage, each with a run of its own")
 KILLED = {"patch": "killed_in_the_fifth_step"}  # checkpoints of steps 2 and 4 are whole by then
 
 
@@ -51,12 +52,15 @@ def cut_short(path):
     ("damage", "message"),
     [
         (flip_a_bit, r"optim_states\.pt: damaged: hash [0-9a-f]{32}, expected [0-9a-f]{32}"),
-        (cut_short, r"optim_states\.pt: [\d,]+ bytes, expected [\d,]+"),
-        (lambda path: path.unlink(), r"optim_states\.pt: missing"),
         (lambda path: (path.parent / "manifest.json").unlink(), r"manifest\.json is missing"),
-        (lambda path: cut_short(path.parent / "state.json"), r"state\.json: [\d,]+ bytes, expected"),
-        (lambda path: flip_a_bit(path.parent / "manifest.json"), r"manifest\.json is damaged"),
+        pytest.param(cut_short, r"optim_states\.pt: [\d,]+ bytes, expected [\d,]+", marks=MORE),
+        pytest.param(lambda path: path.unlink(), r"optim_states\.pt: missing", marks=MORE),
+        pytest.param(
+            lambda path: cut_short(path.parent / "state.json"), r"state\.json: [\d,]+ bytes, expected", marks=MORE
+        ),
+        pytest.param(lambda path: flip_a_bit(path.parent / "manifest.json"), r"manifest\.json is damaged", marks=MORE),
     ],
+    ids=["bit", "no manifest", "short", "missing", "short state", "manifest"],
 )
 def test_the_whole_one_before_it_is_used(warm, run_dir, damage, message):
     damage(shard(newest(run_dir)))
@@ -66,7 +70,11 @@ def test_the_whole_one_before_it_is_used(warm, run_dir, damage, message):
     assert_same(run_dir, straight(warm, "one", RECIPE))
 
 
-@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("step-400\n")])
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: path.unlink(), pytest.param(lambda path: path.write_text("step-400\n"), marks=MORE)],
+    ids=["no pointer", "wrong pointer"],
+)
 def test_without_its_pointer_the_newest_is_used(warm, run_dir, change):
     change(run_dir / "checkpoints" / "latest")
     assert "resumed from step 4 of 6" in finish(warm, run_dir, RECIPE).output
@@ -94,6 +102,7 @@ def test_a_damaged_one_that_was_asked_for_is_an_error(warm, run_dir):
 
 
 @pytest.mark.parametrize("which", ["newest", "all"])
+@pytest.mark.slow("two ranks, run four times")
 def test_two_ranks_agree_on_what_one_of_them_finds(warm, tmp_path, which):
     """Rank 1 reads its share of the files; both pass the checkpoint over, or both end."""
     run_dir = shutil.copytree(killed(warm, ranks=2), tmp_path / "run")
@@ -110,7 +119,7 @@ def test_two_ranks_agree_on_what_one_of_them_finds(warm, tmp_path, which):
         assert ended.seconds < 60
 
 
-def test_forty_random_damages_are_all_found(warm, run_dir):
+def test_random_damages_are_all_found(warm, run_dir):
     """One bit or one cut, anywhere in any file, manifest and state included."""
     checkpoints = run_dir / "checkpoints"
     shutil.rmtree(checkpoints / "step-2")
@@ -153,6 +162,7 @@ def test_other_data_is_refused(warm, tmp_path):
     assert "another run_dir=PATH" in ended.output
 
 
+@pytest.mark.slow("two runs; other data are refused by the same comparison")
 def test_another_template_is_refused(warm, tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")

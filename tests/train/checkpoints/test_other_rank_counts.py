@@ -14,6 +14,8 @@ from train.checkpoints import deepspeed_shards
 
 DECAY = [*RECIPE, "optimizer.weight_decay=0.1"]  # two parameter groups, and with them two groups of parameters
 
+MORE = pytest.mark.slow("one more layout of the state, each with three runs")
+
 
 def begun(warm: WarmParent, name: str, arguments: list[str], ranks: int):
     """A run that died after its fourth step; made once."""
@@ -39,11 +41,11 @@ def go_on(warm, directory, arguments, ranks, tmp_path, source):
     ("name", "arguments", "before", "after"),
     [
         ("plain", RECIPE, 2, 1),
-        ("groups", [*DECAY, "engine.precision=bf16"], 2, 1),
-        ("zero1", [*DECAY, "engine.zero_stage=1", "engine.precision=bf16"], 2, 1),
-        ("zero2", [*DECAY, "engine.zero_stage=2"], 2, 1),
-        ("groups", [*DECAY, "engine.precision=bf16"], 1, 2),
-        ("zero2", [*DECAY, "engine.zero_stage=2"], 1, 2),
+        pytest.param("groups", [*DECAY, "engine.precision=bf16"], 2, 1, marks=MORE),
+        pytest.param("zero1", [*DECAY, "engine.zero_stage=1", "engine.precision=bf16"], 2, 1, marks=MORE),
+        pytest.param("zero2", [*DECAY, "engine.zero_stage=2"], 2, 1, marks=MORE),
+        pytest.param("groups", [*DECAY, "engine.precision=bf16"], 1, 2, marks=MORE),
+        pytest.param("zero2", [*DECAY, "engine.zero_stage=2"], 1, 2, marks=MORE),
     ],
 )
 def test_state_is_carried_exactly_to_another_number_of_ranks(warm, tmp_path, name, arguments, before, after):
@@ -76,6 +78,7 @@ def close_to(found, expected, tolerance):
     assert compared >= 8
 
 
+@pytest.mark.slow("three runs, two of them on two ranks")
 def test_the_same_command_goes_on_with_other_ranks_and_back(warm, tmp_path):
     """2 -> 1 -> 2 ranks by nothing but the same command; pairs, order and curve are those of two ranks throughout."""
     source = begun(warm, "plain", RECIPE, 2)
@@ -88,6 +91,7 @@ def test_the_same_command_goes_on_with_other_ranks_and_back(warm, tmp_path):
     close_to(metrics(directory), metrics(reference), 2e-5)
 
 
+@pytest.mark.slow("two runs for a fault of DeepSpeed's")
 def test_without_the_mending_deepspeed_would_lose_something(warm, tmp_path):
     """Two of the mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go."""
     arguments = [*DECAY, "engine.precision=bf16"]

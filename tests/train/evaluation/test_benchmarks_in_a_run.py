@@ -89,6 +89,7 @@ def test_rewards_are_those_of_each_conversation_alone_whatever_the_ranks(file):
     assert model.training
 
 
+@pytest.mark.slow("a run with an export, and the command that scores it")
 def test_a_run_scores_as_the_command_scores_its_export(file, warm, tmp_path):
     directory = tmp_path / "run"
     ended = finish(

@@ -45,6 +45,7 @@ def assert_only_export(directory, seed):
     assert json.loads((directory / "export" / "parity.json").read_text())["passed"]
 
 
+@pytest.mark.slow("an export for each change that it makes to files")
 def test_kill_9_at_every_change_that_an_export_makes(tmp_path):
     """The old export or the new one is there, whole, and the next attempt makes the new one."""
     export_run(trained(tmp_path / "start"), {})
@@ -261,6 +262,7 @@ def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
     assert lines[at + 3] == f"  {expected[1][0]:+8.3f}  No.   (rejected)"
 
 
+@pytest.mark.slow("two ranks and an export")
 def test_nothing_of_the_training_stays_in_memory_while_the_export_is_checked(warm, tmp_path):
     """Whose process wants the memory of the same GPU. ZeRO-3 on two ranks, as most runs are."""
     ended = warm.run([*EXPORTING, f"run_dir={tmp_path}/run"], ranks=2, patch=["bytes_alive_at_the_end", str(tmp_path)])
@@ -271,6 +273,7 @@ def test_nothing_of_the_training_stays_in_memory_while_the_export_is_checked(war
         assert after == 0, "DeepSpeed holds its engine by something else than train.step.engine.held_by_deepspeed knows"
 
 
+@pytest.mark.slow("a run that exports three times")
 def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
     """All is trained and saved: the same command does nothing but export."""
     run = tmp_path / "run"

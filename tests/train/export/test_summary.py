@@ -59,6 +59,7 @@ def test_each_evaluation_is_on_the_screen_once(two_ranks: Finished):
     assert shown == [(str(step), loss) for step, loss in zip(steps, losses, strict=True)]
 
 
+@pytest.mark.slow("two runs with exports")
 def test_a_run_that_learns_nothing_says_so_and_one_whose_weights_are_no_numbers_exports_nothing(warm, tmp_path: Path):
     ended = warm.run([*RECIPE, "optimizer.learning_rate=10", f"run_dir={tmp_path / 'ten'}"])
     assert ended.codes == [0], ended.output

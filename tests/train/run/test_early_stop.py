@@ -92,6 +92,7 @@ def test_the_run_draws_itself_at_its_end(stopped):
     assert "trained to the end" in page
 
 
+@pytest.mark.slow("three runs")
 def test_nothing_better_than_the_start_exports_the_last_step(warm, tmp_path):
     ended = finish(warm, tmp_path / "run", [*STOPS, "export.enabled=false"])
     assert "stopped early after step 2 of 6" in ended.output

@@ -365,6 +365,7 @@ def test_a_run_with_nothing_to_train_does_not_begin_at_a_checkpoint(directory, a
 # --- real runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("a run that is extended again and again")
 def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     arguments = [*RECIPE, f"run_dir={tmp_path}", "optimizer.warmup_ratio=0"]
     assert warm.run([*arguments, "training.max_steps=2"]).codes == [0]
@@ -408,6 +409,7 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
     assert "| source | rows | to train on | held out | refused |" in card  # which is not what was
 
 
+@pytest.mark.slow("three runs")
 def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
     rows = [{"prompt": f"{n} + {n}?", "chosen": str(2 * n), "rejected": str(n)} for n in range(6)]
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"

@@ -26,6 +26,7 @@ BEST = [
 ]
 
 
+@pytest.mark.slow("three runs")
 def test_a_run_that_began_at_a_checkpoint_goes_on_from_its_own(warm, tmp_path):
     origin = straight(warm, "keep-nine", [*RECIPE, "checkpoint.keep=9"]) / "checkpoints" / "step-2"
     again = [*RECIPE, f"checkpoint.resume={origin}", "checkpoint.every=null", f"run_dir={tmp_path / 'run'}"]
@@ -38,6 +39,7 @@ def test_a_run_that_began_at_a_checkpoint_goes_on_from_its_own(warm, tmp_path):
     assert f"resumed from {own.replace('-', ' ')} of 6" in ended.output
 
 
+@pytest.mark.slow("two runs")
 def test_a_stopped_run_says_what_really_goes_on(warm, tmp_path):
     arguments = [*RECIPE, "checkpoint.resume=never", f"run_dir={tmp_path}"]
     stopped = warm.run(arguments, patch=["signal_in_pack", signal.SIGUSR1, 6])
@@ -46,6 +48,7 @@ def test_a_stopped_run_says_what_really_goes_on(warm, tmp_path):
     assert "resumed from step " in warm.run(auto).output
 
 
+@pytest.mark.slow("three runs, evaluated at every step")
 def test_a_best_step_is_kept_when_its_evaluation_was_interrupted(warm, tmp_path):
     """Stopped in the evaluation after a step that is the best so far: it is the best after going on, too."""
     reference = straight(warm, "best", BEST)
@@ -79,6 +82,7 @@ def test_fewer_epochs_than_are_done_are_refused(warm, tmp_path):
     )
 
 
+@pytest.mark.slow("two exports, each checked by a process of its own")
 def test_a_finished_run_whose_export_is_damaged_exports_again(warm, tmp_path):
     arguments = [*RECIPE, "export.enabled=true", f"run_dir={tmp_path}"]
     assert warm.run(arguments).codes == [0]
@@ -119,6 +123,7 @@ def test_whoever_waits_for_a_store_notices_that_nobody_makes_it(tmp_path, monkey
         pair_store.open_store("x", None, None, None, tmp_path, builder=False)
 
 
+@pytest.mark.slow("four runs")
 def test_steps_are_logged_once_however_often_a_run_is_started(warm, tmp_path):
     for call in (3, 5, 4):
         warm.run([*RECIPE, f"run_dir={tmp_path}"], patch=["signal_in_pack", signal.SIGTERM, call])

@@ -306,6 +306,7 @@ def test_a_mistake_is_answered_before_torch_is_imported():
     assert time.monotonic() - started < 20, "a second on an idle machine"
 
 
+@pytest.mark.slow("two processes that import everything")
 def test_two_ranks_give_the_same(export, tmp_path):
     path = write_comparisons(tmp_path / "mine.jsonl", 9)
     arguments = [f"model={export}", "benchmark=comparisons", f"path={path}"]

@@ -283,6 +283,7 @@ def test_a_base_model_is_not_a_reward_model(export, tmp_path):
         Scorer(tmp_path / "base")
 
 
+@pytest.mark.slow("two processes that import everything, started twice")
 def test_two_ranks_keep_the_order(export, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS * 4)
     single = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "one.jsonl"))))

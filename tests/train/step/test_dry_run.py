@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow("eight configurations trained on one and on two ranks, with every tensor counted")
+
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1-rank", "2-ranks"])
 def measured(request, warm, tmp_path_factory):

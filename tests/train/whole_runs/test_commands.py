@@ -61,10 +61,11 @@ def test_another_recipe_in_a_used_directory_is_refused(tiny, runs):
     assert (tiny.directory / "export" / "parity.json").is_file()
 
 
-def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path):
+def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path, monkeypatch):
     """kill -9 in the middle, the same command again: weights and metrics are those of the run that was left alone."""
     arguments = ["recipe=smoke-qwen3", *SMALL, "training.max_steps=8", "training.epochs=3", "checkpoint.every=2"]
-    arguments += ["checkpoint.resume=auto", "data.sources.twins.weight=0.7"]
+    arguments += ["checkpoint.resume=auto", "data.sources.twins.weight=0.7", "export.num_check_pairs=2"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # to the bit with several threads, too
     straight = runs.get("straight", arguments)
     directory = tmp_path / "killed"
     command = [sys.executable, "train/main.py", f"run_dir={directory}", *arguments]
@@ -102,7 +103,9 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path):
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("launcher", ["python", "deepspeed", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher", ["python", "deepspeed", pytest.param("torchrun", marks=pytest.mark.slow("one more launcher"))]
+)
 def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
     ranks = 1 if launcher == "python" else 2
     done = run_training(tmp_path / "run", tmp_path, ["recipe=tiny", "optimizer.learning_rte=1"], launcher, ranks)
@@ -134,9 +137,9 @@ def test_a_wrong_key_is_told_once_before_anything_starts(tmp_path, launcher):
         (["model.liger=always"], "model.liger=always"),
     ],
 )
-def test_mistakes_end_with_one_line_and_code_2(tmp_path, arguments, message):
-    done = run_training(tmp_path / "run", tmp_path, ["recipe=smoke-qwen3", "engine.precision=fp32", *arguments])
-    assert done.code == 2, done.output
+def test_mistakes_end_with_one_line_and_code_2(warm, tmp_path, arguments, message):
+    done = warm.run(["recipe=smoke-qwen3", "engine.precision=fp32", f"run_dir={tmp_path / 'run'}", *arguments])
+    assert done.codes == [2], done.output
     assert message in done.output
     assert "Traceback" not in done.output
     assert sum(line.startswith("error:") for line in done.output.splitlines()) == 1

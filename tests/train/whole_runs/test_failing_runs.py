@@ -13,6 +13,8 @@ from tiny_models import CONFIGS
 
 from train.step.step_metrics import spike_score
 
+MORE = pytest.mark.slow("one more stage or precision, each with a run of its own")
+
 
 def test_a_step_that_is_not_finite_is_named_and_left_out(warm, tmp_path):
     """The chosen reward of one pair is infinite, and its loss is 0: without a look at rewards nobody would notice."""
@@ -32,7 +34,12 @@ def test_a_step_that_is_not_finite_is_named_and_left_out(warm, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["engine.precision=bf16"], ["engine.zero_stage=1", "engine.precision=bf16"], ["engine.zero_stage=2"]],
+    [
+        [],
+        pytest.param(["engine.precision=bf16"], marks=MORE),
+        pytest.param(["engine.zero_stage=1", "engine.precision=bf16"], marks=MORE),
+        pytest.param(["engine.zero_stage=2"], marks=MORE),
+    ],
     ids=["zero3-fp32", "zero3-bf16", "zero1-bf16", "zero2-fp32"],
 )
 @pytest.mark.parametrize("fault", ["one_infinite_reward", "infinite_gradient_once"])
@@ -49,6 +56,7 @@ def test_the_update_is_left_out_whatever_the_stage(warm, tmp_path, settings, fau
     assert {float(tensor) for name, tensor in found.items() if name.endswith(" step")} == {5.0}
 
 
+@pytest.mark.slow("two ranks, run three times")
 def test_too_many_in_a_row_stop_the_run_with_the_last_good_state(warm, tmp_path):
     """From the fourth pack on: steps 4, 5 and 6; two are forgiven."""
     limit = ["engine.max_bad_steps=1", "checkpoint.every=null"]
@@ -75,6 +83,7 @@ def test_bad_steps_survive_a_restart(warm, tmp_path):
     assert state["step"] == 5
 
 
+@pytest.mark.slow("two ranks")
 def test_a_base_whose_weights_are_no_numbers_is_refused_by_all_ranks(warm, tmp_path):
     base, name = tmp_path / "base", "model.layers.1.mlp.up_proj.weight"
     tensors = exporting.weights()
@@ -122,7 +131,7 @@ def test_the_dry_run_changes_nothing(warm, tmp_path):
     assert_same(tmp_path, straight(warm, "one", RECIPE))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow("two ranks, run three times"))])
 def test_a_disk_that_is_full_in_a_save(warm, tmp_path, ranks):
     """One rank cannot write: all say so and end, the checkpoint before is whole, and the same command goes on."""
     reference = straight(warm, "one" if ranks == 1 else "two-fp32", RECIPE, ranks)
@@ -147,6 +156,7 @@ def test_a_disk_that_is_full_for_metrics(warm, tmp_path):
     assert "Traceback" not in ended.output
 
 
+@pytest.mark.slow("two ranks that wait for a time-out")
 def test_a_hang_leaves_stacks_and_the_pairs_at_hand(warm, tmp_path):
     arguments = [*RECIPE, "engine.hang_minutes=0.05", f"run_dir={tmp_path}"]  # stacks after half of three seconds
     ended = warm.run(arguments, ranks=2, patch="slow_second_step", grace=20)
@@ -157,6 +167,7 @@ def test_a_hang_leaves_stacks_and_the_pairs_at_hand(warm, tmp_path):
     assert f"stacks of all threads: {tmp_path / 'hang-rank-0.txt'}" in ended.output
 
 
+@pytest.mark.slow("two ranks that wait for a time-out")
 def test_a_rank_that_never_comes_ends_the_run(warm, tmp_path):
     """Rank 1 sleeps for longer than the time-out: rank 0 gives up with a line that says so."""
     arguments = [*RECIPE, "engine.hang_minutes=0.05", f"run_dir={tmp_path}"]

@@ -35,6 +35,7 @@ def test_one_and_two_ranks_other_packs_no_sharing_recomputing(two_ranks, one_ran
 
 
 @pytest.mark.parametrize(("kind", "ranks", "stage"), [("torchrun", 2, 2), ("deepspeed", 1, 1)])
+@pytest.mark.slow("a real run for each launcher and stage")
 def test_launchers_and_zero_stages(runs, two_ranks, kind, ranks, stage):
     extra = [f"engine.zero_stage={stage}", "data.pack_tokens=1024", "export.num_check_pairs=2"]
     other = runs.get(f"zero-{stage}", ["recipe=smoke-qwen3", *SMALL, *extra], kind, ranks)
@@ -42,6 +43,7 @@ def test_launchers_and_zero_stages(runs, two_ranks, kind, ranks, stage):
     same_weights(two_ranks, other, atol=2e-5)
 
 
+@pytest.mark.slow("two real runs, one on two ranks")
 def test_llama_on_one_and_two_ranks(runs):
     one = runs.get("llama-one", ["recipe=smoke-llama", *SMALL, "data.pack_tokens=512"])
     two = runs.get("llama-two", ["recipe=smoke-llama", *SMALL], "deepspeed", 2)
@@ -49,6 +51,7 @@ def test_llama_on_one_and_two_ranks(runs):
     same_weights(one, two, atol=2e-5)
 
 
+@pytest.mark.slow("a real run on two ranks")
 def test_bf16_follows_fp32(runs, two_ranks):
     bf16 = runs.get("bf16", ["recipe=smoke-qwen3", *SMALL, "engine.precision=bf16"], "deepspeed", 2)
     assert bf16.weights()["model.norm.weight"].dtype == torch.bfloat16
@@ -57,6 +60,7 @@ def test_bf16_follows_fp32(runs, two_ranks):
     )
 
 
+@pytest.mark.slow("a real run on two ranks")
 def test_resume_goes_on_exactly(runs, two_ranks):
     middle = two_ranks.directory / "checkpoints" / "step-3"
     extra = ["data.pack_tokens=512", f"checkpoint.resume={middle}", "evaluation.at_start=false"]

@@ -14,6 +14,7 @@ SMALL_PACKS = [*RECIPE, "data.pack_tokens=512", "checkpoint.every=null"]  # seve
 @pytest.mark.parametrize(
     ("kind", "name"), [("pipe", "SIGINT"), ("terminal", "SIGHUP")], ids=["ctrl-c-through-tee", "terminal-closed"]
 )
+@pytest.mark.slow("two runs for each way to lose a screen")
 def test_what_ends_the_screen_asks_the_run_to_stop(warm, tmp_path, kind, name):
     directory = tmp_path / "run"
     patch = ["screen_goes_away", kind, [1, 2], 6, getattr(signal, name)]
@@ -35,6 +36,7 @@ def newest_of(again):
     [("pipe", [2], 4), ("full", [1, 2], 0)],
     ids=["reader-of-stderr", "log-on-a-full-disk"],
 )
+@pytest.mark.slow("a run for each way to lose a screen")
 def test_a_run_goes_on_to_its_end(warm, tmp_path, kind, descriptors, call):
     reference = straight(warm, "stop", SMALL_PACKS)
     patch = ["screen_goes_away", kind, descriptors, call]

@@ -18,6 +18,7 @@ def leaks(directory):
     return found
 
 
+@pytest.mark.slow("a run with wandb and an export")
 def test_no_file_of_a_run_holds_a_secret_of_the_environment(warm, tmp_path):
     directory = tmp_path / "run"
     arguments = [*RECIPE, "tracking.wandb=true", "export.enabled=true", f"run_dir={directory}"]

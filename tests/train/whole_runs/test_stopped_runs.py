@@ -25,7 +25,13 @@ def newest_step(stopped):
     return stopped.output.split("after step ")[1].split(" ")[0]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SIGTERM",
+        *(pytest.param(name, marks=pytest.mark.slow("one more signal")) for name in ("SIGUSR1", "SIGINT", "SIGHUP")),
+    ],
+)
 def test_a_signal_in_the_middle_of_a_step(warm, tmp_path, name):
     """The half-done step is given up: its gradients must not find their way into the saved state."""
     number = getattr(signal, name)
@@ -34,7 +40,9 @@ def test_a_signal_in_the_middle_of_a_step(warm, tmp_path, name):
     stop_and_go_on(warm, tmp_path / "run", reason, reference, patch=["signal_in_pack", number, 6])
 
 
-@pytest.mark.parametrize("call", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "call", [2, *(pytest.param(call, marks=pytest.mark.slow("one more pack")) for call in (3, 4, 5))]
+)
 def test_a_signal_in_any_pack_of_the_first_steps(warm, tmp_path, call):
     directory = tmp_path / "run"
     patch = ["signal_in_pack", signal.SIGTERM, call]
@@ -46,6 +54,7 @@ def test_a_signal_in_any_pack_of_the_first_steps(warm, tmp_path, call):
     assert_same(directory, straight(warm, "stop", SMALL_PACKS))
 
 
+@pytest.mark.slow("two ranks, run three times")
 def test_one_rank_of_two_is_told_and_both_stop(warm, tmp_path):
     reference = straight(warm, "stop-two", SMALL_PACKS, ranks=2)
     patch = ["signal_in_pack", signal.SIGUSR1, 4, 1]
@@ -59,6 +68,7 @@ def test_the_stop_file(warm, tmp_path):
     assert not (tmp_path / "run" / "STOP").exists()
 
 
+@pytest.mark.slow("two runs; it stops as a signal does")
 def test_the_wall_clock_limit(warm, tmp_path):
     reference = straight(warm, "stop", SMALL_PACKS)
     limit = ["run.max_hours=100"]
@@ -67,6 +77,7 @@ def test_the_wall_clock_limit(warm, tmp_path):
     )
 
 
+@pytest.mark.slow("two runs")
 def test_a_signal_while_the_last_state_is_saved_changes_nothing(warm, tmp_path):
     """A launcher repeats itself; and what is asked after the last step finds nothing left to stop."""
     ended = warm.run([*SMALL_PACKS, f"run_dir={tmp_path / 'run'}"], patch=["signal_in_save", signal.SIGTERM])
