@@ -1,5 +1,7 @@
-"""The error of whoever gave the model."""
+"""The error for what the user can fix in a model."""
 
 
 class ModelError(ValueError):
-    """Something a person can mend in the model or its settings."""
+    """Something that the user can fix in the model or its settings; the message says what."""
+
+    exit_code = 2  # data.common.errors.ExitCode.USER_ERROR; models/ imports nothing of data/

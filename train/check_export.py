@@ -5,46 +5,47 @@
 At the end of a run it fills in the reference rewards. Later it changes nothing: it compares every file but README.md
 with manifest.json, and then the rewards, which tells whether this machine and these library versions still reproduce
 the model. It computes on the GPU where that has room, in smaller packs or on the CPU otherwise, and says so.
-Exit codes: 0 all is the same, 1 something differs, 2 there is no export that can be read, 3 it could not be checked: no
-memory, no room on the disk, or anything else that says nothing about the export.
+The exit code is 0 when all is the same, 1 when something differs, 2 when there is no export that can be read, and 3
+when it could not be checked: no memory, no room on the disk, or another reason that says nothing about the export.
 """
 
-import sys
+import os
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.common import screen
+from data.common.errors import ExitCode, UserError
+from train.recipe import cli
 
 
+@dataclass
+class Options:
+    model: str = "???"
+    path: str | None = None  # of a run at its end: where the export will be; not for users
+
+
+@cli.command(__doc__)
 def main(arguments: list[str]) -> int:
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if "model" not in options or set(options) - {"model", "path"}:
-        print("usage: python train/check_export.py model=DIR")
-        return 2
-    if not (Path(options["model"]) / "reward_model.json").is_file():
-        print(f"error: model={options['model']}: no export there (no reward_model.json)", file=sys.stderr)
-        return 2
-    # torch and transformers wait until here: a mistake and --help are answered at once.
-    from train.export.verify import UNCHECKED, check_export, is_out_of_memory
+    options = cli.read_options(Options, dict(cli.read_pairs(arguments, ("model", "path"))))
+    model = Path(options.model)
+    if not os.path.isfile(model / "reward_model.json"):
+        raise UserError(f"model={model}: no export there (no reward_model.json)")
+
+    from train.export.verify import check_export, is_out_of_memory  # torch: not before it is needed
 
     try:
-        problems = check_export(Path(options["model"]), options.get("path"))
+        problems = check_export(model, options.path)
     except ValueError as error:
-        print(f"error: model={options['model']}: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
+        raise UserError(f"model={model}: {error}") from None
+    except Exception as error:  # Python's own exit code for it is 1, which says that the export differs
         if not isinstance(error, OSError) and not is_out_of_memory(error):
             traceback.print_exc()
         why = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        print(f"error: model={options['model']}: could not be checked: {why}", file=sys.stderr)
-        return UNCHECKED
+        return cli.complain(f"model={model}: could not be checked: {why}", ExitCode.UNCHECKED)
     for problem in problems:
         print(f"EXPORT CHECK: {problem}")
-    return 1 if problems else 0
+    return ExitCode.FAILED if problems else ExitCode.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:]))
+    cli.start(main)

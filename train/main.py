@@ -5,78 +5,43 @@
     python train/main.py recipe=tiny                 (one process)
 
 `recipe` is a name from recipes/ or a YAML file; every other key of it can be given as key=value, and many at once as
-overlay=NAME, a name from recipes/overlays/ or a YAML file. Exit codes: 0 done, 1 the run failed, 2 something in the
-recipe, the data or the model is for you to mend (one line says what), 3 trained, but the export could not be checked,
-75 stopped because somebody asked, and saved: the same command goes on (docs/running.md).
+overlay=NAME, a name from recipes/overlays/ or a YAML file. docs/running.md says how a run ends and goes on.
 """
 
 import json
-import os
-import sys
 import time
-from pathlib import Path
+from dataclasses import asdict
 
-# The launchers put this folder first on the path, where its files would shadow modules of the same name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from data.common import screen
-from train.recipe.schema import Recipe, RecipeError, complain, load_recipe, recipe_names
-from train.runtime.preemption import EXIT_STOPPED, Preemption, Stopped
-
-
-def main(arguments: list[str]) -> int:
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(f"{__doc__}\nRecipes: {', '.join(recipe_names())}")
-        return 0
-    try:
-        recipe = load_recipe(arguments)
-    except RecipeError as error:
-        return complain(error)
-
-    is_main = (os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0") == "0"
-    try:
-        # Before the heavy imports, so that a signal that comes during them finds somebody.
-        preemption = Preemption(recipe.directory(), is_main=is_main, max_hours=recipe.run.max_hours)
-        return run_and_explain(recipe, preemption, arguments)
-    except Stopped as stopped:
-        if is_main:
-            print(stopped, flush=True)
-        return EXIT_STOPPED
+from data.common.atomic import check_directory, hold_directory, write_file
+from data.common.errors import RunError
+from train.recipe import cli
+from train.recipe.schema import Recipe, load_recipe, recipe_names
+from train.runtime.preemption import Preemption
 
 
-def run_and_explain(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> int:
-    """Run a recipe; the exit code, once what went wrong is told in one line."""
-    from data.common.errors import DataError
-    from models.errors import ModelError
-    from train.checkpoints.state import CheckpointError
-    from train.export.write import ExportError, UncheckedError
-    from train.loop import TrainingError
-    from train.runtime.distributed import explain_lost_rank, is_lost_rank, read_ranks
-
+@cli.command(__doc__, epilog=lambda: f"Recipes: {', '.join(recipe_names())}")
+def main(arguments: list[str]) -> None:
+    recipe = load_recipe(arguments)
+    # Before the heavy imports, so that a signal during them is handled too.
+    preemption = Preemption(recipe.directory(), is_main=cli.is_main_rank(), max_hours=recipe.run.max_hours)
     try:
         run_recipe(recipe, preemption, arguments)
-    except (RecipeError, DataError, ModelError, CheckpointError) as error:
-        return complain(error)
-    except UncheckedError as error:
-        return complain(error, code=3)
-    except (ExportError, TrainingError, OSError) as error:  # OSError: a disk, a path or a permission; it names which
-        return complain(error, code=1)
+    except RunError:
+        raise
     except RuntimeError as error:
+        from train.runtime.distributed import explain_lost_rank, is_lost_rank, read_ranks
+
         if not is_lost_rank(error):
             raise
-        return complain(TrainingError(explain_lost_rank(read_ranks(), error)), code=1)
-    return 0
+        raise RunError(explain_lost_rank(read_ranks(), error)) from None
 
 
 def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> None:
     """Train, export and check a recipe, on as many ranks as the launcher started.
 
     Args:
-        arguments: of the command line that gave it.
+        arguments: the command line that the recipe was read from.
     """
-    from dataclasses import asdict
-
-    from data.common.atomic import check_directory, hold_directory, write_file
     from train.export.summary import summary
     from train.export.write import export_run, is_exported
     from train.loop import train
@@ -120,4 +85,4 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:]))
+    cli.start(main)

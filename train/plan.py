@@ -13,24 +13,28 @@
     network          GB/s in and out of a node of 8 GPUs, all its cards together (eight of 400 Gb/s: 400)
 
 Nothing is run. How each figure is computed stands beside it in train/estimates/; what was measured and what is assumed,
-in docs/scale.md. Exit codes: 0 printed, 2 for you to mend.
+in docs/scale.md.
 """
 
-import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-# The launchers put this folder first on the path, where its files would shadow modules of the same name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from data.common import screen
-from data.common.errors import DataError
-from train.estimates import memory
 from train.estimates.costs import GPUS
+from train.estimates.memory import find_shape
 from train.estimates.pairs import Question, find_pairs
 from train.estimates.tables import plan_text
-from train.recipe.schema import RecipeError, complain, load_recipe
+from train.recipe import cli
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
+
+
+@cli.command(__doc__)
+def main(arguments: list[str]) -> None:
+    question, others = read_question(arguments)
+    if question.pairs is None and question.tokens_per_pair is not None:
+        raise RecipeError("tokens_per_pair: is for pairs=N; give that too")
+    recipe = load_recipe(others, with_data=question.pairs is None)
+    print(plan_text(recipe, find_shape(recipe, question.config), find_pairs(recipe, question), question))
 
 
 def read_question(arguments: list[str]) -> tuple[Question, list[str]]:
@@ -82,27 +86,5 @@ def _number(text: str, least: float, most: float = 1e15) -> float:
     return number
 
 
-# --- pairs ----------------------------------------------------------------------------------------------------------
-
-
-# --- printing -------------------------------------------------------------------------------------------------------
-
-
-def main(arguments: list[str]) -> int:
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    try:
-        question, others = read_question(arguments)
-        if question.pairs is None and question.tokens_per_pair is not None:
-            raise RecipeError("tokens_per_pair: is for pairs=N; give that too")
-        recipe = load_recipe(others, with_data=question.pairs is None)
-        shape = memory.find_shape(recipe, question.config)
-        print(plan_text(recipe, shape, find_pairs(recipe, question), question))
-    except (RecipeError, DataError) as error:
-        return complain(error)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:], answers=True))
+    cli.start(main, answers=True)

@@ -5,24 +5,15 @@
     python train/show.py recipe=qwen3-0.6b source=mine rows=7,12    these rows (from 1), whatever became of them
     python train/show.py recipe=qwen3-0.6b reason=duplicate         what was refused or dropped for a reason
 
-Every key of the recipe can be given, too; pairs are drawn with its seed. Exit codes: 0 shown, 2 for you to mend.
+Every key of the recipe can be given, too; pairs are drawn with its seed.
 """
 
 import re
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from data.common import screen
-from train.recipe.schema import RecipeError, complain, load_recipe
+from train.recipe import cli
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
 from train.run.show_pairs import ShowOptions, show
-
-if TYPE_CHECKING:
-    pass
-
-OWN = ("source", "rows", "num", "reason")
 
 
 def read_options(given: dict[str, str]) -> ShowOptions:
@@ -41,36 +32,17 @@ def read_options(given: dict[str, str]) -> ShowOptions:
     return options
 
 
-# --- pairs ------------------------------------------------------------------------------------------------------------
+@cli.command(__doc__)
+def main(arguments: list[str]) -> None:
+    own, others = cli.split_keys(arguments, ("source", "rows", "num", "reason"))
+    options = read_options(dict(own))
+    recipe = load_recipe(others)
 
-
-# --- histograms -------------------------------------------------------------------------------------------------------
-
-
-def main(arguments: list[str]) -> int:
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__)
-        return 0
-    own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
-    try:
-        options = read_options(own)
-        recipe = load_recipe([argument for argument in arguments if argument.partition("=")[0] not in OWN])
-    except RecipeError as error:
-        return complain(error)
-    from data.common.errors import DataError
-    from models.errors import ModelError
     from train.run.resolve import prepare_inputs
 
-    try:
-        chat, _, data = prepare_inputs(recipe, weights=False)
-    except (DataError, ModelError, RecipeError) as error:
-        return complain(error)
-    try:
-        show(options, chat, data, recipe.seed)
-    except (DataError, RecipeError) as error:
-        return complain(error)
-    return 0
+    chat, _, data = prepare_inputs(recipe, weights=False)
+    show(options, chat, data, recipe.seed)
 
 
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:], answers=True))
+    cli.start(main, answers=True)

@@ -5,65 +5,47 @@
     python train/sweep.py recipe=NAME sweep.leave_one_out=true dry_run=true          (only prints the plan)
 
 Each run is an ordinary run directory below run_dir (default: runs/<recipe>[-<overlays>]-<sweep's file, or
-sweep>). The same command again runs what is missing or failed. docs/sweeps.md explains every key and number. Exit
-codes: 0 all runs are done, 1 some failed, 2 something for you to mend, 75 stopped: the same command goes on.
+sweep>). The same command again runs what is missing or failed; the exit code is 0 when all runs are done, 1 when some
+failed and 75 when some are left. docs/sweeps.md explains every key and number.
 """
 
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-# Python puts this folder first on the path, where its files would shadow modules of the same name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from data.common import screen
-from train.recipe.schema import RecipeError, complain, recipe_names
+from train.recipe import cli
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import recipe_names
 from train.sweeps.config import read_sweep
 from train.sweeps.plan import Sweep, make_sweep
 from train.sweeps.plan_text import plan_lines
 from train.sweeps.points import SweepConfig
 from train.sweeps.run import at_once, exit_code, run_sweep
 
-if TYPE_CHECKING:
-    pass
 
-
+@cli.command(__doc__, epilog=lambda: f"Recipes: {', '.join(recipe_names())}")
 def main(arguments: list[str]) -> int:
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(f"{__doc__}\nRecipes: {', '.join(recipe_names())}")
+    config, sweep, dry_run = read_command(arguments)
+    if dry_run:
+        print("\n".join(plan_lines(sweep, at_once(config, sweep))))
         return 0
-    try:
-        config, sweep, dry_run = read_command(arguments)
-        if dry_run:
-            print("\n".join(plan_lines(sweep, at_once(config, sweep))))
-            return 0
-        run_sweep(config, sweep)
-        from train.sweeps.results.page import write_results  # matplotlib: not before it is needed
+    run_sweep(config, sweep)
 
-        write_results(sweep)
-        return exit_code(sweep)
-    except (RecipeError, OSError) as error:
-        return complain(error)
+    from train.sweeps.results.page import write_results  # matplotlib: not before it is needed
+
+    write_results(sweep)
+    return exit_code(sweep)
 
 
 def read_command(arguments: list[str]) -> tuple[SweepConfig, Sweep, bool]:
-    """The sweep that a command line asks for, and whether only its plan. Raises: RecipeError."""
-    own: dict[str, str] = {}
-    of_sweep, of_recipe = [], []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and (key == "sweep" or key.startswith("sweep.")):
-            of_sweep.append((key, value))
-        elif equals and key in ("run_dir", "dry_run"):
-            own[key] = value
-        else:
-            of_recipe.append(argument)
-    if own.get("dry_run", "false") not in ("true", "false"):
-        raise RecipeError(f"dry_run={own['dry_run']}: expected true or false")
+    """The sweep that a command line asks for, and whether only its plan is. Raises: RecipeError."""
+    of_sweep, rest = cli.split_keys(arguments, ("sweep", "sweep."))
+    own, of_recipe = cli.split_keys(rest, ("run_dir", "dry_run"))
+    given = dict(own)
+    if given.get("dry_run", "false") not in ("true", "false"):
+        raise RecipeError(f"dry_run={given['dry_run']}: expected true or false")
     config = read_sweep(of_sweep)
-    sweep = make_sweep(config, of_recipe, Path(os.path.expanduser(own.get("run_dir") or _default(arguments))))
-    return config, sweep, own.get("dry_run") == "true"
+    sweep = make_sweep(config, of_recipe, Path(os.path.expanduser(given.get("run_dir") or _default(arguments))))
+    return config, sweep, given.get("dry_run") == "true"
 
 
 def _default(arguments: list[str]) -> str:
@@ -75,4 +57,4 @@ def _default(arguments: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:]))
+    cli.start(main)

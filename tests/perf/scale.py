@@ -43,7 +43,8 @@ from scale_parts import CONVERSATIONS, anonymous_bytes
 from settings import read_settings as read_arguments
 
 from data.common.errors import DataError
-from train.recipe.schema import RecipeError, complain
+from train.recipe.cli import complain
+from train.recipe.schema import RecipeError
 
 COLUMNS = {  # heading: width and format, and the figure from a line
     "kind": ("6", lambda line: line["kind"]),

@@ -5,13 +5,9 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from data.common.errors import UserError
 from data.common.resume_policy import free
-
-if TYPE_CHECKING:
-    pass
-
 
 VERSION = 1  # of a checkpoint's layout
 
@@ -59,8 +55,8 @@ class TrainState:
         return bool(self.recent_losses)
 
 
-class CheckpointError(ValueError):
-    """Something a person can mend about checkpoints."""
+class CheckpointError(UserError):
+    """Something that the user can fix about checkpoints."""
 
 
 def read_state(path: Path) -> TrainState:

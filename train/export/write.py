@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from data.common import atomic
+from data.common.errors import ExitCode, RunError
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
 from models.weights import is_finite
 from train import COMMANDS
@@ -35,12 +36,14 @@ from train.scoring.export_files import find_export_damage
 from train.step.engine import gathered_weights, release_engine
 
 
-class ExportError(RuntimeError):
+class ExportError(RunError):
     """An export that differs from what was trained, and is kept aside for a look; or one that could not be written."""
 
 
 class UncheckedError(ExportError):
     """An export whose check came to no end, which says nothing about it: it is kept aside."""
+
+    exit_code = ExitCode.UNCHECKED
 
 
 def export_run(run: Run, metrics: dict[str, float]) -> Path | None:

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data.common.errors import UserError
 from train import ROOT
 
 RECIPES = ROOT / "recipes"
@@ -37,8 +38,8 @@ _REFERENCE = re.compile(r"\$\{\.*\w[\w.-]*\}")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class RecipeError(ValueError):
-    """Something a person can mend in a recipe or on the command line; in one line, however long what they gave."""
+class RecipeError(UserError):
+    """Something that the user can fix in a recipe or on the command line; one line, however long the input was."""
 
     def __init__(self, message: str):
         line = " ".join(message.split())
@@ -139,6 +140,12 @@ def closest(word: str, known: list[str]) -> str:
         last = word.rsplit(".", 1)[-1]
         matches = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's first line, with the key in front."""
+    first = (error.msg or str(error)).strip().splitlines()[0]
+    return f"{error.full_key}: {first}" if error.full_key and error.full_key not in first else first
 
 
 def _check_yaml(text: str, key: str, path: Path | None = None) -> None:

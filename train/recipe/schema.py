@@ -6,10 +6,8 @@ dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a
 
 import os
 import re
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +20,15 @@ from data.selection.config import DataConfig, check_data
 from models.build import ATTENTION, ModelConfig
 from models.losses import LossConfig
 from train.checkpoints.state import CheckpointConfig, check_checkpoint
-from train.evaluation.held_out import BenchmarkEvaluation, EvaluationConfig, check_evaluation
+from train.evaluation.held_out import EvaluationConfig, check_evaluation
+from train.recipe.merge import NAMED, merge, override
 from train.recipe.overlays import check_given, check_removals, find_overlays, is_shipped, read_overlay
-from train.recipe.safe_yaml import RECIPES, check_resolved, parse_override, read_yaml
+from train.recipe.safe_yaml import RECIPES, check_resolved, explain, read_yaml
 from train.recipe.safe_yaml import RecipeError as RecipeError
 from train.recipe.safe_yaml import closest as closest
 from train.runtime.preemption import RunConfig, check_run
 from train.runtime.tracking import TrackingConfig
 from train.step.engine import EngineConfig, OptimizerConfig, check_engine
-
-NAMED: dict[str, tuple[Any]] = {  # keys that hold groups of keys under names
-    "data.sources": (SourceConfig,),
-    "data.eval.sources": (SourceConfig,),
-    "evaluation.benchmarks": (BenchmarkEvaluation,),
-}
 
 
 @dataclass
@@ -109,10 +102,10 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
         extra, keys = read_overlay(overlay)
         if not is_shipped(overlay):  # a shipped one removes the sources of all shipped recipes
             check_removals(NAMED, merged, extra, str(overlay))
-        merged = _merge(merged, extra, str(overlay))
+        merged = merge(merged, extra, str(overlay))
         mandatory |= dict.fromkeys(keys, overlay)
     for key, value in overrides:
-        merged = _override(merged, key, value)
+        merged = override(merged, key, value)
     if with_data:
         check_given(merged, mandatory)
     recipe = _to_object(merged)
@@ -128,6 +121,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def recipe_names() -> list[str]:
+    """The recipes in recipes/."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -144,19 +138,6 @@ def find_recipe(value: str) -> Path:
 def to_yaml(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML that `recipe=FILE` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
-
-
-def complain(error: Exception, code: int = 2) -> int:
-    """Say in one line, once, what is wrong; returns the exit code.
-
-    Ranks meet the same mistake at the same time, and the launcher ends all of them when one has ended: so the others
-    give the first rank of their machine time to say it. If it does not end the run, the mistake was theirs alone.
-    """
-    if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) != 0:
-        time.sleep(5)
-    text = re.sub(r"//[^/\s@]+@", "//", str(error))  # a proxy's or a mirror's address may hold a password
-    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
-    return code
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -232,100 +213,20 @@ def _check_begun(key: str, sources: Mapping[str, SourceConfig | None]) -> None:
             )
 
 
-# --- merging --------------------------------------------------------------------------------------------------------
-
-
 def _read_recipe(path: Path, overlays: Sequence[Path] = (), *, check: bool = True) -> DictConfig:
     name = "-".join([path.stem, *(overlay.stem for overlay in overlays)])
     defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": name})
     content = read_yaml(path)
     if check and not {f.name for f in fields(Recipe)} <= set(content):  # a run's recipe.yaml keeps what was removed
         check_removals(NAMED, defaults, content, str(path))
-    return _merge(defaults, content, str(path))
-
-
-def _merge(base: DictConfig, extra: Any, where: str, key: str = "") -> DictConfig:
-    _check_keys(Recipe, OmegaConf.to_container(extra, resolve=False), "", where)
-    try:
-        merged = OmegaConf.merge(base, extra)
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"{where}: {_explain(error)}") from None
-    except TypeError as error:  # a list for a group of keys, or the other way round
-        raise RecipeError(f"{where}: {key}: {error}" if key else f"{where}: {error}") from None
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _override(config: DictConfig, key: str, value: str) -> DictConfig:
-    """Apply one `key=value`. `data.sources=FILE.yaml` replaces the whole mapping; merging alone would only add."""
-    if key in ("data.sources", "data.eval.sources"):
-        path = Path(os.path.expanduser(value))
-        if not os.path.isfile(path):
-            raise RecipeError(f"{key}={value}: no such file (it replaces the mapping of sources by the file's)")
-        replacement: Any = OmegaConf.to_container(read_yaml(path))
-        for part in reversed(key.split(".")):
-            replacement = {part: replacement}
-        emptied = config.copy()
-        OmegaConf.update(emptied, key, {}, merge=False)
-        check_removals(NAMED, emptied, OmegaConf.create(replacement), value)
-        return _merge(emptied, OmegaConf.create(replacement), value)
-    extra = parse_override(key, value)
-    check_removals(NAMED, config, extra, "command line")
-    return _merge(config, extra, "command line", key)
+    return merge(defaults, content, str(path))
 
 
 def _to_object(config: DictConfig) -> Recipe:
     try:
         recipe = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise RecipeError(_explain(error)) from None
+        raise RecipeError(explain(error)) from None
     assert isinstance(recipe, Recipe)
     check_resolved(asdict(recipe))
     return recipe
-
-
-def _check_keys(kind: Any, given: Any, prefix: str, where: str) -> None:
-    """Name the first unknown key and the nearest known one; OmegaConf's own message gives neither."""
-    if kind is None or not isinstance(given, Mapping):
-        return
-    if isinstance(kind, tuple):
-        for name, source in given.items():
-            if source is not None and not isinstance(source, Mapping):
-                raise RecipeError(f"{where}: {prefix}{name} is a group of keys; give e.g. {prefix}{name}.path=FILE")
-            _check_keys(kind[0], source, f"{prefix}{name}.", where)
-        return
-    known = {f.name: f for f in fields(kind)}
-    for key, value in given.items():
-        if key not in known:
-            candidates = {f"{prefix}{name}": name for name in known}
-            guess = closest(f"{prefix}{key}", list(candidates) + _all_keys())
-            raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
-        if value == "???":  # OmegaConf's mark of a missing value, which a merge passes over without a word
-            raise RecipeError(f"{where}: {prefix}{key} has no value (???)")
-        inner = _default(known[key])
-        nested = NAMED.get(prefix + str(key)) or (type(inner) if is_dataclass(inner) else None)
-        if isinstance(inner, list) and not isinstance(value, list):
-            raise RecipeError(f"{where}: {prefix}{key}={value}: expected a list, e.g. {inner}")
-        if (nested is not None or isinstance(inner, dict)) and not isinstance(value, Mapping):
-            raise RecipeError(
-                f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=..."
-            )
-        _check_keys(nested, value, f"{prefix}{key}.", where)
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default_factory() if f.default_factory is not MISSING else f.default
-
-
-def _all_keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
-    keys = []
-    for f in fields(kind):
-        inner = _default(f)
-        keys += _all_keys(type(inner), f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
-    return keys
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """OmegaConf's first line, with the key in front."""
-    first = (error.msg or str(error)).strip().splitlines()[0]
-    return f"{error.full_key}: {first}" if error.full_key and error.full_key not in first else first

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.common.errors import UserError
+
 FORMAT = 1  # of evaluations/step-N.json (train/evaluation/files.py)
 METRICS = ("train/", "eval/", "benchmark/", "time/", "memory/")
 Series = tuple[list[int], list[float]]  # steps, values
 
 
-class ReportError(ValueError):
-    """Something a person can mend about what a report is asked for."""
+class ReportError(UserError):
+    """Something that the user can fix about what a report is asked for."""
 
 
 @dataclass

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.common.atomic import write_file
+from data.common.normalize import printable
 from data.rows.sources import SourceConfig, check_source
 from data.selection.config import GateConfig, check_gates
 from train.recipe.schema import RecipeError, load_recipe
@@ -15,8 +17,7 @@ from train.recipe.schema import RecipeError, load_recipe
 if TYPE_CHECKING:
     from data.selection.contamination import BenchmarkPrompts
 
-
-SHOWN = 10
+SHOWN = 10  # matches that are printed without an output
 
 
 def read_sources(path: str | None, recipe: list[str]) -> dict[str, SourceConfig]:
@@ -29,8 +30,10 @@ def read_sources(path: str | None, recipe: list[str]) -> dict[str, SourceConfig]
     return {name: source for name, source in load_recipe(recipe).data.sources.items() if source is not None}
 
 
-def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[int, int, list[dict[str, Any]]]:
-    """The number of rows of a source, of pairs among them, and why some are contaminated, in order."""
+def _contaminated(
+    name: str, source: SourceConfig, prompts: "BenchmarkPrompts"
+) -> tuple[int, int, list[dict[str, Any]]]:
+    """(rows of a source, pairs among them, a record of each match with a benchmark in the order of the rows)"""
     from data.selection.row_features import hits_by_chunk
 
     rows, pairs, hits = 0, 0, []
@@ -43,12 +46,24 @@ def find(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> tuple[
     return rows, pairs, hits
 
 
-def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output: str | None) -> None:
-    """Raises: RecipeError, DataError."""
+def find_overlaps(path: str | None, recipe: list[str], benchmarks: dict[str, str], output: str | None) -> None:
+    """Print how many pairs share text with benchmarks, and list them.
+
+    Args:
+        path: a file of pairs; None: the training sources of the recipe.
+        recipe: arguments of `load_recipe`; empty with a path.
+        benchmarks: name -> its files, or `hub`.
+        output: JSONL file for all matches; None: the first ones are printed.
+
+    Raises:
+        RecipeError, DataError: something that the user can fix.
+        OSError: the output cannot be written.
+    """
     if not benchmarks:
         raise RecipeError("which benchmarks? give benchmarks.NAME=PATH (or =hub), e.g. benchmarks.rm_bench=RM-Bench")
     check_gates(GateConfig(contamination="report", benchmarks=benchmarks))
     sources = read_sources(path, recipe)
+
     from data.selection.prepare import benchmark_prompts
 
     prompts = benchmark_prompts(benchmarks)
@@ -57,27 +72,27 @@ def run(path: str | None, recipe: list[str], benchmarks: dict[str, str], output:
         print(f"WARNING: {line}", file=sys.stderr)
     records: list[dict[str, Any]] = []
     for name, source in sources.items():
-        rows, pairs, hits = find(name, source, prompts)
-        counts = Counter((record["benchmark"], record["kind"]) for record in hits)
-        told = "; ".join(f"{benchmark}: {count:,} by {kind}" for (benchmark, kind), count in sorted(counts.items()))
-        print(f"{name}: {len(hits):,} of {rows:,} rows{' (' + told + ')' if told else ''}")
-        if pairs < rows:
-            print(
-                f"WARNING: {name}: {rows - pairs:,} of {rows:,} rows are no pairs that can be read, so they were not "
-                "compared (train/prepare.py says why)",
-                file=sys.stderr,
-            )
-        records += hits
+        records += _report_source(name, source, prompts)
     if output is not None:
-        from data.common.atomic import write_file
-
-        lines = [json.dumps(record) + "\n" for record in records]
-        write_file(Path(os.path.expanduser(output)), "".join(lines))
+        write_file(Path(os.path.expanduser(output)), "".join(json.dumps(record) + "\n" for record in records))
         return
-    from data.common.normalize import printable
-
     for record in records[:SHOWN]:
-        told = f"{record['where']}: {record['kind']} of {record['benchmark']} {record['item']}: {record['words']}"
-        print(f"  {printable(told)}")
+        match = f"{record['where']}: {record['kind']} of {record['benchmark']} {record['item']}: {record['words']}"
+        print(f"  {printable(match)}")
     if len(records) > SHOWN:
         print(f"  ... {len(records) - SHOWN:,} more; output=FILE lists all")
+
+
+def _report_source(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> list[dict[str, Any]]:
+    """The matches of a source, whose counts are printed."""
+    rows, pairs, hits = _contaminated(name, source, prompts)
+    counts = Counter((record["benchmark"], record["kind"]) for record in hits)
+    told = "; ".join(f"{benchmark}: {count:,} by {kind}" for (benchmark, kind), count in sorted(counts.items()))
+    print(f"{name}: {len(hits):,} of {rows:,} rows{' (' + told + ')' if told else ''}")
+    if pairs < rows:
+        print(
+            f"WARNING: {name}: {rows - pairs:,} of {rows:,} rows are no pairs that can be read, so they were not "
+            "compared (train/prepare.py says why)",
+            file=sys.stderr,
+        )
+    return hits

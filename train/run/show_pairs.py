@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from train.recipe.schema import RecipeError, closest
+import numpy as np
+
+from data.common.normalize import printable
+from train.recipe.safe_yaml import RecipeError, closest
 
 if TYPE_CHECKING:
     from data.selection.prepare import PreparedData
@@ -17,7 +20,7 @@ WIDTH = 50  # of the longest bar of a histogram
 
 @dataclass
 class ShowOptions:
-    """What is to be shown."""
+    """What to show."""
 
     source: str | None = None
     rows: list[int] | None = None  # from 1
@@ -26,7 +29,7 @@ class ShowOptions:
 
 
 def show(options: ShowOptions, chat: "Chat", data: "PreparedData", seed: int) -> None:
-    """Print what is wished for. Raises: RecipeError for a source, row or reason that is not there."""
+    """Print what the options ask for. Raises: RecipeError for a source, row or reason that is not there."""
     selections = data.selections
     if options.source is not None and options.source not in selections:
         raise RecipeError(
@@ -45,8 +48,6 @@ def show(options: ShowOptions, chat: "Chat", data: "PreparedData", seed: int) ->
 
 
 def _show_drawn(chat: "Chat", chosen: "dict[str, Selection]", num: int, seed: int) -> None:
-    import numpy as np
-
     sets = [(selection, selection.left()) for selection in chosen.values()]
     starts = np.cumsum([0, *(len(left) for _, left in sets)])
     drawn = np.random.default_rng(seed).permutation(int(starts[-1]))[:num]
@@ -58,8 +59,6 @@ def _show_drawn(chat: "Chat", chosen: "dict[str, Selection]", num: int, seed: in
 
 def _show_row(chat: "Chat", selection: "Selection", row: int) -> None:
     """Args: row: from 1."""
-    import numpy as np
-
     store = selection.store
     if row > store.info["rows"]:
         raise RecipeError(f"rows={row}: {selection.name} has {store.info['rows']:,} rows")
@@ -91,15 +90,11 @@ def _show_reason(chat: "Chat", chosen: "dict[str, Selection]", options: ShowOpti
 
 def _show_refused(selection: "Selection", record: dict[str, Any]) -> None:
     print(_ruler(f"{selection.name} row {record['row'] + 1}"))
-    from data.common.normalize import printable
-
     print(f"{printable(record['where'])}\nrefused, {record['reason']}: {printable(record['detail'])}\n")
 
 
 def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     """One pair: the text of its tokens, so what is shown is what is trained on."""
-    from data.common.normalize import printable
-
     store, flip = selection.store, selection.config.flip
     group = store.group(index)
     responses = group.response_ids[::-1] if flip else group.response_ids
@@ -130,8 +125,6 @@ def _ruler(title: str) -> str:
 
 
 def _show_histograms(chosen: "dict[str, Selection]") -> None:
-    import numpy as np
-
     sets = [pairs for pairs in (s.pairs() for s in chosen.values()) if len(pairs)]
     if not sets:
         return
@@ -147,15 +140,11 @@ def _show_histograms(chosen: "dict[str, Selection]") -> None:
 
 
 def _doubling(largest: int) -> Any:
-    import numpy as np
-
     return np.array([0, *(2**k for k in range(3, max(4, largest.bit_length() + 1)))])
 
 
 def text_histogram(title: str, values: Any, edges: Any) -> list[str]:
     """Counts between edges, a bar a line; the last edge is included."""
-    import numpy as np
-
     counts, _ = np.histogram(values, edges)
     longest = max(1, int(counts.max()))
     lines = [f"{title} ({len(values):,} pairs)"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from data.common.errors import RunError
 from data.common.resume_policy import free
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RunError):
     """The run cannot go on; the message says why and from where."""
 
 

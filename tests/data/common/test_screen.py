@@ -34,7 +34,7 @@ def test_every_command_goes_through_it():
     for path in (ROOT / "train").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "__main__" in text:
-            assert 'if __name__ == "__main__":\n    sys.exit(screen.run(main, sys.argv[1:]' in text, path
+            assert 'if __name__ == "__main__":\n    cli.start(main' in text, path
 
 
 # --- what a terminal obeys --------------------------------------------------------------------------------------------

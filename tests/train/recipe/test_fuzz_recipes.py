@@ -13,11 +13,13 @@ from fuzz_settings import damage, fuzz, within
 from hypothesis import given
 from hypothesis import strategies as st
 
+from train.recipe.merge import all_keys
 from train.recipe.safe_yaml import RECIPES
-from train.recipe.schema import Recipe, RecipeError, _all_keys, check_recipe, load_recipe, to_yaml
+from train.recipe.schema import Recipe, RecipeError, check_recipe, load_recipe, to_yaml
 
 TINY = (RECIPES / "tiny.yaml").read_text()
-KEYS = _all_keys() + [f"data.sources.twins.{name}" for name in ("path", "builtin", "limit", "weight", "flip", "format")]
+TWINS = ("path", "builtin", "limit", "weight", "flip", "format")
+KEYS = all_keys(Recipe) + [f"data.sources.twins.{name}" for name in TWINS]
 ODD_KEYS = [
     *(
         "",

@@ -6,7 +6,8 @@ import pytest
 from paths import ROOT
 
 from data.common.errors import DataError
-from train.recipe.schema import RecipeError, complain, load_recipe, read_recipe, to_yaml
+from train.recipe.cli import complain
+from train.recipe.schema import RecipeError, load_recipe, read_recipe, to_yaml
 from train.score import main as score
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
