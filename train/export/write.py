@@ -27,7 +27,7 @@ from models.weights import is_finite
 from train import COMMANDS
 from train.export.model_card import BIAS_NOTE, model_card
 from train.export.reference_conversations import references_of
-from train.export.verify import EXAMPLE, UNCHECKED
+from train.export.verify import EXAMPLE
 from train.recipe.schema import to_yaml
 from train.run.resume_point import where_it_began
 from train.run.setup import Run
@@ -125,7 +125,7 @@ def _how_it_ended(code: int) -> str:
     """What the exit code of a check says that has found nothing."""
     if code == -signal.SIGKILL:
         return "its check was killed (signal 9), as the system does when the machine's memory is used up"
-    return "see above" if code == UNCHECKED else f"its check ended with code {code} (see above)"
+    return "see above" if code == ExitCode.UNCHECKED else f"its check ended with code {code} (see above)"
 
 
 def _unchecked(run: Run, aside: Path, why: str) -> str:

@@ -19,8 +19,6 @@ from data.common import screen
 from data.common.resume_policy import free
 from train.runtime.tracking import process_age
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
-
 # Reasons by their code; where ranks have different ones, the highest is told.
 REASONS = ("", "the end of its launcher", "run.max_hours", "the file STOP", "SIGHUP (the terminal is gone)", "SIGUSR1",
            "SIGTERM", "SIGINT (Ctrl-C)")  # fmt: skip

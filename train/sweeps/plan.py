@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data.common.atomic import write_file
+from data.common.errors import ExitCode
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import Recipe, load_recipe, read_recipe
-from train.runtime.preemption import EXIT_STOPPED
 from train.sweeps.points import KeyValues, Points, SweepConfig, points_of
 
 FORMAT = 1  # of sweep.json
@@ -47,7 +47,7 @@ class SweepRun:
     def state(self) -> str:
         if self.is_finished:
             return "done"
-        return "waiting" if self.code is None else "stopped" if self.code == EXIT_STOPPED else "failed"
+        return "waiting" if self.code is None else "stopped" if self.code == ExitCode.STOPPED else "failed"
 
 
 @dataclass

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.common.errors import ExitCode
 from data.common.progress import progress, say_above_bar
 from train.reports.run_files import ReportError, read_run
-from train.runtime.preemption import EXIT_STOPPED
 from train.sweeps.local import LOG, Job
 from train.sweeps.plan import Sweep, SweepRun
 from train.sweeps.plan_text import duration, estimate_hours
@@ -37,7 +37,7 @@ class Progress:
     def ended(self, job: Job, code: int, seconds: float) -> None:
         run = self._runs[job.name]
         run.code, run.job = code, None
-        if code in (0, EXIT_STOPPED):  # what a failed start took says nothing of what is left
+        if code in (0, ExitCode.STOPPED):  # what a failed start took says nothing of what is left
             run.seconds += seconds
         if code == 0 and not run.is_finished:
             run.code = 1
@@ -45,7 +45,7 @@ class Progress:
             run.error = ""
             self._bar.update()
             self.say(f"done     {run.name}: {_accuracy(run)}{duration(run.seconds)}; {self._left()}")
-        elif run.code == EXIT_STOPPED:
+        elif run.code == ExitCode.STOPPED:
             self.say(f"stopped  {run.name}: it saved; the same command goes on")
         else:
             told = last_error(job.directory / LOG, self._logs.get(job.name, 0))

@@ -4,17 +4,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from data.common.errors import ExitCode
 from train.recipe.schema import RecipeError
-from train.runtime.preemption import EXIT_STOPPED
 from train.sweeps.plan import POINT, Sweep, SweepRun, take_prepared
 from train.sweeps.plan_text import plan_lines
 from train.sweeps.points import SweepConfig
 
 if TYPE_CHECKING:
     from train.sweeps.progress import Progress
-
-
-EXIT_FAILED = 1
 
 
 def at_once(config: SweepConfig, sweep: Sweep) -> int:
@@ -61,8 +58,8 @@ def exit_code(sweep: Sweep) -> int:
         told = [f"{count} {what}" for count, what in ((failed, "failed"), (left, "left to run")) if count]
         print(f"{states.count('done')} of {len(states)} runs are done, {', '.join(told)}: the same command runs them")
     if left:
-        return EXIT_STOPPED
-    return EXIT_FAILED if failed else 0
+        return ExitCode.STOPPED
+    return ExitCode.FAILED if failed else 0
 
 
 def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:

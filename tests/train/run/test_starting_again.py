@@ -11,11 +11,10 @@ from paths import ROOT
 from short_runs import RECIPE, finish, metrics, newest, straight
 
 from data.common import atomic, cache
-from data.common.errors import DataError
+from data.common.errors import DataError, ExitCode
 from data.tokens import pair_store
 from train.recipe.schema import RecipeError, load_recipe
 from train.run.resume_rules import check_same_run
-from train.runtime.preemption import EXIT_STOPPED
 
 BEST = [
     *RECIPE,
@@ -31,7 +30,7 @@ def test_a_run_that_began_at_a_checkpoint_goes_on_from_its_own(warm, tmp_path):
     origin = straight(warm, "keep-nine", [*RECIPE, "checkpoint.keep=9"]) / "checkpoints" / "step-2"
     again = [*RECIPE, f"checkpoint.resume={origin}", "checkpoint.every=null", f"run_dir={tmp_path / 'run'}"]
     stopped = warm.run(again, patch=["signal_in_pack", signal.SIGUSR1, 6])
-    assert stopped.codes == [EXIT_STOPPED], stopped.output
+    assert stopped.codes == [ExitCode.STOPPED], stopped.output
     own = newest(tmp_path / "run").name
     assert own > "step-2"
     ended = warm.run(again)
@@ -56,7 +55,7 @@ def test_a_best_step_is_kept_when_its_evaluation_was_interrupted(warm, tmp_path)
     number = int(best.strip().removeprefix("step-"))
     directory = tmp_path / "run"
     stopped = warm.run([*BEST, f"run_dir={directory}"], patch=["signal_in_evaluation", signal.SIGTERM, number])
-    assert stopped.codes == [EXIT_STOPPED], stopped.output
+    assert stopped.codes == [ExitCode.STOPPED], stopped.output
     assert f"after step {number} of 6" in stopped.output
     finish(warm, directory, BEST)
     assert (directory / "checkpoints" / "best").read_text() == best

@@ -6,7 +6,7 @@ import signal
 import pytest
 from short_runs import RECIPE, assert_same, finish, metrics, newest, straight
 
-from train.runtime.preemption import EXIT_STOPPED
+from data.common.errors import ExitCode
 
 SMALL_PACKS = [*RECIPE, "data.pack_tokens=512", "checkpoint.every=null"]  # several micro steps in a step
 
@@ -19,7 +19,7 @@ def test_what_ends_the_screen_asks_the_run_to_stop(warm, tmp_path, kind, name):
     directory = tmp_path / "run"
     patch = ["screen_goes_away", kind, [1, 2], 6, getattr(signal, name)]
     stopped = warm.run([*SMALL_PACKS, f"run_dir={directory}"], patch=patch)
-    assert stopped.codes == [EXIT_STOPPED]
+    assert stopped.codes == [ExitCode.STOPPED]
     again = finish(warm, directory, SMALL_PACKS)
     assert f"resumed from {newest_of(again)} of 6" in again.output
     assert_same(directory, straight(warm, "stop", SMALL_PACKS))

@@ -5,14 +5,14 @@ import signal
 import pytest
 from short_runs import RECIPE, assert_same, finish, newest, straight
 
-from train.runtime.preemption import EXIT_STOPPED
+from data.common.errors import ExitCode
 
 SMALL_PACKS = [*RECIPE, "data.pack_tokens=512", "checkpoint.every=null"]  # several micro steps in a step
 
 
 def stop_and_go_on(warm, directory, reason, reference, ranks=1, arguments=(), **options):
     stopped = warm.run([*SMALL_PACKS, *arguments, f"run_dir={directory}"], ranks=ranks, **options)
-    assert stopped.codes == [EXIT_STOPPED] * ranks, stopped.output
+    assert stopped.codes == [ExitCode.STOPPED] * ranks, stopped.output
     assert f"stopped by {reason} after step " in stopped.output, stopped.output
     assert f"which is saved in {newest(directory)}; the same command goes on" in stopped.output
     assert "Traceback" not in stopped.output
@@ -47,7 +47,7 @@ def test_a_signal_in_any_pack_of_the_first_steps(warm, tmp_path, call):
     directory = tmp_path / "run"
     patch = ["signal_in_pack", signal.SIGTERM, call]
     stopped = warm.run([*SMALL_PACKS, f"run_dir={directory}"], patch=patch)
-    assert stopped.codes == [EXIT_STOPPED], stopped.output
+    assert stopped.codes == [ExitCode.STOPPED], stopped.output
     if "before the first step was finished" in stopped.output:
         assert not (directory / "checkpoints").exists()
     finish(warm, directory, SMALL_PACKS)
@@ -81,6 +81,6 @@ def test_the_wall_clock_limit(warm, tmp_path):
 def test_a_signal_while_the_last_state_is_saved_changes_nothing(warm, tmp_path):
     """A launcher repeats itself; and what is asked after the last step finds nothing left to stop."""
     ended = warm.run([*SMALL_PACKS, f"run_dir={tmp_path / 'run'}"], patch=["signal_in_save", signal.SIGTERM])
-    assert ended.codes in ([0], [EXIT_STOPPED]), ended.output
+    assert ended.codes in ([0], [ExitCode.STOPPED]), ended.output
     finish(warm, tmp_path / "run", SMALL_PACKS)
     assert_same(tmp_path / "run", straight(warm, "stop", SMALL_PACKS))
