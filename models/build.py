@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config_check import KEYS, find_problem, read_json
+from models.errors import ModelError
 from models.weights import PATTERNS, check_files, find_non_finite, read_shapes, read_tensor, weight_files
 
 if TYPE_CHECKING:
@@ -78,8 +79,6 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
     Raises:
         ModelError: there is no such directory, and the hub has no such model or cannot be reached.
     """
-    from models.errors import ModelError
-
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         return path, None
@@ -107,8 +106,6 @@ def read_config(source: Any) -> "PretrainedConfig":
         ModelError: it is not there, cannot work, or is of another family.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
-
-    from models.errors import ModelError
 
     where = "model.config"
     if isinstance(source, str):
@@ -182,7 +179,6 @@ def build_model(
     from transformers import AutoModel
 
     from models.attention import implementation
-    from models.errors import ModelError
     from models.reward_model import RewardModel, ScoreHead
 
     # from_config and from_pretrained mutate and keep the object they are given.
@@ -217,8 +213,6 @@ def build_model(
 
 def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
     """Raises: ModelError when random weights do not fit into the memory of this machine."""
-    from models.errors import ModelError
-
     size = sum(tensor.numel() for tensor in _shapes_of(config).values()) * dtype.itemsize
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
@@ -246,8 +240,6 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     Raises:
         ModelError: a tensor is missing, unknown or of another shape.
     """
-    from models.errors import ModelError
-
     found = read_shapes(directory)
     stored = len({name.partition("layers.")[2].partition(".")[0] for name in found if "layers." in name})
     if stored < config.num_hidden_layers:  # before a model of so many is made
@@ -285,8 +277,6 @@ def check_weights(base: Base, share: int, shares: int) -> None:
     Raises:
         ModelError: names the first tensors.
     """
-    from models.errors import ModelError
-
     if base.directory is None:
         return
     check_checkpoint(base.directory, base.config)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from models.errors import ModelError
+
 MAX_BYTES = 2**20  # of a config.json; the published ones have a few thousand
 MAX_NESTING = 16  # of values in one another
 MAX_LABELS = 10_000
@@ -324,6 +326,4 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def _refuse(message: str) -> NoReturn:
-    from models.errors import ModelError
-
     raise ModelError(message) from None

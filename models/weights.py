@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.config_check import read_json
+from models.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,6 @@ def check_files(directory: Path) -> None:
     Raises:
         ModelError: a file is such a link, or a pipe, socket or device.
     """
-    from models.errors import ModelError
-
     real = os.path.realpath(directory)
     repository = os.path.dirname(os.path.dirname(real))
     inside = [real + os.sep]
@@ -52,8 +51,6 @@ def weight_files(directory: Path) -> list[Path]:
     Raises:
         ModelError: there are none, they are an adapter's, the index names other files than such, or see `check_files`.
     """
-    from models.errors import ModelError
-
     check_files(directory)
     if (directory / "adapter_config.json").is_file():
         raise ModelError(f"{directory}: an adapter (adapter_config.json); merge it into its base first")
@@ -78,8 +75,6 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a directory's safetensors, from their headers."""
     from safetensors import SafetensorError, safe_open
 
-    from models.errors import ModelError
-
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
         try:
@@ -93,8 +88,6 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def _check_header(path: Path) -> None:
     """Raises: ModelError when a file names more tensors than any model has."""
-    from models.errors import ModelError
-
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if MAX_HEADER < size < path.stat().st_size:  # safetensors itself says what is wrong with a larger one
@@ -123,8 +116,6 @@ def find_non_finite(directory: Path, unused: tuple[str, ...] = (), share: int = 
         ModelError: a file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
-
-    from models.errors import ModelError
 
     found, number = [], 0
     for path in weight_files(directory):

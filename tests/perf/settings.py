@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from data.common.errors import DataError  # noqa: E402
 from train.recipe.cli import complain  # noqa: E402
-from train.recipe.schema import RecipeError, closest  # noqa: E402
+from train.recipe.safe_yaml import RecipeError, closest  # noqa: E402
 
 SIDES = ("ours", "trl-best", "trl-defaults")
 TRL_DEFAULT_BATCH = 8  # per_device_train_batch_size of RewardConfig()

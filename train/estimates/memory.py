@@ -8,6 +8,7 @@ from typing import Any
 
 from data.common.text import text_table
 from models.config_check import find_problem, read_json
+from models.errors import ModelError
 from train.recipe.schema import Recipe, RecipeError
 from train.step.engine import deepspeed_config, num_checkpointed
 
@@ -148,7 +149,6 @@ def find_shape(recipe: Recipe, config: str | None) -> Shape:
 
 def _fetch(recipe: Recipe) -> str:
     from models.build import fetch
-    from models.errors import ModelError
 
     assert recipe.model.base is not None
     try:

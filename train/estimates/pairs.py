@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from models.errors import ModelError
 from train.estimates import costs
 from train.estimates.costs import PairTokens
 from train.recipe.schema import Recipe, RecipeError
@@ -53,7 +54,6 @@ def prepared_pairs(recipe: Recipe) -> PairCounts:
 
     from data.tokens.pair_store import TokenizeSettings, is_made
     from models.build import resolve_base
-    from models.errors import ModelError
     from train.run.resolve import load_chat, prepare_inputs
 
     data = recipe.data

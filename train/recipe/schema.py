@@ -23,9 +23,8 @@ from train.checkpoints.state import CheckpointConfig, check_checkpoint
 from train.evaluation.held_out import EvaluationConfig, check_evaluation
 from train.recipe.merge import NAMED, merge, override
 from train.recipe.overlays import check_given, check_removals, find_overlays, is_shipped, read_overlay
-from train.recipe.safe_yaml import RECIPES, check_resolved, explain, read_yaml
+from train.recipe.safe_yaml import RECIPES, check_resolved, closest, explain, read_yaml
 from train.recipe.safe_yaml import RecipeError as RecipeError
-from train.recipe.safe_yaml import closest as closest
 from train.runtime.preemption import RunConfig, check_run
 from train.runtime.tracking import TrackingConfig
 from train.step.engine import EngineConfig, OptimizerConfig, check_engine

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from train.evaluation.pair_metrics import wilson
+from train.recipe.safe_yaml import RecipeError, read_yaml
 from train.reports.run_files import ReportError, RunRecord, read_run
 
 T = TypeVar("T")
@@ -137,8 +138,6 @@ def differences(runs: list[RunRecord]) -> Any:
 def _flat(run: RunRecord) -> dict[str, str]:
     """key.of.a.recipe -> its value as text; what cannot be read counts as nothing."""
     import json
-
-    from train.recipe.safe_yaml import RecipeError, read_yaml
 
     try:
         from omegaconf import OmegaConf

@@ -8,6 +8,7 @@ from typing import Any
 from data.benchmarks.items import existing
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
 from data.common.errors import DataError
+from train.recipe.safe_yaml import closest
 
 
 @dataclass
@@ -59,8 +60,6 @@ def check_benchmark_config(config: BenchmarkConfig) -> None:
 
 def names_of(config: BenchmarkConfig) -> list[str]:
     """The benchmarks to run. Raises: DataError for an unknown one."""
-    from train.recipe.schema import closest
-
     if config.benchmark == "all":
         return [benchmark.NAME for benchmark in PUBLIC]
     names = list(dict.fromkeys(name.strip() for name in config.benchmark.split(",")))

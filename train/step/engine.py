@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.common.errors import RunError
 from data.common.resume_policy import free
+from models.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +136,6 @@ def check_deepspeed(settings: dict[str, Any]) -> None:
     quiet_deepspeed()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
-
-    from models.errors import ModelError
 
     try:
         DeepSpeedZeroConfig(**settings["zero_optimization"])

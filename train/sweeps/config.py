@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from train.recipe.safe_yaml import RecipeError, parse_override, read_yaml
-from train.recipe.schema import Recipe, closest
+from train.recipe.safe_yaml import RecipeError, closest, parse_override, read_yaml
+from train.recipe.schema import Recipe
 from train.sweeps.points import RESERVED, SweepConfig
 
 KEYS = [f.name for f in fields(SweepConfig)]

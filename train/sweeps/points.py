@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from train.recipe.safe_yaml import RecipeError
-from train.recipe.schema import closest
+from train.recipe.safe_yaml import RecipeError, closest
 
 BASE = "base"
 FRACTION = "data.fraction"

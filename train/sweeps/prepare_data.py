@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.common import screen
+from data.common.errors import DataError
+from models.errors import ModelError
 from train.recipe.schema import Recipe, load_recipe, to_yaml
 
 PREPARED = "prepared.json"
@@ -25,7 +27,6 @@ def prepare_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     Raises:
         DataError, ModelError: something for a person to mend.
     """
-    from data.common.errors import DataError
     from data.selection.mixture import Mixture
     from data.selection.prepare import why_nothing_is_left
     from train.run.resolve import prepare_inputs, resolved_recipe
@@ -42,8 +43,6 @@ def prepare_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
 
 def main(arguments: list[str]) -> int:
     from data.common.atomic import write_file
-    from data.common.errors import DataError
-    from models.errors import ModelError
 
     directory, *runs = arguments
     found: dict[str, Any] = {}

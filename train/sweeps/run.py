@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from data.common.errors import ExitCode
-from train.recipe.schema import RecipeError
+from train.recipe.schema import RecipeError, to_yaml
 from train.sweeps.plan import POINT, Sweep, SweepRun, take_prepared
 from train.sweeps.plan_text import plan_lines
 from train.sweeps.points import SweepConfig
@@ -65,7 +65,6 @@ def exit_code(sweep: Sweep) -> int:
 def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:
     """Write the recipes of runs and tokenise what they need; False when that was stopped. Raises: RecipeError."""
     from data.common.atomic import write_file
-    from train.recipe.schema import to_yaml
 
     for run in runs:
         assert run.recipe is not None
