@@ -46,8 +46,9 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
     from train.export.write import export_run, is_exported
     from train.loop import train
     from train.reports.run_page import report_run
-    from train.run.resume_point import FINISHED, keys_that_extend
+    from train.run.resume_point import FINISHED
     from train.run.resume_rules import at_commits, check_same_run
+    from train.run.run_length import keys_that_extend
     from train.run.setup import set_up
     from train.runtime.distributed import read_ranks, stop
     from train.runtime.tracking import Tracker

@@ -20,7 +20,8 @@ from data.packing.pack import build_pack
 from data.tokens.chat import make_group
 from models.losses import bradley_terry
 from train.runtime.distributed import read_ranks, start
-from train.step.engine import EngineConfig, OptimizerConfig, build_engine, deepspeed_config, make_moments, rehearse
+from train.step.config import EngineConfig, OptimizerConfig, deepspeed_config
+from train.step.engine import build_engine, make_moments, rehearse
 
 CASES = [(1, "bf16"), (1, "fp32"), (2, "bf16"), (3, "bf16")]
 

@@ -40,7 +40,7 @@ def trained(directory: Path, seed: int = 0) -> Any:
         mixture=SimpleNamespace(pairs_per_epoch=60),
         go_on="the same command",
         data=SimpleNamespace(held_out=[], report={}, commits={}),
-        example=None,
+        sample_pair=None,
     )
 
 

@@ -210,14 +210,14 @@ def limit_passes_in_pack(call: int) -> None:
 
 def state_after_resume(directory: str) -> None:
     """Each rank writes what it holds once it has resumed: every parameter's float32 weights and both moments, whole."""
-    from train.run import setup
+    from train.checkpoints import deepspeed_shards
 
-    resume = setup.resume
+    load = deepspeed_shards.load_checkpoint
 
     def patched(engine: Any, path: Any, ranks: Any) -> Any:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        state = resume(engine, path, ranks)
+        state = load(engine, path, ranks)
         if engine.zero_optimization_stage() < 3:
             engine.optimizer._lazy_init_hp_params_optimizer_state()  # DeepSpeed would in the next step
         found = {}
@@ -231,7 +231,7 @@ def state_after_resume(directory: str) -> None:
         torch.save({"tensors": found, "steps": steps, "groups": groups}, f"{directory}/state-{ranks.rank}.pt")
         return state
 
-    setup.resume = patched
+    deepspeed_shards.load_checkpoint = patched
 
 
 def signal_in_save(number: int) -> None:
@@ -350,7 +350,7 @@ def signal_in_evaluation(number: int, step: int) -> None:
     """Before a pack of the evaluation after a step."""
     import signal
 
-    from train.run.setup import Run
+    from train.run.run import Run
 
     signal.signal(number, signal.SIG_DFL)
     check_in = Run.check_in

@@ -17,7 +17,8 @@ from models.build import ModelConfig, build_model, check_checkpoint, check_weigh
 from models.errors import ModelError
 from models.liger import use_liger
 from models.weights import find_non_finite
-from train.step.engine import EngineConfig, checkpoint_layers
+from train.step.config import EngineConfig
+from train.step.engine import checkpoint_layers
 
 
 def save_causal_lm(family, directory):

@@ -99,7 +99,7 @@ def reference_losses(recipe_path: Path, num_steps: int) -> list[float]:
     from models.build import build_model
     from train.recipe.schema import load_recipe
     from train.run.resolve import prepare_inputs
-    from train.step.engine import learning_rate_at
+    from train.step.config import learning_rate_at
 
     recipe = load_recipe([f"recipe={recipe_path}"])
     chat, base, data = prepare_inputs(recipe)

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from train.checkpoints.state import CheckpointError
+from data.common import atomic
+from train.checkpoints.state import CheckpointError, TrainState, read_state
 from train.runtime.distributed import Ranks, raise_together, single_process_environment
 
 
@@ -67,8 +68,23 @@ class ShardWriter:
         return dp_rank == 0
 
 
-def load(engine: Any, path: Path) -> None:
-    """Read a whole checkpoint of as many ranks as there are now into a new engine. All ranks call it."""
+def load_checkpoint(engine: Any, path: Path, ranks: Ranks) -> TrainState:
+    """Restore a new engine from a whole checkpoint, whatever number of ranks wrote it. All ranks call it.
+
+    Raises:
+        CheckpointError: on every rank: it cannot be converted to this number of ranks, or there is no room for it.
+    """
+    written_by = atomic.read_manifest(path)["ranks"]
+    if written_by == ranks.world_size:
+        _load(engine, path)
+    else:
+        ranks.say(f"{path}: written by {written_by} rank(s), this run has {ranks.world_size}; it is converted")
+        _load_resharded(engine, path, ranks)
+    return read_state(path)
+
+
+def _load(engine: Any, path: Path) -> None:
+    """A checkpoint of as many ranks as there are now."""
     ShardWriter(engine)
     hyperparameters = _hyperparameters(engine)
     found, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
@@ -76,12 +92,8 @@ def load(engine: Any, path: Path) -> None:
     _set_hyperparameters(engine, hyperparameters)
 
 
-def load_resharded(engine: Any, path: Path, ranks: Ranks) -> None:
-    """Read a whole checkpoint of another number of ranks into a new engine. All ranks call it.
-
-    Raises:
-        CheckpointError: on every rank: it cannot be converted, or there is no room for it.
-    """
+def _load_resharded(engine: Any, path: Path, ranks: Ranks) -> None:
+    """A checkpoint of another number of ranks."""
     folder = path.parent / "resharded.tmp"
     error: Exception | None = None
     if ranks.is_main:

@@ -32,15 +32,15 @@ class Checkpoints:
         directory: Path,
         config: CheckpointConfig,
         ranks: "Ranks",
-        made_of: dict[str, Any],
+        fingerprints: dict[str, Any],
         new_writer: Callable[[Any], Any],
     ):
         """
         Args:
-            made_of: what must be the same for a run to go on, by what it is called; see `check_same`.
+            fingerprints: what a checkpoint can be gone on from with, by name (`resume_point.check_same`).
             new_writer: `train.checkpoints.deepspeed_shards.ShardWriter`, which takes an engine.
         """
-        self.directory, self.config, self.ranks, self.made_of = directory, config, ranks, made_of
+        self.directory, self.config, self.ranks, self.fingerprints = directory, config, ranks, fingerprints
         self._new_writer = new_writer
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[Path, TrainState, Future[dict[str, Any]]] | None = None
@@ -134,7 +134,7 @@ class Checkpoints:
 
     def _publish(self, temporary: Path, state: TrainState, files: dict[str, Any]) -> None:
         final = temporary.with_suffix("")
-        about = {"version": VERSION, "ranks": self.ranks.world_size, **self.made_of}
+        about = {"version": VERSION, "ranks": self.ranks.world_size, **self.fingerprints}
         atomic.seal(temporary, dict(sorted(files.items())), **about)
         atomic.publish(temporary, final)
         atomic.write_file(self.directory / "latest", final.name + "\n")

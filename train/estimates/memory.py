@@ -10,7 +10,7 @@ from data.common.text import text_table
 from models.config_check import find_problem, read_json
 from models.errors import ModelError
 from train.recipe.schema import Recipe, RecipeError
-from train.step.engine import deepspeed_config, num_checkpointed
+from train.step.config import deepspeed_config, num_checkpointed
 
 GIB = 2**30
 LIVE_PARAMETERS = 1_000_000_000  # elements; DeepSpeed's default for stage3_max_live_parameters

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from train.evaluation.held_out import headlines
 from train.evaluation.pair_metrics import wilson
-from train.run.setup import Run
+from train.run.run import Run
 from train.runtime.tracking import BAD_STEPS
 
 
@@ -67,6 +67,6 @@ def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
 
 def _example(run: Run) -> list[str]:
     """A held-out pair with the rewards that the export gave it in its check."""
-    if run.example is None or run.example.rewards is None:
+    if run.sample_pair is None or run.sample_pair.rewards is None:
         return []
-    return ["One held-out pair, scored by the export:", *run.example.lines(run.example.rewards), ""]
+    return ["One held-out pair, scored by the export:", *run.sample_pair.lines(run.sample_pair.rewards), ""]

@@ -30,7 +30,7 @@ from train.export.reference_conversations import references_of
 from train.export.verify import EXAMPLE
 from train.recipe.schema import to_yaml
 from train.run.resume_point import where_it_began
-from train.run.setup import Run
+from train.run.run import Run
 from train.runtime.distributed import has_gpu, single_process_environment
 from train.scoring.export_files import find_export_damage
 from train.step.engine import gathered_weights, release_engine
@@ -115,9 +115,9 @@ def _check(run: Run, aside: Path, final: Path) -> None:
         raise ExportError(_keep(aside, "the export does not reproduce what was trained (see above)"))
     if code:
         raise UncheckedError(_unchecked(run, aside, _how_it_ended(code)))
-    if run.example is not None:
+    if run.sample_pair is not None:
         rewards = aside / EXAMPLE
-        run.example = dataclasses.replace(run.example, rewards=json.loads(rewards.read_text(encoding="utf-8")))
+        run.sample_pair = dataclasses.replace(run.sample_pair, rewards=json.loads(rewards.read_text(encoding="utf-8")))
         rewards.unlink()
 
 
@@ -172,7 +172,7 @@ def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, fl
             "dtype": fields["dtype"],
             "references": references,
             "held_out_pairs": _held_out_ids(run),  # the check takes these two out again
-            **({} if run.example is None else {"example": run.example.ids}),
+            **({} if run.sample_pair is None else {"example": run.sample_pair.ids}),
         },
     )
     card = model_card(

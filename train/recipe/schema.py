@@ -27,7 +27,7 @@ from train.recipe.safe_yaml import RECIPES, check_resolved, closest, explain, re
 from train.recipe.safe_yaml import RecipeError as RecipeError
 from train.runtime.preemption import RunConfig, check_run
 from train.runtime.tracking import TrackingConfig
-from train.step.engine import EngineConfig, OptimizerConfig, check_engine
+from train.step.config import EngineConfig, OptimizerConfig, check_engine
 
 
 @dataclass

@@ -1,14 +1,12 @@
 """Which checkpoint a run begins at or goes on from: the newest one that is whole, to the last byte."""
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from data.common import atomic
-from train.checkpoints.state import VERSION, CheckpointError, TrainState, number_of, read_state, steps_of
-from train.recipe.schema import Recipe, RecipeError
+from train.checkpoints.state import VERSION, CheckpointError, number_of, steps_of
 from train.runtime.distributed import Ranks, gather
 from train.runtime.tracking import BAD_STEPS, WANDB_ID
 
@@ -117,7 +115,7 @@ def _problems(path: Path, ranks: Ranks) -> list[str]:
     return atomic.find_damage(path, mine)
 
 
-def check_same(path: Path, made_of: dict[str, Any]) -> None:
+def check_same(path: Path, fingerprints: dict[str, Any]) -> None:
     """Raises: CheckpointError naming what is not as it was when the checkpoint was written."""
     before = atomic.read_manifest(path)
     hints = {
@@ -125,7 +123,7 @@ def check_same(path: Path, made_of: dict[str, Any]) -> None:
         "tokenizer": "the tokenizer or the chat template is not the one that the run began with",
         "engine": "engine.zero_stage or engine.precision is not what the run began with",
     }
-    for key, now in made_of.items():
+    for key, now in fingerprints.items():
         if before.get(key) == now:
             continue
         if key != "data":
@@ -135,71 +133,6 @@ def check_same(path: Path, made_of: dict[str, Any]) -> None:
             f"{path} was made with other data: {', '.join(changed)} changed since (rows or settings). "
             "Bring it back, or start afresh with another run_dir=PATH"
         )
-
-
-# --- where a run ends -------------------------------------------------------------------------------------------------
-
-
-def check_left(recipe: Recipe, path: Path, state: TrainState, total_steps: int, total_pairs: int) -> None:
-    """Raises: RecipeError: a run that begins at another's checkpoint has no step to train, and no results of its own.
-
-    Args:
-        path, state: of the checkpoint.
-        total_steps, total_pairs: of the whole run.
-    """
-    if is_own(recipe.directory() / "checkpoints", path):
-        return
-    keys = ["training.epochs"] if state.pairs_seen >= total_pairs else []
-    if is_at_max_steps(recipe, state):
-        keys.append("training.max_steps")
-    told = f"{path} is step {state.step:,} of {total_steps:,}"
-    if is_out_of_patience(recipe, state):
-        keys.append("evaluation.patience")
-        told += f", and {state.not_better} evaluation(s) in a row were not better"
-    if keys:
-        raise RecipeError(f"nothing is left to train: {told}; give a larger {' and '.join(keys)}")
-
-
-def is_out_of_patience(recipe: Recipe, state: TrainState) -> bool:
-    """Whether `evaluation.patience` evaluations in a row have not improved `checkpoint.best`."""
-    patience = recipe.evaluation.patience
-    return patience is not None and state.not_better >= patience
-
-
-def is_at_max_steps(recipe: Recipe, state: TrainState) -> bool:
-    return recipe.training.max_steps is not None and state.step >= recipe.training.max_steps
-
-
-def last_state(directory: Path) -> TrainState:
-    """Where the run of a directory stands: by its newest checkpoint, else by what it left at its end, else nowhere."""
-    for path in candidates(directory / "checkpoints", "auto")[:1]:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return read_state(path)
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return TrainState(**json.loads((directory / FINISHED).read_bytes()))
-    return TrainState()
-
-
-def keys_that_extend(recipe: Recipe) -> str:
-    """Those that a finished run needs larger to train on."""
-    state = last_state(recipe.directory())
-    if is_out_of_patience(recipe, state):
-        return "evaluation.patience together with training.epochs or training.max_steps"
-    return "training.max_steps" if is_at_max_steps(recipe, state) else "training.epochs"
-
-
-def extended(before: Recipe, now: Recipe) -> list[str]:
-    """The arguments to add to those of `now` so that it trains on from the end of the finished run of `before`."""
-    state, training = last_state(now.directory()), now.training
-    found = []
-    if is_out_of_patience(now, state):
-        found.append(f"evaluation.patience={2 * state.not_better}")
-    if is_at_max_steps(now, state):
-        found.append(f"training.max_steps={2 * state.step}")
-    by_epochs = not is_out_of_patience(before, state) and not is_at_max_steps(before, state)
-    if by_epochs and training.epochs <= before.training.epochs:
-        found.append(f"training.epochs={2 * before.training.epochs}")
-    return found
 
 
 def set_aside(run_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 import uuid
@@ -44,7 +45,9 @@ class Tracker:
             self._wandb = _start_wandb(directory, config, recipe)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Add a line; values that are not finite are left out."""
         if self.main:
+            metrics = {key: value for key, value in metrics.items() if math.isfinite(value)}
             with naming(self.path):
                 self._file.write(json.dumps({"step": step, **metrics}) + "\n")
                 self._file.flush()

@@ -1,12 +1,15 @@
-"""What one step adds up to: sums over its packs and ranks, and the metrics they give."""
+"""What one step adds up to: sums over its packs and ranks, the time it takes, and the metrics they give."""
 
 import math
+import resource
+import time
 from typing import Any
 
 import torch
 
 from data.packing.loader import PairLoader, PairPack, Step
 from train.runtime.distributed import Ranks, gather, sum_over_ranks
+from train.step.flops import flops_utilisation
 
 SPIKE_WINDOW = 128  # steps that a loss is compared with
 
@@ -53,6 +56,26 @@ class StepTotals:
         return dict(zip(self.KEYS, sum_over_ranks(sums).tolist(), strict=True))
 
 
+class StepClock:
+    """Seconds of a step and of its parts."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.laps: dict[str, float] = {}  # time/PART: seconds
+        self._started = self.now = time.perf_counter()  # now: the end of the last part
+
+    def lap(self, part: str) -> None:
+        """A part of the step ends now."""
+        before, self.now = self.now, time.perf_counter()
+        self.laps[f"time/{part}"] = self.now - before
+
+    @property
+    def seconds(self) -> float:
+        return self.now - self._started
+
+
 def step_metrics(totals: dict[str, float], step: Step, pack_tokens: int, seconds: float) -> dict[str, float]:
     """The `train/` metrics of a step, without those of the engine."""
     n = totals["pairs"]
@@ -82,6 +105,22 @@ def step_metrics(totals: dict[str, float], step: Step, pack_tokens: int, seconds
         "train/pairs_per_second": n / seconds,
         "time/step": seconds,
     }
+
+
+def device_metrics(
+    device: torch.device, totals: dict[str, float], config: Any, seconds: float, world_size: int
+) -> dict[str, float]:
+    """Peak memory of this rank, and on a known GPU how much of its FLOP/s the step used.
+
+    Args:
+        totals: sums of the step over all ranks.
+        config: the model's.
+    """
+    if device.type != "cuda":
+        return {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    mfu = flops_utilisation(totals, config, seconds, world_size, torch.cuda.get_device_name(device))
+    peak = {"memory/peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+    return peak if mfu is None else peak | {"train/mfu": mfu}
 
 
 NAMED = 3  # pairs in the line on the screen; bad_steps.jsonl has all

@@ -218,7 +218,7 @@ def _take_up(sweep: Sweep) -> None:
 
 
 def _check_same(run: SweepRun) -> None:
-    from train.run.resume_rules import compare, shown
+    from train.run.recipe_changes import compare, shown
 
     assert run.recipe is not None
     changed, _ = compare(read_recipe(run.directory / POINT), run.recipe)
@@ -233,7 +233,8 @@ def _pin(runs: list[SweepRun]) -> None:
     """Give all runs the hub's commits that the first of them began with: a later point is compared with the earlier."""
     written = [run for run in runs if (run.directory / POINT).is_file()]
     if written:
-        from train.run.resume_rules import Changes, at_commits, compare
+        from train.run.recipe_changes import compare
+        from train.run.resume_rules import Changes, at_commits
 
         first = read_recipe(written[0].directory / POINT)
         for run in runs:

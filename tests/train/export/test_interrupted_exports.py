@@ -247,12 +247,12 @@ def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, mo
 
 def test_the_pair_that_is_shown_is_scored_by_the_check(tmp_path, monkeypatch):
     run = trained(tmp_path)
-    run.example = SamplePair("Is 7 prime?", ["Yes.", "No."], [[5, 6, 7, 258, 198], [5, 6, 9, 258, 198]])
+    run.sample_pair = SamplePair("Is 7 prime?", ["Yes.", "No."], [[5, 6, 7, 258, 198], [5, 6, 9, 258, 198]])
     export = export_run(run, {})
     assert "example" not in json.loads((export / "reward_model.json").read_text())
     assert_only_export(tmp_path, seed=0)
     assert not (export / verify.EXAMPLE).exists()
-    expected = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.example.ids])
+    expected = Scorer(export, dtype="float32", device="cpu").score_ids([[ids] for ids in run.sample_pair.ids])
     monkeypatch.setattr(verify, "load_classifier", None)  # nothing is computed in the process of the training
     monkeypatch.setattr("train.scoring.scorer.load_classifier", None)
     lines = summary.summary(run, export, {}, 1.0).splitlines()

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 from short_runs import RECIPE, finish, newest, tensors
 
-from train.run.early_stop import out_of_patience
-from train.run.setup import Run
+from train.run.evaluations import out_of_patience
+from train.run.run import Run
 
 STOPS = [
     *RECIPE, "evaluation.every=1", "checkpoint.every=1", "checkpoint.keep=1", "checkpoint.best=eval/all/pairs",

@@ -16,9 +16,9 @@ from data.common.markdown import cell
 from data.rows.sources import SourceConfig
 from train.checkpoints.state import TrainState
 from train.recipe.schema import Recipe, RecipeError, load_recipe, to_yaml
-from train.run.resume_point import check_left, keys_that_extend
 from train.run.resume_rules import Changes, at_commits, check_same_run, explain_extension
-from train.step.engine import OptimizerConfig, learning_rate_at
+from train.run.run_length import check_left, keys_that_extend
+from train.step.config import OptimizerConfig, learning_rate_at
 
 TINY = ["recipe=tiny", "optimizer.learning_rate=1e-3"]
 

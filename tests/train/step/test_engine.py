@@ -17,21 +17,23 @@ from data.tokens.chat import make_group
 from models.build import ModelConfig, build_model, resolve_base
 from models.errors import ModelError
 from train.recipe.schema import load_recipe
-from train.run.setup import explain_state
+from train.run.run import explain_state
 from train.runtime.distributed import Ranks
 from train.runtime.tracking import Tracker, TrackingConfig
-from train.step.engine import (
+from train.step.config import (
     TUNABLE,
     EngineConfig,
     OptimizerConfig,
-    TrainingError,
-    build_engine,
-    check_deepspeed,
     check_engine,
-    checkpoint_layers,
     deepspeed_config,
     learning_rate_at,
     num_checkpointed,
+)
+from train.step.engine import (
+    TrainingError,
+    build_engine,
+    check_deepspeed,
+    checkpoint_layers,
     out_of_memory,
     param_groups,
 )

@@ -14,7 +14,7 @@ from data.selection.mixture import Mixture
 from models.build import build_model
 from train.recipe.schema import load_recipe
 from train.run.resolve import prepare_inputs
-from train.step.engine import learning_rate_at
+from train.step.config import learning_rate_at
 
 
 def padded_rewards(model, conversations, pad):
