@@ -1,7 +1,7 @@
 """The Hugging Face directory that a run ends in, and the way back: what was trained is what is served.
 
 model*.safetensors          weights as trained; score.weight as the same values in float32
-config.json                 <Family>ForSequenceClassification with one label, read alike by old and new transformers
+config.json                 <Family>ForSequenceClassification with one label, for vLLM, SGLang, old and new transformers
 tokenizer*, chat_template   the tokenizer with the template used, dates pinned
 reward_model.json           where the reward is read, and reference conversations with their rewards
 README.md                   the model card
@@ -32,11 +32,12 @@ MAX_SHARD_SIZE = "5GB"
 def export_config(
     config: PretrainedConfig, *, dtype: torch.dtype, eos_token_id: int, pad_token_id: int
 ) -> dict[str, Any]:
-    """config.json of an export.
+    """config.json of an export: the fields that vLLM, SGLang and transformers read.
 
-    `problem_type: regression` makes vLLM and the Hugging Face pipeline return the raw reward (a sigmoid of it
-    otherwise); the labels keep SGLang from normalising; the legacy spellings of the rotary settings and the dtype are
-    for transformers 4, which would fall back to theta 10,000 without a word.
+    - vLLM and the Hugging Face pipeline: `problem_type: regression` makes them return the raw reward; without it they
+      return its sigmoid.
+    - SGLang: with one label (`id2label`) it does not normalise the reward.
+    - transformers 4: the old names of the rotary settings and the dtype; without them it silently takes theta 10,000.
     """
     config = copy.deepcopy(config)
     fields: dict[str, Any] = config.to_dict()

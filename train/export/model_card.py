@@ -1,6 +1,6 @@
 """The model card of an export. The code of its first block is what the export check executes, so it can be relied on.
 
-Names, paths and the recipe are a person's text, tokens a stranger's: each is quoted for where it stands.
+Names, paths, the recipe and tokens are text from outside: each is quoted for the place where it stands.
 """
 
 import json
@@ -134,12 +134,12 @@ def snippet_code() -> str:
 
 
 def _python_text(value: Any) -> str:
-    # JSON's escapes of characters beyond 2^16 are two characters in Python, hence none of them.
+    # No JSON escapes: those of characters beyond 2^16 would be two characters in Python.
     return json.dumps(str(value), ensure_ascii=False) if str(value).isprintable() else ascii(str(value))
 
 
 def _yaml_text(value: Any) -> str:
-    """A name as it stands where YAML reads it as the same text, else in quotes."""
+    """A name, in quotes where YAML would read it as something else."""
     import yaml
 
     try:

@@ -1,7 +1,7 @@
 """Conversations whose token ids and rewards every export carries, so that any engine can be compared with training.
 
-They touch what goes wrong between engines: several turns, a system turn, other scripts, code, think blocks, white
-space at the ends, very short and longer answers.
+They cover where engines differ: several turns, a system turn, other scripts, code, think blocks, white space at the
+ends, very short and longer answers.
 """
 
 from typing import Any
@@ -32,7 +32,10 @@ REFERENCES: list[list[Message]] = [
 
 
 def references_of(chat: Chat) -> list[dict[str, Any]]:
-    """Each with its ids, but those that the template refuses or says in part: many know no system message."""
+    """Each conversation with its token ids, without those that the template rejects or renders in part.
+
+    Many templates know no system message.
+    """
     rendered = zip(REFERENCES, chat.render_all(REFERENCES), strict=True)
     texts = [(messages, text) for messages, text in rendered if isinstance(text, str)]
     ids = chat.encode([text for _, text in texts])

@@ -1,4 +1,4 @@
-"""What is printed when a run is done."""
+"""What is printed when a run is done: how good it is, where the export is, and what to type next."""
 
 import math
 import shlex
@@ -13,7 +13,7 @@ from train.runtime.tracking import BAD_STEPS
 def summary(
     run: Run, export: Path | None, metrics: dict[str, float], minutes: float, report: Path | None = None
 ) -> str:
-    """What a person wants to know at the end: how good, where it is, one example, what to type next."""
+    """The text, with one held-out pair and the rewards that the export gave it."""
     lines = ["", f"Done: {run.state.step:,} steps, {run.state.pairs_seen:,} pairs in {minutes:.1f} minutes."]
     if "eval/all/accuracy" in metrics:
         lines.append(
@@ -35,34 +35,37 @@ def summary(
 
 
 def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
-    """Why a run that has ended well may have learned nothing, and what to look at; nothing where it surely has learned.
+    """Warnings that a finished run may have learned nothing, and what to look at; none where it surely has learned.
 
     Args:
         metrics: of the last evaluation.
         directory: of the run.
     """
-    told, left_out = [], directory / BAD_STEPS
+    warnings, left_out = [], directory / BAD_STEPS
     if left_out.is_file() and (bad := len(left_out.read_bytes().splitlines())):
-        told.append(f"the updates of {bad:,} of {steps:,} steps were left out; {left_out} names their pairs")
+        warnings.append(f"the updates of {bad:,} of {steps:,} steps were left out; {left_out} names their pairs")
     if not metrics:
-        told.append("nothing was held out, so nothing says how good this is; data.eval.fraction=0.05 holds pairs out")
+        warnings.append(
+            "nothing was held out, so nothing says how good this is; data.eval.fraction=0.05 holds pairs out"
+        )
     if "eval/all/accuracy" not in metrics:
-        return told
+        return warnings
     loss, accuracy, pairs = (metrics[f"eval/all/{key}"] for key in ("loss", "accuracy", "pairs"))
     low, high = wilson(accuracy * pairs, int(pairs))
-    found = []
+    problems = []
     if not loss < math.log(2):  # NaN is not, either
-        found.append(f"the held-out loss, {loss:.4f}, is not below that of a coin, {math.log(2):.4f}")
+        problems.append(f"the held-out loss, {loss:.4f}, is not below that of a coin, {math.log(2):.4f}")
     if low <= 0.5:
-        where = "holds 50 %" if high >= 0.5 else "is below 50 %"
-        found.append(f"the 95 % interval of the held-out accuracy, {low:.1%} to {high:.1%}, {where}")
-    if found:
-        told.append(
-            f"{', and '.join(found)}. Does train/loss fall (python train/report.py run={directory})? If not, look at "
-            "optimizer.learning_rate, too large or too small, and the number of steps. If it does, look at pairs "
-            "(train/show.py): whether chosen and rejected are what they should be, and enough of them are held out"
+        position = "holds 50 %" if high >= 0.5 else "is below 50 %"
+        problems.append(f"the 95 % interval of the held-out accuracy, {low:.1%} to {high:.1%}, {position}")
+    if problems:
+        warnings.append(
+            f"{', and '.join(problems)}. Does train/loss fall (python train/report.py run={directory})? "
+            "If not, look at optimizer.learning_rate, too large or too small, and the number of steps. "
+            "If it does, look at pairs (train/show.py): whether chosen and rejected are what they should be, and "
+            "enough of them are held out"
         )
-    return told
+    return warnings
 
 
 def _example(run: Run) -> list[str]:

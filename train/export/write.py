@@ -1,9 +1,9 @@
-"""The end of a run: write the export aside, check it in a fresh process, put it in place, and say what came out.
+"""The end of a run: write the export aside, check it in a process of its own, and put it in place.
 
-export.<chance>.tmp/   being written and checked; removed at the next attempt if the run dies here
+export.<random>.tmp/   being written and checked; removed at the next attempt if the run dies here
 export/                checked, sealed with the hashes of its files (manifest.json) and only then renamed
 export.failed/         the last one that did not pass
-export.unchecked/      the last one whose check came to no end; removed when one has passed
+export.unchecked/      the last one whose check did not finish; removed when one has passed
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,21 +56,11 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     Raises:
         ExportError: the export is not what was trained, or could not be written, or (UncheckedError) checked.
     """
-    state = gathered_weights(run.engine)
-    release_engine(run.engine)
-    del run.engine
-    gc.collect()  # engine, optimizer and modules refer to each other
-    if has_gpu():
-        torch.cuda.empty_cache()
+    state = _take_weights(run)
     if state is None:
         return None
-    if bad := [name for name, tensor in state.items() if not is_finite(tensor)]:
-        raise ExportError(
-            f"NaN or infinities in {len(bad)} of the trained tensors ({bad[0]}), so nothing is exported; "
-            "train with a lower optimizer.learning_rate in another run_dir=PATH"
-        )
     final = run.directory / "export"
-    # A name of its own: the check of an attempt that was killed may still be at work on the other.
+    # A name of its own: the check of an attempt that was killed may still read the other one's.
     aside = run.directory / f"export.{uuid.uuid4().hex[:8]}.tmp"
     try:
         atomic.recover(final)
@@ -86,13 +77,29 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
         atomic.publish(aside, final)
         shutil.rmtree(run.directory / "export.unchecked", ignore_errors=True)
     except Exception as error:
-        # safetensors and tokenizers raise kinds of their own for the system's errors, which say "(os error 28)".
+        # safetensors and tokenizers have their own types for the system's errors, which say "(os error 28)".
         if not isinstance(error, OSError) and "(os error " not in str(error):
             raise
         raise ExportError(_unwritten(run, final, error)) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final
+
+
+def _take_weights(run: Run) -> dict[str, torch.Tensor] | None:
+    """The trained weights, on the main rank, and the engine is gone. Raises: ExportError when some are not finite."""
+    state = gathered_weights(run.engine)
+    release_engine(run.engine)
+    del run.engine
+    gc.collect()  # engine, optimizer and modules refer to each other
+    if has_gpu():
+        torch.cuda.empty_cache()
+    if bad := [name for name, tensor in (state or {}).items() if not is_finite(tensor)]:
+        raise ExportError(
+            f"NaN or infinities in {len(bad)} of the trained tensors ({bad[0]}), so nothing is exported; "
+            "train with a lower optimizer.learning_rate in another run_dir=PATH"
+        )
+    return state
 
 
 def is_exported(directory: Path) -> bool:
@@ -104,8 +111,73 @@ def is_exported(directory: Path) -> bool:
     )
 
 
+def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, float], directory: Path) -> None:
+    """Write everything but the rewards, which the check adds, and the manifest.
+
+    config.json, which vLLM, SGLang and transformers read, is made by `models.export.export_config`.
+    """
+    config, tokenizer = run.base.config, run.chat.tokenizer
+    save_weights(directory, export_tensors(state, config.model_type))
+    dtype = state["model.norm.weight"].dtype
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    fields = export_config(config, dtype=dtype, **ends)
+    save_json(directory / "config.json", fields)
+    tokenizer.save_pretrained(directory)
+    references = references_of(run.chat)
+    last_tokens = tokenizer.convert_ids_to_tokens(sorted({reference["input_ids"][-1] for reference in references}))
+    about = {
+        "format": 1,
+        "pooling": "last token of the rendered conversation",
+        "last_token": last_tokens,
+        "bos": "strip from the template's text what the tokenizer adds in front, then let it add that",
+        "head": "score.weight, no bias, computed in float32",
+        "dtype": fields["dtype"],
+        "references": references,
+        "held_out_pairs": _held_out_ids(run),  # for the check, which removes these two
+        **({} if run.sample_pair is None else {"example": run.sample_pair.ids}),
+    }
+    save_json(directory / "reward_model.json", about)
+    card = model_card(_card_facts(run, metrics, last_tokens))
+    (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def _held_out_ids(run: Run) -> list[list[list[int]]]:
+    """Some held-out pairs as ids of (chosen, rejected)."""
+    pairs = []
+    for held_out in run.data.held_out:
+        for position in range(min(len(held_out), run.recipe.export.num_check_pairs)):
+            group = held_out.group(position)
+            pairs.append([[*group.prefix_ids.tolist(), *ids.tolist()] for ids in group.response_ids])
+    return pairs[: run.recipe.export.num_check_pairs]
+
+
+def _card_facts(run: Run, metrics: dict[str, float], last_tokens: list[str]) -> dict[str, Any]:
+    """The fields of a model card (`train/export/model_card.py`)."""
+    recipe = run.recipe
+    return {
+        "name": recipe.name,
+        "path": run.directory / "export",
+        "base": recipe.model.base or "(random weights)",
+        "base_line": f"{recipe.model.base or 'random weights from a config'} @ {run.base.commit or '-'}",
+        "pairs": f"{run.state.pairs_seen:,} ({run.mixture.pairs_per_epoch:,} an epoch)",
+        "steps": f"{run.state.step:,}",
+        "pairs_per_step": recipe.training.pairs_per_step,
+        "learning_rate": recipe.optimizer.learning_rate,
+        "schedule": recipe.optimizer.schedule,
+        "begins_at": where_it_began(run.directory / "checkpoints"),
+        "precision": recipe.engine.precision,
+        "last_tokens": last_tokens,
+        "metrics": metrics,
+        "report": run.data.report,
+        "commits": run.data.commits,
+        "recipe": to_yaml(recipe),
+        "bias_note": BIAS_NOTE if run.base.config.model_type == "qwen3" else "",
+        "drift": "{drift}",  # the check measures it and fills it in
+    }
+
+
 def _check(run: Run, aside: Path, final: Path) -> None:
-    """Check an export in a process of its own, which scores the run's example, too. Raises: ExportError."""
+    """Check an export in a process of its own, which scores the run's sample pair, too. Raises: ExportError."""
     command = [sys.executable, str(COMMANDS / "check_export.py"), f"model={aside}", f"path={final}"]
     try:
         code = subprocess.run(command, env=single_process_environment()).returncode
@@ -122,7 +194,7 @@ def _check(run: Run, aside: Path, final: Path) -> None:
 
 
 def _how_it_ended(code: int) -> str:
-    """What the exit code of a check says that has found nothing."""
+    """Why a check has no result, by its exit code."""
     if code == -signal.SIGKILL:
         return "its check was killed (signal 9), as the system does when the machine's memory is used up"
     return "see above" if code == ExitCode.UNCHECKED else f"its check ended with code {code} (see above)"
@@ -146,68 +218,6 @@ def _unwritten(run: Run, final: Path, error: Exception) -> str:
         f"{final}: the export could not be written: {error}. The trained weights are safe in {checkpoint}; "
         f"{'make room, then ' if full else ''}{run.go_on} goes on with the export"
     )
-
-
-def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, float], directory: Path) -> None:
-    """Everything but the rewards, which the check adds."""
-    recipe, tokenizer = run.recipe, run.chat.tokenizer
-    config = run.base.config
-    dtype = state["model.norm.weight"].dtype
-    save_weights(directory, export_tensors(state, config.model_type))
-    fields = export_config(
-        config, dtype=dtype, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    save_json(directory / "config.json", fields)
-    tokenizer.save_pretrained(directory)
-    references = references_of(run.chat)
-    last_ids = sorted({reference["input_ids"][-1] for reference in references})
-    save_json(
-        directory / "reward_model.json",
-        {
-            "format": 1,
-            "pooling": "last token of the rendered conversation",
-            "last_token": tokenizer.convert_ids_to_tokens(last_ids),
-            "bos": "strip from the template's text what the tokenizer adds in front, then let it add that",
-            "head": "score.weight, no bias, computed in float32",
-            "dtype": fields["dtype"],
-            "references": references,
-            "held_out_pairs": _held_out_ids(run),  # the check takes these two out again
-            **({} if run.sample_pair is None else {"example": run.sample_pair.ids}),
-        },
-    )
-    card = model_card(
-        {
-            "name": recipe.name,
-            "path": run.directory / "export",
-            "base": recipe.model.base or "(random weights)",
-            "base_line": f"{recipe.model.base or 'random weights from a config'} @ {run.base.commit or '-'}",
-            "pairs": f"{run.state.pairs_seen:,} ({run.mixture.pairs_per_epoch:,} an epoch)",
-            "steps": f"{run.state.step:,}",
-            "pairs_per_step": recipe.training.pairs_per_step,
-            "learning_rate": recipe.optimizer.learning_rate,
-            "schedule": recipe.optimizer.schedule,
-            "begins_at": where_it_began(run.directory / "checkpoints"),
-            "precision": recipe.engine.precision,
-            "last_tokens": tokenizer.convert_ids_to_tokens(last_ids),
-            "metrics": metrics,
-            "report": run.data.report,
-            "commits": run.data.commits,
-            "recipe": to_yaml(recipe),
-            "bias_note": BIAS_NOTE if config.model_type == "qwen3" else "",
-            "drift": "{drift}",  # the check measures it and fills it in
-        }
-    )
-    (directory / "README.md").write_text(card, encoding="utf-8")
-
-
-def _held_out_ids(run: Run) -> list[list[list[int]]]:
-    """Some held-out pairs as ids of (chosen, rejected)."""
-    pairs = []
-    for held_out in run.data.held_out:
-        for position in range(min(len(held_out), run.recipe.export.num_check_pairs)):
-            group = held_out.group(position)
-            pairs.append([[*group.prefix_ids.tolist(), *ids.tolist()] for ids in group.response_ids])
-    return pairs[: run.recipe.export.num_check_pairs]
 
 
 def _keep(aside: Path, why: str) -> str:

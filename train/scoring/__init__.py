@@ -1,1 +1,13 @@
-""""""
+"""An export scores conversations, files and benchmarks.
+
+From a conversation to its reward, in `scorer.Scorer`:
+
+    messages -> checked -> text by the chat template -> token ids -> groups that share a prefix -> packs -> rewards
+
+    scorer           the model and this walk
+    export_files     what is checked of an export before it scores
+    files, rows      a file: each row gets its rewards or its error; an interrupted run goes on
+    benchmarks       the benchmarks of one command
+    one_benchmark    one of them: a file with the rewards of every item, and the result
+    tables           results as tables, and models side by side
+"""
