@@ -1,6 +1,7 @@
 """Rows of a file with their rewards."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from data.common.errors import InvalidPair
@@ -12,34 +13,52 @@ from train.scoring.scorer import Scorer
 RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error", "errors", "best_by_reward")
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A row whose conversations are token ids, in place of each that cannot be scored the reason."""
+
+    kind: str  # messages, pair or responses, as `read_row` says
+    conversations: list[list[int] | InvalidPair]
+
+    @property
+    def scorable(self) -> list[list[int]]:
+        """Token ids of the conversations to score; none when the whole row gets an error."""
+        return [] if self.error else [ids for ids in self.conversations if not isinstance(ids, InvalidPair)]
+
+    @property
+    def error(self) -> InvalidPair | None:
+        """Why the row gets no reward: each of several responses stands alone, a pair does not."""
+        problems = [ids for ids in self.conversations if isinstance(ids, InvalidPair)]
+        alone = self.kind == "responses" and len(problems) < len(self.conversations)
+        return problems[0] if problems and not alone else None
+
+
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The output rows of input rows: their columns with rewards, or with an `error`; old `RESULTS` are replaced."""
-    kinds: list[str] = []
-    found: list[list[list[Message] | InvalidPair]] = []  # of all rows, tokenised at once: in parallel
-    for row in rows:
-        try:
-            if row.error is not None:
-                raise row.error
-            kind, conversations = read_row(row.value)
-        except InvalidPair as error:
-            kind, conversations = "error", [error]
-        kinds.append(kind)
-        found.append(conversations)
-    encoded = scorer.try_encode(found)
-    groups = []
-    for number, (kind, group) in enumerate(zip(kinds, encoded, strict=True)):
-        problems = [ids for ids in group if isinstance(ids, InvalidPair)]
-        if problems and (kind != "responses" or len(problems) == len(group)):
-            kinds[number], encoded[number] = "error", [problems[0]]
-        groups.append([ids for ids in encoded[number] if not isinstance(ids, InvalidPair)])
-    done = []
-    for row, kind, group, rewards in zip(rows, kinds, encoded, scorer.score_ids(groups), strict=True):
-        columns = row.value if isinstance(row.value, dict) else {}
-        best = _best_column(columns)
-        stale = (*RESULTS, best)  # an old score must not look new
-        kept = {key: value for key, value in columns.items() if key not in stale}
-        done.append(kept | _results(kind, group, rewards, best))
-    return done
+    found = [_read(row) for row in rows]
+    groups = scorer.try_encode([conversations for _, conversations in found])  # of all rows at once: in parallel
+    encoded = [Encoded(kind, group) for (kind, _), group in zip(found, groups, strict=True)]
+    scored = scorer.score_ids([row.scorable for row in encoded])
+    return [_output(*each) for each in zip(rows, encoded, scored, strict=True)]
+
+
+def _read(row: Row) -> tuple[str, list[list[Message] | InvalidPair]]:
+    """As `read_row`; a row that cannot be scored is one with its error as the only conversation."""
+    try:
+        if row.error is not None:
+            raise row.error
+        return read_row(row.value)
+    except InvalidPair as error:
+        return "messages", [error]
+
+
+def _output(row: Row, encoded: Encoded, rewards: list[float]) -> dict[str, Any]:
+    """The columns of a row with its results."""
+    columns = row.value if isinstance(row.value, dict) else {}
+    best = _best_column(columns)
+    stale = (*RESULTS, best)  # an old score must not look new
+    kept = {key: value for key, value in columns.items() if key not in stale}
+    return kept | _results(encoded, rewards, best)
 
 
 def _best_column(columns: dict[str, Any]) -> str:
@@ -48,19 +67,19 @@ def _best_column(columns: dict[str, Any]) -> str:
     return "best" if ours or "best" not in columns else "best_by_reward"
 
 
-def _results(kind: str, group: Sequence[list[int] | InvalidPair], rewards: list[float], best: str) -> dict[str, Any]:
-    """The columns that a row of a kind gets."""
-    if kind == "error":
-        return {"error": str(group[0])}
-    if kind == "messages":
+def _results(encoded: Encoded, rewards: list[float], best: str) -> dict[str, Any]:
+    """The columns that a row gets; `rewards` are those of its `scorable` conversations."""
+    if encoded.error:
+        return {"error": str(encoded.error)}
+    if encoded.kind == "messages":
         return {"reward": rewards[0]}
-    if kind == "pair":
+    if encoded.kind == "pair":
         return {"chosen_reward": rewards[0], "rejected_reward": rewards[1]}
     left = iter(rewards)
-    each = [None if isinstance(ids, InvalidPair) else next(left) for ids in group]
+    each = [None if isinstance(ids, InvalidPair) else next(left) for ids in encoded.conversations]
     columns: dict[str, Any] = {"rewards": each}
     if len(each) > 1:
         columns[best] = each.index(max(rewards))  # the first of equal ones
     if len(rewards) < len(each):
-        columns["errors"] = [str(ids) if isinstance(ids, InvalidPair) else None for ids in group]
+        columns["errors"] = [str(ids) if isinstance(ids, InvalidPair) else None for ids in encoded.conversations]
     return columns

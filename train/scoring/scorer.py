@@ -1,6 +1,5 @@
-"""An export, loaded for scoring: packed, prefixes shared, head in float32."""
+"""A model that is loaded once and scores conversations: packed, prefixes shared, head in float32."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from data.packing.plan import plan_packs
 from data.rows.checks import Message, check_conversation
 from data.rows.conversations import first_usable
 from data.rows.pairs import plain_messages
-from data.tokens.chat import Chat, check_end, first_equals, make_group
+from data.tokens.chat import Chat, Group, check_end, first_equals, make_group
 from models.attention import choose_backend
 from models.build import fetch, read_config
 from models.errors import ModelError
@@ -29,7 +28,7 @@ CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU
 
 
 class Scorer:
-    """An export, loaded for scoring."""
+    """An export, or any one-label sequence classifier of the Qwen3 and Llama families, loaded for scoring."""
 
     def __init__(
         self,
@@ -41,21 +40,20 @@ class Scorer:
         pack_tokens: int = 16384,
         max_length: int | None = None,
     ):
-        """Args: see `train.scoring.files.ScoreConfig`; `device` is the GPU when there is one.
+        """
+        Args:
+            device: default: the GPU when there is one. The others are those of `train.scoring.files.ScoreConfig`.
 
         Raises:
             ModelError: the directory holds no reward model, or not all of an export.
         """
         directory, _ = fetch(str(model), None, "model")
-        # Sizes take no time, and find what was copied in part; train/check_export.py compares every byte.
+        # Sizes take no time, and find an incomplete copy; train/check_export.py compares every byte.
         for problem in find_export_damage(directory, edited=("README.md", "config.json"), contents=False):
             raise ModelError(f"model={model}: {problem}")
         config = read_config(str(directory))
         self.device = torch.device(device or ("cuda" if has_gpu() else "cpu"))
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise ModelError(f"dtype={dtype}: expected auto, float32 or bfloat16")
-        wanted = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
-        classifier = load_classifier(directory, wanted if wanted == "auto" else getattr(torch, wanted))
+        classifier = load_classifier(directory, _choose_dtype(dtype, self.device))
         self.dtype = classifier.dtype
         self.attention = choose_backend(attention, self.device, self.dtype)
         self.chat = Chat(read_tokenizer(directory))
@@ -64,7 +62,7 @@ class Scorer:
         self.pack_tokens = pack_tokens
         self.max_length = max_length or config.max_position_embeddings
         self._model = packed_view(classifier, self.attention).to(self.device).eval()
-        # On the device, where one more look at all weights costs least.
+        # On the device, where it takes least time to look at all weights.
         if bad := [name for name, tensor in self._model.state_dict().items() if not is_finite(tensor)]:
             raise ModelError(
                 f"model={model}: NaN or infinities in {', '.join(bad[:3])}, so no reward would be a number"
@@ -107,16 +105,16 @@ class Scorer:
     def try_encode(
         self, groups: Sequence[Sequence[list[Message] | InvalidPair]], usable: bool = True
     ) -> list[list[list[int] | InvalidPair]]:
-        """Token ids of every conversation, or why it has none; a refusal stays where it is.
+        """Token ids of every conversation, or why it has none; an `InvalidPair` that is given stays where it is.
 
         Args:
-            usable: refuse also what no reward can be read of: see `check_ids`.
+            usable: reject also what no reward can be read of: see `check_ids`.
         """
-        given = [[m for m in group if not isinstance(m, InvalidPair)] for group in groups]
-        rendered = self.chat.render_all([messages for group in given for messages in group])
+        given = [messages for group in groups for messages in group if not isinstance(messages, InvalidPair)]
+        rendered = self.chat.render_all(given)
         texts = iter(self.chat.encode([text for text in rendered if isinstance(text, str)]))
-        each = iter([next(texts) if isinstance(text, str) else text for text in rendered])
-        found = [[m if isinstance(m, InvalidPair) else next(each) for m in group] for group in groups]
+        encoded = iter([next(texts) if isinstance(text, str) else text for text in rendered])
+        found = [[m if isinstance(m, InvalidPair) else next(encoded) for m in group] for group in groups]
         return [[self._tried(ids) for ids in group] for group in found] if usable else found
 
     def check_ids(self, ids: list[int]) -> list[int]:
@@ -142,35 +140,49 @@ class Scorer:
         Equal conversations of a group have one reward, that of the first: rounding depends on the place in a pack, and
         must not make one of them win.
         """
-        parts, owner, firsts = [], [], list[list[int]]()
-        for i, ids in enumerate(groups):
-            group = make_group(ids) if ids else None
-            firsts.append(first_equals(group) if group else [])
-            for part in split_group(group, self.pack_tokens) if group else []:
-                parts.append(part)
-                owner.append(i)
+        made = [make_group(group) if group else None for group in groups]
+        # A group of many responses becomes parts that fit into packs; each knows the index of its group.
+        parts = [(i, part) for i, group in enumerate(made) if group for part in split_group(group, self.pack_tokens)]
         rewards: list[list[float]] = [[] for _ in groups]
+        for (i, _), values in zip(parts, self._score_parts([part for _, part in parts]), strict=True):
+            rewards[i] += values
+        return [
+            [values[k] for k in first_equals(group)] if group else []
+            for group, values in zip(made, rewards, strict=True)
+        ]
+
+    def _score_parts(self, parts: list[Group]) -> list[list[float]]:
+        """The rewards of each group's responses, computed in packs."""
         if not parts:
-            return rewards
-        sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)
-        costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
-        scored: list[list[float]] = [[] for _ in parts]
-        on_cpu = self.device.type == "cpu"  # a group larger than such a pack stays whole, and its prefix shared
-        capacity = min(self.pack_tokens, CPU_PACK_TOKENS) if on_cpu else self.pack_tokens
-        packs = plan_packs(sizes, costs, capacity, world_size=1)
+            return []
+        packs = self._plan(parts)
         with torch.inference_mode():
             # Rewards stay on the device until the end, so that a GPU computes one pack while the next is built.
             outputs = [self._model(**self._to_device(build_pack([parts[i] for i in pack])).inputs()) for pack in packs]
-            flat = iter(torch.cat(outputs).tolist())
-        for i in itertools.chain.from_iterable(packs):
-            scored[i] = [next(flat) for _ in parts[i].response_ids]
-        for i, values_of_part in zip(owner, scored, strict=True):
-            rewards[i] += values_of_part
-        return [[values[k] for k in first] for values, first in zip(rewards, firsts, strict=True)]
+            flat = iter(torch.cat(outputs).tolist())  # all responses, pack after pack
+        rewards = {i: [next(flat) for _ in parts[i].response_ids] for pack in packs for i in pack}
+        return [rewards[i] for i in range(len(parts))]
+
+    def _plan(self, parts: list[Group]) -> list[list[int]]:
+        """Packs as indices of parts."""
+        sizes = np.array([part.num_tokens for part in parts], dtype=np.int64)  # (num_parts,)
+        costs = sizes + self._attention_cost * sizes.astype(np.float64) ** 2 / 2
+        on_cpu = self.device.type == "cpu"  # a group larger than such a pack stays whole, and its prefix shared
+        capacity = min(self.pack_tokens, CPU_PACK_TOKENS) if on_cpu else self.pack_tokens
+        return plan_packs(sizes, costs, capacity, world_size=1)
 
     def _to_device(self, pack: Pack) -> Pack:
-        """From page-locked memory: from any other the host would wait for all that the GPU has still to do."""
+        """Through page-locked memory: from any other the host would wait until the GPU has done all its work."""
         return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
+
+
+def _choose_dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """`auto` is the export's own dtype, and float32 on a CPU. Raises: ModelError."""
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ModelError(f"dtype={name}: expected auto, float32 or bfloat16")
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return torch.float32 if name == "float32" else torch.bfloat16
 
 
 def _checked(messages: Any, field: str, blank: bool = False) -> list[Message]:
