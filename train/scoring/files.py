@@ -1,11 +1,11 @@
-"""A file of conversations scored: in order, resumable."""
+"""Scores a file of conversations: in order, and an interrupted run goes on where it stopped."""
 
 import contextlib
 import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def score_file(config: ScoreConfig) -> Path:
     """Score a file as the command does; all ranks call it.
 
     Raises:
-        DataError, ModelError: something to mend in the settings, the input or the model.
+        DataError, ModelError: something that the user can fix in the settings, the input or the model.
             No row could be scored: then the output holds the reason of each.
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
@@ -46,11 +46,8 @@ def score_file(config: ScoreConfig) -> Path:
     from train.scoring.rows import score_rows
     from train.scoring.scorer import Scorer
 
-    ranks = read_ranks()
-    output = Path(os.path.expanduser(config.output))
-    partial, about = output.with_name(output.name + ".partial"), output.with_name(output.name + ".partial.json")
+    ranks, output, source = read_ranks(), Path(os.path.expanduser(config.output)), SourceConfig(path=config.input)
     check_output(output, config.overwrite)
-    source = SourceConfig(path=config.input)
     check_source("input", source)
     start_gloo(ranks)
     scorer = Scorer(
@@ -61,86 +58,28 @@ def score_file(config: ScoreConfig) -> Path:
         pack_tokens=config.pack_tokens,
         max_length=config.max_length,
     )
-    finished = gather(_finished_rows(partial, about, _identity(config, scorer)) if ranks.is_main else 0)[0]
-    ranks.say(
-        f"scoring in {str(scorer.dtype).removeprefix('torch.')} on {scorer.device}, attention: {scorer.attention}"
-    )
+    partial, tally = PartialOutput(output), Tally()
+    finished = gather(partial.resume(_identity(config, scorer)) if ranks.is_main else 0)[0]
+    dtype = str(scorer.dtype).removeprefix("torch.")
+    ranks.say(f"scoring in {dtype} on {scorer.device}, attention: {scorer.attention}")
     if finished:
         ranks.say(f"going on after {finished:,} finished rows")
-    tally = Tally()
     if ranks.is_main:
-        tally.add_lines(partial)
+        tally.add(partial.read())
     with progress(desc="scoring", unit=" rows", initial=finished, disable=not ranks.is_main) as bar:
         for chunk in chunked((row for row in read_rows("input", source) if row.number >= finished), CHUNK):
             rows = gather_in_turn(score_rows(scorer, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:
-                _append(partial, rows)
+                partial.append(rows)
             tally.add(rows)
             bar.update(len(chunk))
     if ranks.is_main:
-        with _keeping(partial):
-            _finish(partial, output)
-            about.unlink(missing_ok=True)
+        partial.finish()
     ranks.say("\n".join([f"wrote {output}", *tally.lines()]))
     stop()
     if ranks.is_main and not tally.scored:
         raise DataError(f"input={config.input}: {tally.why_nothing()}; the reasons are in {output}")
     return output
-
-
-@dataclass
-class Tally:
-    """What is said of the output at the end."""
-
-    scored: int = 0  # rows
-    errors: int = 0  # rows without any score
-    parts: int = 0  # responses without one, of rows that have some
-    first: str = ""  # the first error
-    pairs: int = 0
-    won: int = 0  # pairs with chosen strictly above rejected
-    ties: int = 0
-    own_best: int = 0  # rows with a `best` of their own
-
-    def add_lines(self, partial: Path) -> None:
-        """Count rows that an interrupted run has finished."""
-        with open(partial, encoding="utf-8") as lines:
-            for line in lines:
-                self.add([json.loads(line)])
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            number = self.scored + self.errors + 1
-            if "error" in row:
-                self.errors += 1
-                self.first = self.first or f"row {number:,}: {row['error']}"
-                continue
-            self.scored += 1
-            for problem in filter(None, row.get("errors", ())):
-                self.parts += 1
-                self.first = self.first or f"row {number:,}: {problem}"
-            self.own_best += "best_by_reward" in row
-            if "chosen_reward" in row:
-                margin = row["chosen_reward"] - row["rejected_reward"]
-                self.pairs, self.won, self.ties = self.pairs + 1, self.won + (margin > 0), self.ties + (margin == 0)
-
-    def lines(self) -> list[str]:
-        found = []
-        if self.errors:
-            found.append(f"{self.errors:,} rows have an error instead of a score")
-        if self.parts:
-            found.append(f"{self.parts:,} responses have no reward, and the others of their rows have theirs")
-        if self.first:
-            found[-1] += f"; the first: {self.first}"
-        if self.own_best:
-            found.append(f"{self.own_best:,} rows have a `best` of their own, which is kept: see `best_by_reward`")
-        if self.pairs:
-            ties = f", {self.ties:,} ties" if self.ties else ""
-            share = f"{self.won:,} of {self.pairs:,} pairs have chosen above rejected{ties}"
-            found.append(f"accuracy {self.won / self.pairs:.4f}: {share}")
-        return found
-
-    def why_nothing(self) -> str:
-        return f"no row could be scored; {self.first}" if self.errors else "has no rows"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -156,7 +95,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
-    """What must be the same for an interrupted run to go on."""
+    """What must be the same for an interrupted run to go on: weights, input and settings."""
     from data.rows.files import hash_content, source_files
     from models.build import fetch
     from models.weights import weight_files
@@ -169,78 +108,137 @@ def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     return {"identity": hashlib.sha256(key.encode()).hexdigest(), "input": config.input, "model": config.model}
 
 
-@contextlib.contextmanager
-def _keeping(partial: Path) -> Iterator[None]:
-    """Raises: OSError that says where the finished rows are, when the output could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"the output could not be written: {error}; the rows scored so far are kept in {partial}: "
-            "make room, then the same command goes on after them"
-        ) from error
+class PartialOutput:
+    """The output until it is complete.
 
+    OUTPUT.partial        the finished rows as JSONL, whatever the form of the output
+    OUTPUT.partial.json   the identity of the run that made them
+    """
 
-def _finished_rows(partial: Path, about: Path, identity: dict[str, Any]) -> int:
-    """Rows of an interrupted run that are whole; what follows the first that is not, half a last line, is cut off."""
-    if not partial.is_file():
-        with _keeping(partial):
-            atomic.write_file(about, json.dumps(identity))
-            partial.touch()
-        return 0
-    before = None
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads(about.read_bytes())
-    if before != identity:
-        raise DataError(f"{partial}: an unfinished run of another input, model or dtype; remove it to start afresh")
-    return atomic.keep_whole_lines(partial)
+    def __init__(self, output: Path):
+        self.output = output
+        self.path = output.with_name(output.name + ".partial")
+        self._about = output.with_name(output.name + ".partial.json")
 
+    def resume(self, identity: dict[str, Any]) -> int:
+        """The number of rows that an interrupted run has finished; a torn end is cut off.
 
-def _append(partial: Path, rows: list[dict[str, Any]]) -> None:
-    """Add finished rows, and wait until they are on the disk."""
-    with _keeping(partial):
-        atomic.append_lines(partial, (json.dumps(row, default=str) for row in rows))
+        Raises:
+            DataError: they are of a run with another identity.
+        """
+        if not self.path.is_file():
+            with self._kept():
+                atomic.write_file(self._about, json.dumps(identity))
+                self.path.touch()
+            return 0
+        before = None
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads(self._about.read_bytes())
+        if before != identity:
+            raise DataError(
+                f"{self.path}: an unfinished run of another input, model or dtype; remove it to start afresh"
+            )
+        return atomic.keep_whole_lines(self.path)
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
-def _finish(partial: Path, output: Path) -> None:
-    """The finished rows in the form that was asked for, in place at once."""
-    if output.name.endswith(".jsonl"):
-        partial.replace(output)
-        atomic.sync(output.parent)
-        return
-    temporary = output.with_name(output.name + ".tmp")
-    try:
-        with atomic.naming(output):
-            if output.name.endswith(".gz"):
-                with open(partial, "rb") as rows, gzip.open(temporary, "wb") as file:
-                    file.writelines(rows)
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Add finished rows, and wait until they are on the disk."""
+        with self._kept():
+            atomic.append_lines(self.path, (json.dumps(row, default=str) for row in rows))
+
+    def finish(self) -> None:
+        """Put the output in place, in the form that its name asks for."""
+        with self._kept():
+            if self.output.name.endswith(".jsonl"):
+                self.path.replace(self.output)
+                atomic.sync(self.output.parent)
             else:
-                _write_parquet(partial, temporary)
-        atomic.sync(temporary)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    atomic.sync(output.parent)
-    partial.unlink()
+                with atomic.writing(self.output) as temporary:
+                    self._convert(temporary)
+                self.path.unlink()
+            self._about.unlink(missing_ok=True)
+
+    def _convert(self, temporary: Path) -> None:
+        """Raises: DataError when the rows fit no parquet columns."""
+        if self.output.name.endswith(".gz"):
+            with open(self.path, "rb") as lines, gzip.open(temporary, "wb") as file:
+                file.writelines(lines)
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        rows = list(self.read())
+        # pyarrow takes the columns of the first row only; a later one may have an `error` where it has a reward.
+        columns: dict[str, Any] = {key: None for row in rows for key in row}
+        try:
+            table = pa.Table.from_pylist([columns | row for row in rows])
+        except pa.ArrowException as error:
+            raise DataError(
+                f"the scored rows do not fit into the columns of a parquet file ({error}); they are kept in "
+                f"{self.path}, which is JSONL: rename it to use it"
+            ) from None
+        parquet.write_table(table, temporary)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Raises: OSError that says where the finished rows are, when the output could not be written."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the output could not be written: {error}; the rows scored so far are kept in {self.path}: "
+                "make room, then the same command goes on after them"
+            ) from error
 
 
-def _write_parquet(partial: Path, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
+@dataclass
+class Tally:
+    """Counts over the output rows, for the lines at the end."""
 
-    with open(partial, encoding="utf-8") as lines:
-        rows = _same_columns([json.loads(line) for line in lines])
-    try:
-        table = pa.Table.from_pylist(rows)
-    except pa.ArrowException as error:
-        raise DataError(
-            f"the scored rows do not fit into the columns of a parquet file ({error}); they are kept in {partial}, "
-            "which is JSONL: rename it to use it"
-        ) from None
-    parquet.write_table(table, path)
+    scored: int = 0  # rows with a reward
+    errors: int = 0  # rows without any
+    failed_responses: int = 0  # without a reward, in rows that have some
+    first_error: str = ""
+    pairs: int = 0
+    won: int = 0  # pairs with chosen strictly above rejected
+    ties: int = 0
+    labelled: int = 0  # rows with a `best` of their own
 
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            number = self.scored + self.errors + 1
+            if "error" in row:
+                self.errors += 1
+                self.first_error = self.first_error or f"row {number:,}: {row['error']}"
+                continue
+            self.scored += 1
+            for problem in filter(None, row.get("errors", ())):
+                self.failed_responses += 1
+                self.first_error = self.first_error or f"row {number:,}: {problem}"
+            self.labelled += "best_by_reward" in row
+            if "chosen_reward" in row:
+                margin = row["chosen_reward"] - row["rejected_reward"]
+                self.pairs, self.won, self.ties = self.pairs + 1, self.won + (margin > 0), self.ties + (margin == 0)
 
-def _same_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """pyarrow takes the columns of the first row only; a later row may have an `error` where the first has a reward."""
-    columns = {key: None for row in rows for key in row}
-    return [{**columns, **row} for row in rows]
+    def lines(self) -> list[str]:
+        found = []
+        if self.errors:
+            found.append(f"{self.errors:,} rows have an error instead of a score")
+        if self.failed_responses:
+            responses = f"{self.failed_responses:,} responses have no reward"
+            found.append(f"{responses}, and the others of their rows have theirs")
+        if self.first_error:
+            found[-1] += f"; the first: {self.first_error}"
+        if self.labelled:
+            found.append(f"{self.labelled:,} rows have a `best` of their own, which is kept: see `best_by_reward`")
+        if self.pairs:
+            ties = f", {self.ties:,} ties" if self.ties else ""
+            share = f"{self.won:,} of {self.pairs:,} pairs have chosen above rejected{ties}"
+            found.append(f"accuracy {self.won / self.pairs:.4f}: {share}")
+        return found
+
+    def why_nothing(self) -> str:
+        return f"no row could be scored; {self.first_error}" if self.errors else "has no rows"

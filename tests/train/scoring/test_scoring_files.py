@@ -12,13 +12,12 @@ from paths import ROOT
 from running import environment, launcher, no_file_larger_than
 from tiny_models import classifier_of, tiny_model
 
-import train.score
 from data.common.errors import InvalidPair
 from data.rows.builtin import byte_tokenizer
 from models.errors import ModelError
 from models.export import load_classifier
 from train.score import main
-from train.scoring.files import ScoreConfig, _append, _finished_rows, score_file
+from train.scoring.files import PartialOutput, ScoreConfig, score_file
 from train.scoring.scorer import Scorer
 
 ROWS = [
@@ -180,15 +179,15 @@ def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tail", ['{"id": 9}\n\0\0\0\0}\n{"id": 9}\n', '{"id": 9', "\0" * 100, "}\n"])
 def test_what_a_crash_tore_is_cut_off(tmp_path, tail):
-    partial, about, identity = tmp_path / "out.partial", tmp_path / "out.partial.json", {"identity": "this"}
-    assert _finished_rows(partial, about, identity) == 0
-    _append(partial, [{"id": 1}, {"id": "ü\n"}])
-    whole = partial.read_text()
-    with open(partial, "a") as file:
+    partial, identity = PartialOutput(tmp_path / "out.jsonl"), {"identity": "this"}
+    assert partial.resume(identity) == 0
+    partial.append([{"id": 1}, {"id": "ü\n"}])
+    whole = partial.path.read_text()
+    with open(partial.path, "a") as file:
         file.write(tail)
     lines = 3 if tail.count("\n") == 3 else 2
-    assert _finished_rows(partial, about, identity) == lines
-    assert partial.read_text() == (whole + tail[:10] if lines == 3 else whole)
+    assert partial.resume(identity) == lines
+    assert partial.path.read_text() == (whole + tail[:10] if lines == 3 else whole)
 
 
 @pytest.mark.parametrize("about", ['{"identity": "other"}', "", "{", None])
@@ -221,13 +220,13 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
     assert not kept.endswith("\n")
     if suffix != ".jsonl":
         with monkeypatch.context() as patch:
-            finish = train.scoring.files._finish
+            finish = PartialOutput.finish
 
-            def full(*paths):
+            def full(partial):
                 with no_file_larger_than(20):
-                    finish(*paths)
+                    finish(partial)
 
-            patch.setattr("train.scoring.files._finish", full)
+            patch.setattr(PartialOutput, "finish", full)
             assert main(arguments) == 1
         assert f"File too large: '{output}'" in capsys.readouterr().err or suffix == ".parquet"
         assert partial.read_text().count("\n") == 15
@@ -420,7 +419,7 @@ def test_pairs_end_with_their_accuracy_also_after_an_interruption(export, tmp_pa
     lines = output.read_text().splitlines(keepends=True)
     output.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("train.scoring.files._finish", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(PartialOutput, "finish", lambda partial: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             main(command)
     (tmp_path / "out.jsonl.partial").write_text("".join(lines[:5]))
