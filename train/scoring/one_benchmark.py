@@ -1,11 +1,12 @@
 """One benchmark with one export: rewards of every item in a file that survives an interruption, then the result."""
 
+import functools
 import hashlib
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ CHUNK = 256  # items that are scored and written at a time
 
 
 def describe_model(scorer: "Scorer", model: str) -> dict[str, Any]:
-    """What decides the rewards: hashes of weights and config, of template and tokenizer, and how they are computed."""
+    """All that rewards depend on: hashes of weights, config, template and tokenizer, and how they are computed."""
     from models.build import fetch
     from models.weights import weight_files
 
@@ -68,55 +69,61 @@ def score_benchmark(
     finished = gather(_finished_items(file, benchmark.NAME, identity) if ranks.is_main else 0)[0]
     if finished:
         ranks.say(f"{benchmark.NAME}: going on after {finished:,} finished items")
-    started, tolerant = time.monotonic(), _Tolerant(scorer)
-    with progress(
-        desc=benchmark.NAME,
-        unit=" items",
-        total=len(sample.items),
-        initial=finished,
-        disable=not ranks.is_main,
-    ) as bar:
-        for start in range(finished, len(sample.items), CHUNK):
+    started, total = time.monotonic(), len(sample.items)
+    score_groups = functools.partial(_rewards_or_reasons, scorer)
+    with progress(desc=benchmark.NAME, unit=" items", total=total, initial=finished, disable=not ranks.is_main) as bar:
+        for start in range(finished, total, CHUNK):
             chunk = sample.items[start : start + CHUNK]
-            rewards = gather_in_turn(score_items(tolerant, chunk[ranks.rank :: ranks.world_size]))
+            rewards = gather_in_turn(score_items(score_groups, chunk[ranks.rank :: ranks.world_size]))
             if ranks.is_main:
-                append_lines(file, (json.dumps(_line(benchmark, i, r)) for i, r in zip(chunk, rewards, strict=True)))
+                records = (_record(benchmark, item, r) for item, r in zip(chunk, rewards, strict=True))
+                append_lines(file, map(json.dumps, records))
             bar.update(len(chunk))
-    seconds = time.monotonic() - started
+    seconds = round(time.monotonic() - started, 1)
     if not ranks.is_main:
         return None
     result = result_of(benchmark, reading, sample, read_items(file), model)
-    result |= {"identity": identity, "items": file.name, "seconds": round(seconds, 1), "resumed_after": finished}
+    result |= {"identity": identity, "items": file.name, "seconds": seconds, "resumed_after": finished}
     write_file(directory / f"{benchmark.NAME}.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    about(file).unlink(missing_ok=True)
+    _identity_file(file).unlink(missing_ok=True)
     return result
+
+
+def _rewards_or_reasons(scorer: "Scorer", groups: Sequence[list[list[Message]]]) -> list[list[float] | InvalidPair]:
+    """The rewards of each group; for a group with a conversation that cannot be scored the reason."""
+    encoded = [_whole_or_reason(group) for group in scorer.try_encode(groups)]
+    rewards = scorer.score_ids([[] if isinstance(group, InvalidPair) else group for group in encoded])
+    return [group if isinstance(group, InvalidPair) else r for group, r in zip(encoded, rewards, strict=True)]
+
+
+def _whole_or_reason(group: list[list[int] | InvalidPair]) -> list[list[int]] | InvalidPair:
+    reasons = [ids for ids in group if isinstance(ids, InvalidPair)]
+    return reasons[0] if reasons else [ids for ids in group if not isinstance(ids, InvalidPair)]
+
+
+# --- the result -----------------------------------------------------------------------------------------------------
 
 
 def result_of(
     benchmark: Benchmark, reading: Reading, sample: Sample, rows: Sequence[dict[str, Any]], model: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything that a reader of the score must know, without NaN."""
+    """Everything that a reader of the score must know, without NaN.
+
+    Args:
+        rows: of the file of items, one for each item of the sample.
+
+    Raises:
+        DataError: no item has rewards.
+    """
     scored = [(item, row) for item, row in zip(sample.items, rows, strict=True) if row["rewards"] is not None]
     missing = [*reading.missing, *_why_not_scored(rows, model)]
     if not scored:
         raise DataError(f"benchmark {benchmark.NAME}: no item could be scored; {missing[-1]}")
-    items, measures = [item for item, _ in scored], [measures_of(row) for _, row in scored]
-    subsets = [item.subset for item in items]
-    values, ranges = combined(benchmark, subsets, measures), intervals(benchmark, subsets, measures)
     if sample.limit is not None:
-        missing.append(
-            f"a sample: {len(sample.items):,} of {sample.of:,} items (limit={sample.limit}, seed={sample.seed})"
-        )
-    rewards = [rewards_of(row) for _, row in scored]
-    scores = {name: _score(value, ranges[name]) for name, value in values.items()}
-    groups = [group for item in items for group in item.groups]
-    counts = {
-        "items": len(items),
-        "prompts": len(groups),
-        "conversations": sum(len(group.responses) for group in groups),
-        "items_with_ties": ties_in(items, rewards),
-        "subsets": dict(sorted(Counter(subsets).items())),
-    }
+        drawn = f"limit={sample.limit}, seed={sample.seed}"
+        missing.append(f"a sample: {len(sample.items):,} of {sample.of:,} items ({drawn})")
+    items, rewards = [item for item, _ in scored], [rewards_of(row) for _, row in scored]
+    scores = _scores(benchmark, [item.subset for item in items], [measures_of(row) for _, row in scored])
     return {
         "benchmark": benchmark.NAME,
         "version": benchmark.VERSION,
@@ -125,12 +132,34 @@ def result_of(
         "complete": not missing,
         "missing": missing,
         "notes": reading.notes,
-        "counts": counts,
+        "counts": _counts(items, rewards),
         "scores": {name: score for name, score in scores.items() if not name.startswith(CURVES)},
         "curves": {name: score for name, score in scores.items() if name.startswith(CURVES)},
         "published_percent": benchmark.PUBLISHED,
         "model": model,
     } | ({"pairs": as_pairs(items, rewards)} if benchmark.NAME == "comparisons" else {})
+
+
+def _scores(
+    benchmark: Benchmark, subsets: Sequence[str], measures: Sequence[dict[str, float]]
+) -> dict[str, dict[str, float | None]]:
+    """Value, low and high (95 %) of every score; None where there is none."""
+    ranges = intervals(benchmark, subsets, measures)
+    return {
+        name: _without_nan({"value": value, "low": ranges[name][0], "high": ranges[name][1]})
+        for name, value in combined(benchmark, subsets, measures).items()
+    }
+
+
+def _counts(items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, Any]:
+    groups = [group for item in items for group in item.groups]
+    return {
+        "items": len(items),
+        "prompts": len(groups),
+        "conversations": sum(len(group.responses) for group in groups),
+        "items_with_ties": ties_in(items, rewards),
+        "subsets": dict(sorted(Counter(item.subset for item in items).items())),
+    }
 
 
 def _why_not_scored(rows: Sequence[dict[str, Any]], model: dict[str, Any]) -> list[str]:
@@ -147,7 +176,7 @@ def _why_not_scored(rows: Sequence[dict[str, Any]], model: dict[str, Any]) -> li
 
 
 def as_pairs(items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, float]:
-    """`pair_metrics` of the items with one better and one worse response: what an evaluation says of held-out pairs."""
+    """The metrics of held-out pairs, for the items with one better and one worse response."""
     margins = [
         (values[0], values[1]) if group.truth[0] > group.truth[1] else (values[1], values[0])
         for item, (values, *_) in zip(items, rewards, strict=True)
@@ -161,30 +190,28 @@ def as_pairs(items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[st
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _score(value: float, interval: tuple[float, float]) -> dict[str, float | None]:
-    named = zip(("value", "low", "high"), (value, *interval), strict=True)
-    return {name: None if math.isnan(number) else number for name, number in named}
+def _without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
 
 
 # --- the file of items ----------------------------------------------------------------------------------------------
 
 
-def _line(benchmark: Benchmark, item: Comparison, rewards: Rewards | InvalidPair | None) -> dict[str, Any]:
-    line: dict[str, Any] = {"id": item.id, "subset": item.subset, "rewards": None}
+def _record(benchmark: Benchmark, item: Comparison, rewards: Rewards | InvalidPair | None) -> dict[str, Any]:
+    """A line of the file; without rewards it says why."""
+    record: dict[str, Any] = {"id": item.id, "subset": item.subset, "rewards": None}
     if rewards is None:
-        return line
+        return record
     if isinstance(rewards, InvalidPair):
-        return line | {"reason": rewards.reason, "error": str(rewards)}
-    measures = benchmark.measure(item, rewards)
-    kept = {name: None if math.isnan(value) else value for name, value in measures.items()}
-    line |= {"rewards": rewards, "measures": kept}
+        return record | {"reason": rewards.reason, "error": str(rewards)}
+    record |= {"rewards": rewards, "measures": _without_nan(benchmark.measure(item, rewards))}
     if any(group.refused for group in item.groups):
-        line["rewards"] = [_in_place(group, values) for group, values in zip(item.groups, rewards, strict=True)]
-        line["errors"] = [why for group in item.groups for _, why in group.refused]
-    return line
+        record["rewards"] = [_with_gaps(group, values) for group, values in zip(item.groups, rewards, strict=True)]
+        record["errors"] = [why for group in item.groups for _, why in group.refused]
+    return record
 
 
-def _in_place(group: Candidates, rewards: Sequence[float]) -> list[float | None]:
+def _with_gaps(group: Candidates, rewards: Sequence[float]) -> list[float | None]:
     """A place for every response of the row: None for those that have no reward."""
     places: list[float | None] = list(rewards)
     for position, _ in group.refused:  # ascending
@@ -207,7 +234,7 @@ def read_items(file: Path) -> list[dict[str, Any]]:
 
 
 def identity_of(benchmark: Benchmark, sample: Sample, model: dict[str, Any]) -> str:
-    """A hash of all that decides the lines of the file of items."""
+    """A hash of all that the lines of the file of items depend on."""
     decided = {key: value for key, value in model.items() if key != "path"}
     texts = [
         (i.id, i.subset, [(g.prompt, g.responses, g.truth, g.kinds, g.pairs, *_further(g)) for g in i.groups])
@@ -217,26 +244,31 @@ def identity_of(benchmark: Benchmark, sample: Sample, model: dict[str, Any]) -> 
 
 
 def _further(group: Candidates) -> list[Any]:
-    """What few groups have."""
+    """Fields that few groups have; left out where empty, so that the hashes of all others stay as they were."""
     return [part for part in (group.turns, group.refused) if part]
 
 
-def about(file: Path) -> Path:
-    """Where an unfinished file's identity is."""
+def _identity_file(file: Path) -> Path:
+    """Where the identity of an unfinished file of items is; that of a finished one is in its result."""
     return file.with_name(file.name + ".partial.json")
 
 
 def _finished_items(file: Path, name: str, identity: str) -> int:
-    """Items that are scored already; half a last line is cut off. Raises: DataError when they are another run's."""
+    """The number of items that are scored already; a torn last line is cut off.
+
+    Raises:
+        DataError: they are of another model, version, sample or data.
+    """
     result = file.with_name(f"{name}.json")
     if file.is_file():
-        known = next((json.loads(p.read_bytes())["identity"] for p in (about(file), result) if p.is_file()), None)
+        places = [path for path in (_identity_file(file), result) if path.is_file()]
+        known = json.loads(places[0].read_bytes())["identity"] if places else None
         if known != identity:
             raise DataError(
                 f"{file}: rewards of another model, version, sample or data; give another output=, or overwrite=true"
             )
         return keep_whole_lines(file)
-    write_file(about(file), json.dumps({"identity": identity}) + "\n")
+    write_file(_identity_file(file), json.dumps({"identity": identity}) + "\n")
     result.unlink(missing_ok=True)
     file.touch()
     return 0
@@ -245,28 +277,9 @@ def _finished_items(file: Path, name: str, identity: str) -> int:
 def forget(directory: Path, name: str) -> None:
     """Remove what an earlier run of a benchmark left (overwrite=true)."""
     file = directory / f"{name}.items.jsonl"
-    for path in (file, about(file), directory / f"{name}.json"):
+    for path in (file, _identity_file(file), directory / f"{name}.json"):
         path.unlink(missing_ok=True)
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-# --- scoring --------------------------------------------------------------------------------------------------------
-
-
-class _Tolerant:
-    """A scorer that gives, for a group with a conversation that it refuses, the reason."""
-
-    def __init__(self, scorer: "Scorer"):
-        self._scorer = scorer
-
-    def __call__(self, groups: Sequence[list[list[Message]]]) -> list[list[float] | InvalidPair]:
-        encoded = self._scorer.try_encode(groups)
-        problems = [next((ids for ids in group if isinstance(ids, InvalidPair)), None) for group in encoded]
-        whole = [
-            [ids for ids in g if not isinstance(ids, InvalidPair)] if p is None else []
-            for g, p in zip(encoded, problems, strict=True)
-        ]
-        return [p or rewards for p, rewards in zip(problems, self._scorer.score_ids(whole), strict=True)]
