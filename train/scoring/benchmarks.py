@@ -1,4 +1,4 @@
-"""The benchmarks of one command, one after the other."""
+"""The benchmarks of one command, one after the other: settings, runs, results as tables."""
 
 import os
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class BenchmarkConfig:
 
 
 def check_benchmark_config(config: BenchmarkConfig) -> None:
-    """What types can't say. Raises: DataError naming the key."""
+    """Check values, keys that exclude each other, and that files exist. Raises: DataError naming the key."""
     for key in ("pack_tokens", "max_length", "limit"):
         if getattr(config, key) is not None and getattr(config, key) < 1:
             raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
@@ -53,9 +53,8 @@ def check_benchmark_config(config: BenchmarkConfig) -> None:
         if name not in names:
             raise DataError(f"path.{name}: benchmark={config.benchmark} does not run {name}")
     for name in names:
-        place = path_of(config, name)
-        if place is not None:
-            existing(name, place)
+        if (path := path_of(config, name)) is not None:
+            existing(name, path)
 
 
 def names_of(config: BenchmarkConfig) -> list[str]:
@@ -75,7 +74,7 @@ def path_of(config: BenchmarkConfig, name: str) -> str | None:
 
 
 def output_of(config: BenchmarkConfig) -> Path:
-    """Where results go: a run's directory has one export, so its results stand beside it."""
+    """Where results go; by default beside the export, as a run's directory has one."""
     if config.output is not None:
         return Path(os.path.expanduser(config.output))
     model = Path(os.path.expanduser(str(config.model)))
@@ -88,7 +87,7 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Run the benchmarks as the command does; all ranks call it. The results, on the main rank.
 
     Raises:
-        DataError, ModelError: something to mend in the settings, the files or the model.
+        DataError, ModelError: something that the user can fix in the settings, the files or the model.
     """
     from data.benchmarks.sample import draw_sample
     from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop

@@ -1,4 +1,4 @@
-"""Benchmark results for people: tables for terminal and Markdown, beside published rows, and models side by side."""
+"""Benchmark results as tables for terminal and Markdown: a model beside published ones, and models side by side."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from typing import Any
 
 from data.benchmarks.best_of_n import kl_of
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
-from data.benchmarks.scores import differences
+from data.benchmarks.scores import Benchmark, combined, differences
 from data.common.errors import DataError
 from data.common.markdown import cell
 from data.common.markdown import table as markdown_table
-from data.common.normalize import printable
+from data.common.text import text_table
 from train.scoring.one_benchmark import measures_of, read_items
 
 COLUMNS = 8  # of scores in a table; the JSON has them all
@@ -25,17 +25,14 @@ PAIR_COLUMNS = ("accuracy", "ties", "loss", "loss_calibrated", "brier", "ece", "
 class TextTable:
     title: str
     rows: list[list[str]]  # the first is the head
-    remarks: list[str]
+    remarks: list[str]  # a line each, below
 
 
 def text(table: TextTable, markdown: bool) -> str:
-    rows = [[printable(value) for value in row] for row in table.rows]  # subsets have any names
     if markdown:
         remarks = [f"- {cell(line)}" for line in table.remarks]
-        return "\n".join([f"### {cell(table.title)}", "", markdown_table(rows), "", *remarks, ""])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([table.title, *lines, *(f"  {line}" for line in table.remarks), ""])
+        return "\n".join([f"### {cell(table.title)}", "", markdown_table(table.rows), "", *remarks, ""])
+    return "\n".join([table.title, text_table(table.rows), *(f"  {line}" for line in table.remarks), ""])
 
 
 def tables_of(results: Sequence[dict[str, Any]]) -> list[TextTable]:
@@ -47,7 +44,7 @@ def tables_of(results: Sequence[dict[str, Any]]) -> list[TextTable]:
         if result.get("pairs"):
             tables.append(pairs_table(result))
     public = [r for r in results if r["published_percent"]]
-    return tables + ([summary(public)] if len(public) > 1 else [])
+    return tables + ([headlines_table(public)] if len(public) > 1 else [])
 
 
 def benchmark_table(result: dict[str, Any]) -> TextTable:
@@ -80,7 +77,7 @@ def columns_of(scores: dict[str, Any], published: dict[str, dict[str, float]]) -
 
 
 def pairs_table(result: dict[str, Any]) -> TextTable:
-    """What an evaluation during training says of held-out pairs, of the rows with two responses."""
+    """The metrics of held-out pairs, for the rows with one better and one worse response."""
     metrics = result["pairs"]
     columns = [name for name in PAIR_COLUMNS if name in metrics]
     rows = [["model", *columns], [_label(result), *(f"{metrics[name]:.4f}" for name in columns)]]
@@ -102,24 +99,21 @@ def curve_table(result: dict[str, Any]) -> TextTable:
     return TextTable(title, rows, _warnings(result))
 
 
-def summary(results: Sequence[dict[str, Any]]) -> TextTable:
-    """Headlines; the average of all seven only where there are all seven."""
+def headlines_table(results: Sequence[dict[str, Any]]) -> TextTable:
+    """The headline scores of several public benchmarks; their average only where there are all seven."""
     names = [result["benchmark"] for result in results]
-    values = {result["benchmark"]: result["scores"]["score"]["value"] for result in results}
-    marks = {result["benchmark"]: "" if result["complete"] else " *" for result in results}
-    whole = len(names) == len(PUBLIC)
-    ours = [f"{_percent(values[name])}{marks[name]}" for name in names]
-    average = [_percent(sum(values.values()) / len(PUBLIC)) if whole else "-"]
-    rows = [["model", *names, "average of seven"], [results[0]["model"]["path"], *ours, *average]]
-    known = {name: BENCHMARKS[name].PUBLISHED for name in (b.NAME for b in PUBLIC)}
+    values = [result["scores"]["score"]["value"] for result in results]
+    incomplete = [not result["complete"] for result in results]
+    ours = [f"{_percent(value)}{' *' if mark else ''}" for value, mark in zip(values, incomplete, strict=True)]
+    average = _percent(sum(values) / len(PUBLIC)) if len(names) == len(PUBLIC) else "-"
+    rows = [["model", *names, "average of seven"], [results[0]["model"]["path"], *ours, average]]
     for model in results[0]["published_percent"]:
-        if all(model in table for table in known.values()):
-            cells = [f"{known[name][model]['score']:.1f}" for name in names]
-            rows.append([model, *cells, f"{sum(table[model]['score'] for table in known.values()) / len(known):.1f}"])
-    starred = any(marks.values())
-    return TextTable(
-        "headline scores, in percent", rows, ["* of an incomplete benchmark, see above"] if starred else []
-    )
+        published = {b.NAME: b.PUBLISHED[model]["score"] for b in PUBLIC if model in b.PUBLISHED}
+        if len(published) == len(PUBLIC):
+            mean = sum(published.values()) / len(PUBLIC)
+            rows.append([model, *(f"{published[name]:.1f}" for name in names), f"{mean:.1f}"])
+    remarks = ["* of an incomplete benchmark, see above"] if any(incomplete) else []
+    return TextTable("headline scores, in percent", rows, remarks)
 
 
 def _label(result: dict[str, Any]) -> str:
@@ -186,13 +180,9 @@ def _compare_one(
     unit = 100 if benchmark.SCORES_ARE_SHARES else 1
     rows = [["result", "score", "difference", "95 % interval", "p (paired bootstrap)", "items better / worse"]]
     for i, place in enumerate(places):
-        found = differences(benchmark, subsets, measures[0], measures[i])["score"]
-        own = unit * _value(benchmark, subsets, measures[i])
-        low, high = (unit * bound for bound in found["interval"])
-        better, worse = won(measures[0], measures[i])
-        told = [f"{unit * found['difference']:+.3g}", f"{low:+.3g} to {high:+.3g}", f"{found['p']:.4f}"]
-        rows.append([f"{place} ({_label(loaded[i][0])})", f"{own:.2f}", *(told if i else ["", "", ""])])
-        rows[-1].append(f"{better:,} / {worse:,}" if i else "")
+        own = unit * combined(benchmark, subsets, measures[i])["score"]
+        difference = _difference(benchmark, subsets, measures[0], measures[i], unit) if i else [""] * 4
+        rows.append([f"{place} ({_label(loaded[i][0])})", f"{own:.2f}", *difference])
     most = max(len(table) for table in lines)
     remarks = [f"score: {benchmark.HEADLINE}; differences are from the first result, on the same items"]
     if any(len(table) != len(common) for table in lines):
@@ -201,13 +191,22 @@ def _compare_one(
     return TextTable(f"{name} {versions.pop()}: {len(common):,} items", rows, remarks)
 
 
-def _value(benchmark: Any, subsets: Sequence[str], measures: Sequence[dict[str, float]]) -> float:
-    from data.benchmarks.scores import combined
+def _difference(
+    benchmark: Benchmark,
+    subsets: Sequence[str],
+    first: Sequence[dict[str, float]],
+    second: Sequence[dict[str, float]],
+    unit: int,
+) -> list[str]:
+    """The cells that compare a result with the first one."""
+    found = differences(benchmark, subsets, first, second)["score"]
+    low, high = (unit * bound for bound in found["interval"])
+    better, worse = better_and_worse(first, second)
+    interval = f"{low:+.3g} to {high:+.3g}"
+    return [f"{unit * found['difference']:+.3g}", interval, f"{found['p']:.4f}", f"{better:,} / {worse:,}"]
 
-    return combined(benchmark, subsets, measures)["score"]
 
-
-def won(first: Sequence[dict[str, float]], second: Sequence[dict[str, float]]) -> tuple[int, int]:
+def better_and_worse(first: Sequence[dict[str, float]], second: Sequence[dict[str, float]]) -> tuple[int, int]:
     """Items on which the second is better, and worse, by the mean of an item's measures that both have."""
     better = worse = 0
     for a, b in zip(first, second, strict=True):
