@@ -59,8 +59,8 @@ def report_runs(directories: list[Path], output: Path) -> None:
 def report_sweep(directory: Path, output: Path) -> None:
     """The page of a sweep (train/sweep.py). Raises: RecipeError, OSError."""
     from data.common.atomic import write_file
-    from train.sweeps.plan import read_saved_sweep
     from train.sweeps.results.page import results_of, sweep_page
+    from train.sweeps.state import read_saved_sweep
 
     write_file(output, sweep_page(results_of(read_saved_sweep(directory))))
 

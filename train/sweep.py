@@ -16,10 +16,11 @@ from train.recipe import cli
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import recipe_names
 from train.sweeps.config import read_sweep
-from train.sweeps.plan import Sweep, make_sweep
-from train.sweeps.plan_text import plan_lines
 from train.sweeps.points import SweepConfig
+from train.sweeps.points_to_runs import make_sweep
+from train.sweeps.progress import plan_lines
 from train.sweeps.run import at_once, exit_code, run_sweep
+from train.sweeps.state import Sweep
 
 
 @cli.command(__doc__, epilog=lambda: f"Recipes: {', '.join(recipe_names())}")

@@ -13,9 +13,9 @@ from train.recipe.safe_yaml import RecipeError, closest, parse_override, read_ya
 from train.recipe.schema import Recipe
 from train.sweeps.points import RESERVED, SweepConfig
 
-KEYS = [f.name for f in fields(SweepConfig)]
-GROUPS = [f.name for f in fields(Recipe)]  # how a key of the recipe begins
-RANDOM = ("budget", "seed", "axes")
+SWEEP_KEYS = [f.name for f in fields(SweepConfig)]
+RECIPE_GROUPS = [f.name for f in fields(Recipe)]  # how a key of the recipe begins
+RANDOM_KEYS = ("budget", "seed", "axes")
 
 
 def read_sweep(arguments: list[tuple[str, str]]) -> SweepConfig:
@@ -61,14 +61,14 @@ def _collect(tree: Any, where: str) -> dict[str, Any]:
             if key == "random" and isinstance(own.get("axes"), Mapping):
                 own["axes"] = _flat(own["axes"])
             _merge(found, {key: own if key == "random" else _flat(own)})
-        elif key in KEYS:
+        elif key in SWEEP_KEYS:
             found[str(key)] = value
         elif key == "seed":
             found["seeds"] = value
-        elif str(key).split(".")[0] in GROUPS:
+        elif str(key).split(".")[0] in RECIPE_GROUPS:
             _merge(found, {"axes": _flat({key: value})})
         else:
-            raise RecipeError(f"{where}: unknown key sweep.{key}{closest(str(key), [*KEYS, *GROUPS])}")
+            raise RecipeError(f"{where}: unknown key sweep.{key}{closest(str(key), [*SWEEP_KEYS, *RECIPE_GROUPS])}")
     if isinstance(found.get("points"), Mapping):
         found["points"] = {name: _flat(point, "points") for name, point in found["points"].items()}
     elif isinstance(found.get("points"), list):
@@ -126,7 +126,7 @@ def _check(config: SweepConfig) -> None:
     _check_points(config)
     if config.random:
         _check_random(config.random)
-    changed = [*config.axes, *(k for point in _points(config) for k in point), *config.random.get("axes", {})]
+    changed = [*config.axes, *(k for point in _listed_points(config) for k in point), *config.random.get("axes", {})]
     for key in changed:
         if key in ("recipe", "overlay"):
             raise RecipeError(f"sweep: {key} is one for all points; a point changes keys of it")
@@ -136,7 +136,7 @@ def _check(config: SweepConfig) -> None:
             )
 
 
-def _points(config: SweepConfig) -> list[dict[str, Any]]:
+def _listed_points(config: SweepConfig) -> list[dict[str, Any]]:
     if config.points is None:
         return []
     return list(config.points.values()) if isinstance(config.points, Mapping) else list(config.points)
@@ -156,8 +156,10 @@ def _check_points(config: SweepConfig) -> None:
 
 def _check_random(settings: dict[str, Any]) -> None:
     for key in settings:
-        if key not in RANDOM:
-            raise RecipeError(f"sweep.random: unknown key {key}{closest(str(key), list(RANDOM))}; there are {RANDOM}")
+        if key not in RANDOM_KEYS:
+            raise RecipeError(
+                f"sweep.random: unknown key {key}{closest(str(key), list(RANDOM_KEYS))}; there are {RANDOM_KEYS}"
+            )
     settings.setdefault("seed", 0)
     for key, least in (("budget", 1), ("seed", 0)):
         if not (_is_whole(settings.get(key)) and settings[key] >= least):

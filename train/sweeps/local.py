@@ -1,7 +1,8 @@
 """Runs of a sweep as processes of this machine, as many at once as GPUs or `jobs` allow.
 
-Each is the ordinary command in a session of its own, so that a Ctrl-C reaches the sweep alone, which passes it on in
-the way that each launcher needs. When the sweep itself is killed, the kernel tells the runs: they save and stop, too.
+Each run is the ordinary command (`train/main.py`) in a session of its own, so that a Ctrl-C reaches the sweep alone,
+which passes it on as each launcher needs it. When the sweep itself is killed, the kernel sends SIGTERM to the runs,
+and they save and stop.
 """
 
 import contextlib
@@ -36,10 +37,10 @@ class Job:
 
 
 def command_of(job: Job, gpus: list[str]) -> list[str]:
-    """The ordinary command line of a run.
+    """The command line of a run.
 
     Args:
-        gpus: those of the job (CUDA_VISIBLE_DEVICES holds them, where deepspeed finds them); none on a CPU.
+        gpus: of the job; none on a CPU. deepspeed reads them from CUDA_VISIBLE_DEVICES.
     """
     arguments = [str(MAIN), f"recipe={job.directory / 'point.yaml'}", f"run_dir={job.directory}"]
     if job.processes == 1:
@@ -51,20 +52,20 @@ def command_of(job: Job, gpus: list[str]) -> list[str]:
 
 
 def environment_of(job: Job, gpus: list[str], at_once: int) -> dict[str, str]:
-    """Of a run: its GPUs, or its share of the cores."""
+    """The environment of a run: its GPUs, or its share of the cores."""
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     env["PYTHONUNBUFFERED"] = "1"  # or a launcher whose log is on a full disk would end with a code of its own
     if gpus:
         return env | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     cores = len(os.sched_getaffinity(0))
     env.setdefault("DS_ACCELERATOR", "cpu")
-    if at_once * job.processes > 1:  # or every process takes all cores, and all wait for each other
+    if at_once * job.processes > 1:  # else every process starts a thread for each core, and they slow each other down
         env.setdefault("OMP_NUM_THREADS", str(max(1, cores // (at_once * job.processes))))
     return env
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; asked without torch."""
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; found without torch."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -81,8 +82,8 @@ def _is_gpu(line: str) -> bool:
     return line.startswith("GPU ")
 
 
-class Process:
-    """A run that goes on, with its output in output.log."""
+class RunProcess:
+    """The process of a run, with its output in output.log."""
 
     def __init__(self, job: Job, gpus: list[str], at_once: int):
         self.job, self.gpus, self.started = job, gpus, time.monotonic()
@@ -107,8 +108,11 @@ class Process:
         return self._process.poll()
 
     def ask_to_stop(self) -> None:
-        """Let it save and end with code 75. Ranks of a launcher would be killed by that 30 seconds after a signal:
-        they are asked through the file STOP, which they look at from their first step on."""
+        """Let it save and end with code 75.
+
+        The deepspeed launcher kills its ranks 30 seconds after a signal, so several ranks are asked through the file
+        STOP instead, which they look for from their first step on.
+        """
         if self.job.processes > 1:
             (self.job.directory / "STOP").touch()
         else:
@@ -137,15 +141,15 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-class Stop:
-    """SIGINT and SIGTERM while runs go on: asked once, the runs save and stop; asked twice, they are ended."""
+class StopRequests:
+    """Counts SIGINT, SIGTERM and SIGHUP while runs go on: at the first, runs save and stop; at the second, they end."""
 
     def __init__(self) -> None:
         self.asked = 0
         self._last = 0.0
 
-    def __enter__(self) -> "Stop":
-        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # but for what nohup, or `&` in a script, ignores
+    def __enter__(self) -> "StopRequests":
+        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # unless nohup, or `&` in a script, has it ignored
         self._before = {n: signal.signal(n, self._on_signal) for n in heard if signal.getsignal(n) != signal.SIG_IGN}
         return self
 
@@ -154,7 +158,7 @@ class Stop:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        # A terminal's Ctrl-C may come once more from a launcher that passes it on.
+        # A launcher may pass on a terminal's Ctrl-C, which then arrives a second time.
         if self.asked == 0 or time.monotonic() - self._last > 1:
             self.asked += 1
             self._last = time.monotonic()
@@ -165,7 +169,7 @@ def run_locally(
     *,
     at_once: int,
     gpus: list[str],
-    stop: Stop,
+    stop: StopRequests,
     on_start: Callable[[Job], None],
     on_end: Callable[[Job, int, float], None],
     say: Callable[[str], None],
@@ -176,26 +180,26 @@ def run_locally(
         gpus: all that may be used; each job takes `processes` of them.
         on_end: gets the exit code and the seconds.
     """
-    waiting, running, free, told = list(jobs), dict[str, Process](), list(gpus), 0
+    waiting, running, free, answered = list(jobs), dict[str, RunProcess](), list(gpus), 0
     while running or (waiting and not stop.asked):
         while waiting and len(running) < at_once and not stop.asked:
             job = waiting.pop(0)
             own, free = (free[: job.processes], free[job.processes :]) if gpus else ([], free)
             on_start(job)
-            running[job.name] = Process(job, own, at_once)
+            running[job.name] = RunProcess(job, own, at_once)
         for name, process in list(running.items()):
             code = process.poll()
             if code is not None:
                 del running[name]
                 free += process.gpus
                 on_end(process.job, code, process.seconds)
-        if stop.asked > told:
-            told = stop.asked
+        if stop.asked > answered:
+            answered = stop.asked
             for process in running.values():
-                if told == 1:
+                if answered == 1:
                     process.ask_to_stop()
                 else:
                     process.end()
-            if told == 1 and running:
+            if answered == 1 and running:
                 say(f"stopping: {len(running)} run(s) save and end; once more: at once, unsaved")
         time.sleep(POLL_SECONDS)

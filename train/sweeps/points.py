@@ -1,4 +1,4 @@
-"""What a sweep asks for, as points: names with the keys of the recipe that they change. Pure: nothing is run or read.
+"""The points of a sweep: names with the keys of the recipe that they change. Pure: nothing is run or read.
 
 The points are (variants) x (grid) x (seeds). Variants: the recipe as it is (`base`), and beside it those of
 `leave_one_out`, `add_one_in`, `points` and `random`; the grid: every combination of the values in `axes` and
@@ -19,7 +19,7 @@ from train.recipe.safe_yaml import RecipeError, closest
 
 BASE = "base"
 FRACTION = "data.fraction"
-RESERVED = (BASE, "submitit")  # names that no point of a user has
+RESERVED = (BASE, "submitit")  # reserved point names
 KeyValues = dict[str, Any]  # key of the recipe -> value
 
 
@@ -83,11 +83,11 @@ def points_of(config: SweepConfig, sources: Sequence[str]) -> Points:
     grid: list[KeyValues] = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     points = []
     for name, changes in variants:
-        own = name if name is not None else _name(changes, short)
+        own = name if name is not None else _name_of(changes, short)
         # With a grid and nothing else the points are called by their values alone.
         alone = len(variants) == 1 and name == BASE and bool(axes)
         for values in grid:
-            parts = [part for part in ("" if alone else own, _name(values, short)) if part]
+            parts = [part for part in ("" if alone else own, _name_of(values, short)) if part]
             points.append(Point("_".join(parts) or BASE, changes | values))
     points = _distinct_names(points)
     return Points(points, _baseline(config, points, variants[0][1] | _first_values(axes)))
@@ -105,7 +105,7 @@ def is_amount(key: str) -> bool:
 
 def _largest(values: list[Any]) -> Any:
     if not all(isinstance(value, int | float) for value in values if value is not None):
-        return values[0]  # no amount, which the recipe's own check says
+        return values[0]  # no amount: the check of the recipe rejects it
     return max(values, key=lambda value: math.inf if value is None else value)  # null: everything
 
 
@@ -115,23 +115,23 @@ def _baseline(config: SweepConfig, points: list[Point], first: KeyValues) -> str
         if config.baseline not in names:
             raise RecipeError(
                 f"sweep.baseline={config.baseline}: no point has this name{closest(config.baseline, names)}; "
-                f"there are {_some(names)}"
+                f"there are {_first_few(names)}"
             )
         return config.baseline
     return next((point.name for point in points if point.changes == first), names[0])
 
 
 def _variants(config: SweepConfig, sources: Sequence[str]) -> list[tuple[str | None, KeyValues]]:
-    """(name, changes); a name of None is made of the changes."""
+    """(name, changes) of each variant; where the name is None, it is made of the changes."""
     found: list[tuple[str | None, KeyValues]] = []
     if config.leave_one_out is not None:
-        out = _names("leave_one_out", config.leave_one_out, sources, sources)
+        out = _sources_given("leave_one_out", config.leave_one_out, sources, sources)
         if len(sources) < 2:
             raise RecipeError("sweep.leave_one_out: the recipe has one source, and without it none")
         found += [(f"without-{name}", {f"data.sources.{name}.weight": 0}) for name in out]
     base: KeyValues = {}
     if config.add_one_in is not None:
-        added = _names("add_one_in", config.add_one_in, sources, sources[1:])
+        added = _sources_given("add_one_in", config.add_one_in, sources, sources[1:])
         if set(added) == set(sources):
             raise RecipeError("sweep.add_one_in: names every source, so there is none to start from; leave one out")
         if found:
@@ -150,20 +150,20 @@ def _variants(config: SweepConfig, sources: Sequence[str]) -> list[tuple[str | N
     return found if without_base else [(BASE, base), *[entry for entry in found if entry[1] != base]]
 
 
-def _names(key: str, given: Any, sources: Sequence[str], every: Sequence[str]) -> list[str]:
+def _sources_given(key: str, given: Any, sources: Sequence[str], every: Sequence[str]) -> list[str]:
     if given is True:
         return list(every)
     for name in given:
         if name not in sources:
             raise RecipeError(
                 f"sweep.{key}: the recipe trains on no source {name}{closest(str(name), list(sources))}; "
-                f"there are {_some(sources)}"
+                f"there are {_first_few(sources)}"
             )
     return list(given)
 
 
 def draw_random_points(settings: Mapping[str, Any]) -> list[KeyValues]:
-    """The random points: seeded, and a larger budget begins with those of a smaller one."""
+    """The random points, seeded; a larger budget begins with the points of a smaller one."""
     if not settings:
         return []
     generator = random.Random(settings["seed"])
@@ -182,14 +182,14 @@ def _draw(generator: random.Random, values: Any) -> Any:
         value = generator.uniform(low, high)
     if isinstance(low, int) and isinstance(high, int):
         return min(high, max(low, round(value)))
-    return float(f"{value:.4g}")  # four digits that count: names stay short
+    return float(f"{value:.4g}")  # four significant digits, so that names stay short
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of some keys that tell them apart: learning_rate for optimizer.learning_rate."""
+    """The shortest unique suffix of each key: learning_rate for optimizer.learning_rate."""
     short = {}
     for key in keys:
         parts = key.split(".")
@@ -198,8 +198,8 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _name(changes: KeyValues, short: Mapping[str, str]) -> str:
-    """A name for a directory, a table and wandb: letters, digits, '.', '_', '-' and '+'."""
+def _name_of(changes: KeyValues, short: Mapping[str, str]) -> str:
+    """The name of a point, for directories, tables and wandb: letters, digits, '.', '_', '-' and '+'."""
     name = "_".join(f"{short[key]}-{value_text(value)}" for key, value in changes.items())
     return name if len(name) <= 80 else f"{name[:70]}-{_digest(changes)}"
 
@@ -219,7 +219,7 @@ def _digest(changes: KeyValues) -> str:
 
 
 def _distinct_names(points: list[Point]) -> list[Point]:
-    """Points of other changes have other names, too: 'a/b' and 'a b' look the same in a directory's name."""
+    """Give points with different changes different names: values 'a/b' and 'a b' look the same in a name."""
     changes: dict[str, KeyValues] = {}
     found = []
     for point in points:
@@ -228,5 +228,5 @@ def _distinct_names(points: list[Point]) -> list[Point]:
     return found
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def _first_few(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

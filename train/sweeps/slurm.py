@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from train.recipe.safe_yaml import RecipeError, has_control_characters
-from train.sweeps.local import Job, Process, Stop, visible_gpus
+from train.sweeps.local import Job, RunProcess, StopRequests, visible_gpus
 
 FOLDER = "submitit"  # in the sweep's directory: scripts and logs of the jobs
 WATCH_SECONDS = 2.0
-LOST = -1  # the code of a job that Slurm ended without an answer
+LOST = -1  # the exit code of a job that ended without a result
 
 
 class SlurmRun:
@@ -24,16 +24,16 @@ class SlurmRun:
 
     def __init__(self, job: Job, on_gpus: bool):
         self.job, self.on_gpus = job, on_gpus
-        self._process: Process | None = None
+        self._process: RunProcess | None = None
 
     def __call__(self) -> int:
-        self._process = Process(self.job, visible_gpus()[: self.job.processes] if self.on_gpus else [], at_once=1)
+        self._process = RunProcess(self.job, visible_gpus()[: self.job.processes] if self.on_gpus else [], at_once=1)
         while (code := self._process.poll()) is None:
             time.sleep(1)
         return code
 
     def checkpoint(self) -> Any:
-        """submitit calls it, in a signal handler, when the job is about to end: save, and begin again."""
+        """Called by submitit, in a signal handler, when the job is about to end: save, and begin again."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -95,7 +95,7 @@ def run_on_slurm(
     *,
     executor: Any,
     on_gpus: bool,
-    stop: Stop,
+    stop: StopRequests,
     on_submit: Callable[[Job, str], None],
     on_end: Callable[[Job, int, float], None],
     say: Callable[[str], None],
@@ -107,7 +107,7 @@ def run_on_slurm(
     """
     watched: dict[str, Any] = {}
     for job in jobs:
-        if job.name in known and (found := _going_on(executor, known[job.name])) is not None:
+        if job.name in known and (found := _unfinished_job(executor, known[job.name])) is not None:
             watched[job.name] = found
     new = [job for job in jobs if job.name not in watched]
     if new:
@@ -125,14 +125,14 @@ def run_on_slurm(
         for name, found in list(watched.items()):
             if found.done():
                 del watched[name]
-                on_end(by_name[name], _code(found), time.monotonic() - started[name])
+                on_end(by_name[name], _exit_code(found), time.monotonic() - started[name])
         time.sleep(WATCH_SECONDS if executor.cluster == "slurm" else 0.2)
     if watched:
         ids = ",".join(str(found.job_id) for found in watched.values())
         say(f"{len(watched)} job(s) go on; the same command watches them again; scancel {ids} ends them")
 
 
-def _going_on(executor: Any, job_id: str) -> Any:
+def _unfinished_job(executor: Any, job_id: str) -> Any:
     """A job of an earlier command that still waits or runs; None: it has ended. Only Slurm remembers its jobs."""
     import submitit
 
@@ -143,7 +143,7 @@ def _going_on(executor: Any, job_id: str) -> Any:
     return found if not found.done(force_check=True) and found.state.upper().split()[0] in going else None
 
 
-def _code(found: Any) -> int:
+def _exit_code(found: Any) -> int:
     import submitit
 
     try:

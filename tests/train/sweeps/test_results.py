@@ -12,11 +12,11 @@ import pytest
 from browser import chromium, measure
 
 from train.report import main as report_main
-from train.sweeps.plan import Sweep, SweepRun
 from train.sweeps.results.page import results_of, sweep_page
 from train.sweeps.results.paired import ALL, Differences, Effect, bootstrap, paired, read_results, read_reward_rows
 from train.sweeps.results.scaling import curves_of, fit
 from train.sweeps.results.tables import rows_of, sentence, sentences, tables_of, write_tables
+from train.sweeps.state import Sweep, SweepRun
 
 
 def write_run(directory, right: dict[str, list[int]], *, first_row: int = 1, pairs: int = 100, extra=None) -> None:

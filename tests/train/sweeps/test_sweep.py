@@ -18,9 +18,8 @@ from train.recipe.schema import load_recipe
 from train.runtime.preemption import read_process
 from train.sweeps import run as run_module
 from train.sweeps.local import Job, command_of, environment_of, visible_gpus
-from train.sweeps.plan import Sweep, SweepRun, read_saved_sweep
-from train.sweeps.plan_text import estimate_hours, plan_lines
-from train.sweeps.progress import last_error
+from train.sweeps.progress import estimate_seconds, last_error, plan_lines
+from train.sweeps.state import Sweep, SweepRun, read_saved_sweep
 
 TINY = [
     "recipe=smoke-qwen3",  # its checkpoint.resume is never, which a sweep overrules
@@ -229,12 +228,12 @@ def test_the_time_that_is_left_comes_from_runs_that_are_done(tmp_path):
         return SweepRun(name, name, None, tmp_path / name, pairs=pairs, seconds=seconds)
 
     todo = [run("c", 3000), run("d", 1000)]
-    assert estimate_hours(Sweep(tmp_path, "a", {}, todo), todo, 1) is None
+    assert estimate_seconds(Sweep(tmp_path, "a", {}, todo), todo, 1) is None
     runs = [run("a", 1000, 20.0), *todo]
-    assert estimate_hours(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(80)
+    assert estimate_seconds(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(80)
     runs.append(run("b", 2000, 30.0))  # 10 s a start and 10 s for each thousand
-    assert estimate_hours(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(60)
-    assert estimate_hours(Sweep(tmp_path, "a", {}, runs), todo, 2) == pytest.approx(
+    assert estimate_seconds(Sweep(tmp_path, "a", {}, runs), todo, 1) == pytest.approx(60)
+    assert estimate_seconds(Sweep(tmp_path, "a", {}, runs), todo, 2) == pytest.approx(
         40
     )  # not before the longest has ended
 
@@ -246,8 +245,8 @@ def test_a_plan_uses_runs_that_are_done_for_those_that_are_not_prepared(tmp_path
     (runs[0].directory / "finished.json").write_text("{}")
     points = {"base": {}, "rate": {"optimizer.learning_rate": 1e-3}, "less": {"data.fraction": 0.1}}
     made = Sweep(tmp_path, "base", points, runs)
-    assert estimate_hours(made, runs[1:4], 1) == pytest.approx(60)  # another seed and another rate: as many pairs
-    assert estimate_hours(made, runs[4:], 1) is None
+    assert estimate_seconds(made, runs[1:4], 1) == pytest.approx(60)  # another seed and another rate: as many pairs
+    assert estimate_seconds(made, runs[4:], 1) is None
     assert "5 to run, 1 at a time; time: unknown until the data is prepared" in plan_lines(made, 1)[-2]
     for run in runs[1:5]:
         run.pairs = 1000

@@ -11,11 +11,11 @@ import numpy as np
 from train.reports.html import Cell, Drawn, HtmlTable, Section, esc, render_page, table_html, text_block
 from train.scoring.tables import TextTable as TextTable
 from train.scoring.tables import text
-from train.sweeps.plan import Sweep
 from train.sweeps.results.benchmarks import compare_benchmarks
 from train.sweeps.results.paired import ALL, SweepResult, read_results
 from train.sweeps.results.scaling import Curve, curves_of
 from train.sweeps.results.tables import ACCURACY, sentences, tables_of, write_tables
+from train.sweeps.state import Sweep
 
 CAVEAT = (
     "The dashed line is a fit through these points alone: it says little about amounts beyond them, and nothing about "

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.benchmarks.scores import draws, middle, ratio
 from train.reports.run_files import ReportError, RunRecord, read_run
-from train.sweeps.plan import Sweep, SweepRun
+from train.sweeps.state import Sweep, SweepRun
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Rows: TypeAlias = "dict[str, tuple[Array, Array]]"  # source -> (rows, ascending; right, 1.0 or 0.0)
