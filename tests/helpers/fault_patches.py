@@ -363,8 +363,8 @@ def signal_in_evaluation(number: int, step: int) -> None:
     Run.check_in = patched  # type: ignore[method-assign]
 
 
-def bytes_alive(directory: str) -> None:
+def tensor_bytes(directory: str) -> None:
     """Nothing is trained: the memory of a dry run and of steps is measured."""
-    from bytes_alive import measure
+    from tensor_bytes import measure
 
     measure(directory)

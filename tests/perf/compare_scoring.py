@@ -25,7 +25,9 @@ from settings import read_settings as read_arguments
 from settings import run_command
 
 from data.benchmarks.registry import BENCHMARKS
+from data.common import markdown
 from data.common.errors import DataError
+from data.common.text import text_table
 from data.rows.sources import SourceConfig, check_source, read_rows
 
 TOLERANCE = 1e-4  # of max(1, |reward|), in float32
@@ -234,21 +236,13 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [row["side"], row["settings"], *numbers, *ratios]
 
 
-def table(rows: list[list[str]], markdown: bool) -> str:
-    if markdown:
-        rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
 def work(settings: Settings) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         if settings.model is None:
             write_random_model(Path(temporary), settings.tokenizer)
         result = compare(settings, Path(settings.model or temporary))
     rows = [list(COLUMNS), *map(cells, result["sides"])]
-    print(f"{result['workload']}\n\n{table(rows, False)}\n\n{table(rows, True)}\n\n{json.dumps(result)}")
+    print(f"{result['workload']}\n\n{text_table(rows)}\n\n{markdown.table(rows)}\n\n{json.dumps(result)}")
     if settings.json is not None:
         Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
     return 0

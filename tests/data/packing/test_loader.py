@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzz_settings import fuzz
 from handmade_rows import numbered, pair
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.packing.loader import PairLoader, PairPack, Step
@@ -54,9 +55,7 @@ def test_every_pair_is_in_one_pack_of_one_rank_in_every_epoch_and_ranks_have_equ
     epoch = sum(map(len, sets))
     everything = {(n, i): 1 for n, s in enumerate(sets) for i in range(len(s))}
 
-    @settings(
-        max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @fuzz(25)
     @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 2))
     def check(pairs_per_step: int, world_size: int, epochs: int) -> None:
         ranks = all_steps(sets, world_size, pairs_per_step, epochs * epoch)

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from fuzz_settings import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.packing.pack import build_pack, ranges, split_group
@@ -83,7 +84,7 @@ shapes = st.lists(st.tuples(st.integers(0, 9), st.lists(st.integers(1, 9), min_s
 
 
 @given(shapes)
-@settings(max_examples=200, deadline=None)
+@fuzz(200)
 def test_every_tensor_is_that_of_the_slow_reference(shapes):
     groups = [group(prefix, *responses) for prefix, responses in shapes]
     fast, slow = vars(build_pack(groups)), slow_pack(groups)
@@ -101,7 +102,7 @@ def test_ranges_by_hand():
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(20, 80))
-@settings(deadline=None)
+@fuzz(100)
 def test_split_group_keeps_every_response_and_the_prefix(prefix, responses, capacity):
     whole = group(prefix, *responses)
     parts = split_group(whole, capacity)

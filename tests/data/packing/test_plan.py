@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzz_settings import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.packing.plan import best_fit_decreasing, busy_share, deal, plan_packs, plan_step
@@ -17,7 +18,7 @@ def costs_of(sizes: np.ndarray) -> np.ndarray:
 
 
 @given(lengths, st.integers(400, 4096), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@fuzz(200)
 def test_every_group_once_and_within_capacity(sizes, capacity, world_size):
     sizes = np.array(sizes)
     packs = plan_packs(sizes, costs_of(sizes), capacity, world_size)
@@ -28,7 +29,7 @@ def test_every_group_once_and_within_capacity(sizes, capacity, world_size):
 
 
 @given(lengths, st.integers(400, 4096), st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 def test_as_few_packs_as_best_fit_decreasing_allows(sizes, capacity, world_size):
     sizes = np.array(sizes)
     num_bins = best_fit_decreasing(np.minimum(sizes, capacity), capacity).max() + 1
@@ -43,7 +44,7 @@ def test_as_few_packs_as_best_fit_decreasing_allows(sizes, capacity, world_size)
 
 
 @given(lengths, st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
+@fuzz(50)
 def test_plan_is_a_pure_function_and_costliest_packs_come_first(sizes, world_size):
     sizes = np.array(sizes)
     packs = plan_packs(sizes, costs_of(sizes), 2048, world_size)
@@ -53,7 +54,7 @@ def test_plan_is_a_pure_function_and_costliest_packs_come_first(sizes, world_siz
 
 
 @given(lengths, st.integers(400, 4096))
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 def test_best_fit_decreasing_is_the_textbook_one(sizes, capacity):
     sizes = np.minimum(sizes, capacity)
     rooms: list[int] = []
@@ -68,7 +69,7 @@ def test_best_fit_decreasing_is_the_textbook_one(sizes, capacity):
 
 
 @given(lengths, st.integers(1, 9), st.integers(0, 500))
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 def test_deal_gives_to_the_least_loaded(weights, num_packs, head_start):
     loads = np.arange(num_packs) * head_start
     pack_of = deal(np.array(weights), loads)
@@ -78,7 +79,7 @@ def test_deal_gives_to_the_least_loaded(weights, num_packs, head_start):
 
 
 @given(lengths, st.integers(1, 9), st.sampled_from([600, 1200, 4096]))
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 def test_the_unit_of_cost_does_not_matter(sizes, world_size, capacity):
     sizes = np.array(sizes)
     packs = plan_packs(sizes, costs_of(sizes), capacity, world_size)

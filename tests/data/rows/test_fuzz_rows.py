@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from fuzz_settings import damage, fuzz
 from handmade_rows import numbered, pair
-from hostile_rows import RAW, line_files, rows, table_file, tables, zipped
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed_rows import RAW, line_files, rows, table_file, tables, zipped
 from row_accounting import OTHER_ENCODINGS, PLAIN, UNREADABLE, check_file, rows_of_lines, settings
 
 from data.common import atomic

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from fuzz_settings import fuzz
 from handmade_rows import pair, talk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pair_schemas import CHOSEN, GOOD, HISTORY, PROMPT, REJECTED, SCHEMAS, said
 
@@ -273,7 +274,7 @@ def test_one_field_of_any_schema_replaced_is_a_pair_or_a_refusal_and_never_anoth
     outcomes: Counter[str] = Counter()
     rows = [json.loads(json.dumps({**row, "loss_weight": 1.0, "margin": 1.0})) for _, row in SCHEMAS.values()]
 
-    @settings(max_examples=300, deadline=None, derandomize=True)
+    @fuzz(300)
     @given(st.sampled_from(rows), st.data(), JSON | st.text("abc", min_size=1))
     def check(row: dict[str, Any], data: st.DataObject, value: Any) -> None:
         row = copy.deepcopy(row)
@@ -301,7 +302,7 @@ def test_hh_text_is_split_into_its_turns() -> None:
     seen = []
     turn = st.text(min_size=1, max_size=20).map(str.strip).filter(lambda t: t and "\n\n" not in t and t.isprintable())
 
-    @settings(deadline=None, derandomize=True)
+    @fuzz(100)
     @given(st.lists(turn, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0))
     def check(turns: list[str]) -> None:
         who = ("Human", "Assistant")

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from fuzz_settings import fuzz
 from handmade_rows import numbered, pair, talk, write_jsonl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.common.errors import DataError
@@ -182,7 +183,7 @@ def in_memory(pairs: list[tuple[int, int]]) -> Selection:
 def test_contradictions_and_duplicates_are_those_of_the_obvious_code(setting: str, duplicates: str) -> None:
     kinds = set()
 
-    @settings(max_examples=200, deadline=None, derandomize=True)
+    @fuzz(200)
     @given(st.lists(st.sampled_from([(1, 2), (2, 1), (1, 3), (3, 1), (2, 3)]), min_size=1, max_size=9))
     def check(pairs: list[tuple[int, int]]) -> None:
         selection = in_memory(pairs)

@@ -7,8 +7,9 @@ from typing import cast
 
 import numpy as np
 import pytest
+from fuzz_settings import fuzz
 from handmade_rows import numbered, pair
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.common.errors import DataError
@@ -83,7 +84,7 @@ def test_twice_a_source_is_each_pair_twice_in_every_epoch() -> None:
 def test_weights_are_exact_over_epochs_whatever_they_are() -> None:
     uneven = []
 
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @fuzz(60)
     @given(st.integers(1, 30), st.floats(0.01, 3.5), st.integers(1, 6), st.integers(0, 9))
     def check(size: int, weight: float, epochs: int, seed: int) -> None:
         mixture = Mixture([pair_set("x", size, weight)], seed)
@@ -106,7 +107,7 @@ def test_take_reads_all_epochs_laid_end_to_end() -> None:
     endless = np.concatenate([Mixture(mixture.sets, 2).epoch(epoch) for epoch in range(8)])
     assert len(endless) == 8 * 9
 
-    @settings(max_examples=100, deadline=None, derandomize=True)
+    @fuzz(100)
     @given(st.integers(0, 40), st.integers(1, 30))
     def check(start: int, count: int) -> None:
         assert mixture.take(start, count).tolist() == endless[start : start + count].tolist()

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
-from hypothesis import given, settings
+from fuzz_settings import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.selection.mixture import stable_hash
@@ -26,7 +27,7 @@ def hollow_store(size: int, prompts: list[str] | None = None) -> PairStore:
 def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
     sizes = []
 
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @fuzz(60)
     @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.integers(0, 5))
     def check(size: int, a: int, b: int, seed: int) -> None:
         small, large = sorted((a, b))

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import paths
 import pytest
+from fuzz_settings import fuzz
 from handmade_rows import pair, talk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.common.errors import DataError, InvalidPair
@@ -185,7 +186,7 @@ def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family: str,
     rest = adding(TEMPLATES[family], "$A")
     text = st.text("xs <>/é", max_size=12)
 
-    @settings(max_examples=15, deadline=None, derandomize=True)
+    @fuzz(15)
     @given(st.lists(text.map(lambda t: t + "."), min_size=2, max_size=4), st.booleans())
     def check(contents: list[str], system: bool) -> None:
         conversation = talk(*contents[: len(contents) // 2 * 2], system="Be <s>kind." if system else None)
@@ -376,7 +377,7 @@ IDS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 def test_a_group_is_the_longest_common_prefix_and_what_follows() -> None:
     shared = []
 
-    @settings(deadline=None, derandomize=True)
+    @fuzz(100)
     @given(IDS, st.lists(IDS, min_size=2, max_size=4))
     def check(start: list[int], ends: list[list[int]]) -> None:
         conversations = [start + end for end in ends]
@@ -441,7 +442,7 @@ def test_truncation_is_a_suffix_of_the_whole_and_never_cuts_a_response(chat: Cha
     seen: Counter[str] = Counter()
     text = st.text("ab <", min_size=1, max_size=40).filter(str.strip)
 
-    @settings(max_examples=200, deadline=None, derandomize=True)
+    @fuzz(200)
     @given(text, text, text, st.integers(4, 90), st.booleans())
     def check(prompt: str, chosen: str, rejected: str, max_length: int, with_bos: bool) -> None:
         if chosen == rejected:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow("eight configurations trained on one and on two ra
 def measured(request, warm, tmp_path_factory):
     """What the main rank found in a world of one and of two ranks, by ZeRO stage and precision."""
     directory = tmp_path_factory.mktemp("bytes")
-    ended = warm.run([], ranks=request.param, patch=["bytes_alive", str(directory)])
+    ended = warm.run([], ranks=request.param, patch=["tensor_bytes", str(directory)])
     assert set(ended.codes) == {0}, ended.output
     return request.param, json.loads((directory / "found-0.json").read_text())
 

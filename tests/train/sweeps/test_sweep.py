@@ -281,6 +281,7 @@ def has_stepped(directory: Path) -> bool:
     return path.is_file() and '"train/loss"' in path.read_text()
 
 
+@pytest.mark.slow("a sweep of five runs, started twice")
 def test_a_sweep_that_is_stopped_half_way_is_finished_by_the_same_command_and_reports_what_fails(data, tmp_path):
     directory = tmp_path / "sweep"
     points = (
@@ -322,6 +323,7 @@ def test_a_sweep_that_is_stopped_half_way_is_finished_by_the_same_command_and_re
     assert (directory / "report.html").is_file()
 
 
+@pytest.mark.slow("a sweep that is killed while it trains, started twice")
 def test_runs_of_a_sweep_that_is_killed_save_and_stop_and_the_same_command_goes_on(data, tmp_path):
     directory = tmp_path / "sweep"
     command = [*data, "sweep.training.max_steps=[100000]", "training.epochs=100000", f"run_dir={directory}"]
@@ -340,6 +342,7 @@ def test_runs_of_a_sweep_that_is_killed_save_and_stop_and_the_same_command_goes_
     assert finish(process)[0] == 75
 
 
+@pytest.mark.slow("a sweep of two runs as jobs of submitit")
 def test_the_same_sweep_as_jobs_of_submitit(data, tmp_path):
     """Its local executor in the place of Slurm."""
     pytest.importorskip("submitit")
@@ -354,6 +357,7 @@ def test_the_same_sweep_as_jobs_of_submitit(data, tmp_path):
     assert {run.name: run.state for run in read_saved_sweep(directory).runs} == {"base": "done", "bad": "failed"}
 
 
+@pytest.mark.slow("a sweep whose jobs outlive it, started twice")
 def test_jobs_of_slurm_outlive_the_command_and_save_before_their_time_is_up(data, tmp_path, monkeypatch, request):
     """Slurm's commands are stand-ins that start a job at once; everything else is submitit and ours."""
     pytest.importorskip("submitit")

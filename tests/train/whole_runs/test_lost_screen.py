@@ -25,8 +25,8 @@ def test_what_ends_the_screen_asks_the_run_to_stop(warm, tmp_path, kind, name):
     assert_same(directory, straight(warm, "stop", SMALL_PACKS))
 
 
-def newest_of(again):
-    step = int(again.output.split("resumed from step ")[1].split(" ")[0])
+def newest_of(resumed):
+    step = int(resumed.output.split("resumed from step ")[1].split(" ")[0])
     assert step > 0
     return f"step {step}"
 

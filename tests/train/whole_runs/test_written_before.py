@@ -68,6 +68,7 @@ def hashes(directory: Path) -> dict[str, str]:
     return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in weights(directory).items()}
 
 
+@pytest.mark.slow("two ranks by torchrun; what was written is read by the faster tests below, too")
 def test_the_run_goes_on_with_its_checkpoint_and_its_store(written: Path) -> None:
     store, expected = written / "store", recorded(written)
     stores = {path.name: files(path) for path in store.iterdir()}
