@@ -28,7 +28,6 @@ def read_config(arguments: list[str]) -> BenchmarkConfig:
     paths = {key.removeprefix("path."): values.pop(key) for key in list(values) if key.startswith("path.")}
     config = cli.read_options(BenchmarkConfig, values)
     config.paths = paths
-    check_benchmark_config(config)
     return config
 
 
@@ -36,6 +35,7 @@ def read_config(arguments: list[str]) -> BenchmarkConfig:
 def main(arguments: list[str]) -> None:
     config = read_config(arguments)
     if config.benchmark == "compare":
+        check_benchmark_config(config)
         assert config.results is not None
         output = Path(os.path.expanduser(config.output)) if config.output else None
         show_results(compare(config.results.split(",")), output)

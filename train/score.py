@@ -13,22 +13,14 @@ their accuracy. When no row could be scored the first reason is an error. An int
 From Python: docs/api.md.
 """
 
-import os
-from pathlib import Path
-
-from data.rows.sources import SourceConfig, check_source
 from train.recipe import cli
-from train.scoring.files import ScoreConfig, check_output, score_file
+from train.scoring.files import ScoreConfig, score_file
 
 
 @cli.command(__doc__)
 def main(arguments: list[str]) -> None:
     known = list(ScoreConfig.__dataclass_fields__)
-    config = cli.read_options(ScoreConfig, dict(cli.read_pairs(arguments, known)))
-    cli.check_positive(config, "pack_tokens", "max_length")
-    check_output(Path(os.path.expanduser(config.output)), config.overwrite)
-    check_source("input", SourceConfig(path=config.input))
-    score_file(config)
+    score_file(cli.read_options(ScoreConfig, dict(cli.read_pairs(arguments, known))))
 
 
 if __name__ == "__main__":

@@ -160,11 +160,3 @@ def read_options(kind: type[Options], values: Mapping[str, str]) -> Options:
         raise UserError(explain(error)) from None
     assert isinstance(options, kind)
     return options
-
-
-def check_positive(options: Any, *keys: str) -> None:
-    """Raises: UserError for an option that is a number below 1."""
-    for key in keys:
-        value = getattr(options, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: expected 1 or more")

@@ -11,3 +11,24 @@ From a conversation to its reward, in `scorer.Scorer`:
     one_benchmark    one of them: a file with the rewards of every item, and the result
     tables           results as tables, and models side by side
 """
+
+from typing import TYPE_CHECKING
+
+from data.common.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from train.scoring.benchmarks import BenchmarkConfig, run_benchmarks
+    from train.scoring.files import ScoreConfig, score_file
+    from train.scoring.scorer import Scorer
+
+__all__ = ["BenchmarkConfig", "ScoreConfig", "Scorer", "run_benchmarks", "score_file"]
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "BenchmarkConfig": "benchmarks",
+        "ScoreConfig": "files",
+        "Scorer": "scorer",
+        "run_benchmarks": "benchmarks",
+        "score_file": "files",
+    },
+)

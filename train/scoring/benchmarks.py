@@ -84,11 +84,18 @@ def output_of(config: BenchmarkConfig) -> Path:
 
 
 def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """Run the benchmarks as the command does; all ranks call it. The results, on the main rank.
+    """Run the benchmarks as the command does; all ranks call it.
+
+    Returns:
+        On the main rank, for each benchmark what its NAME.json holds (docs/benchmarks.md); nothing on the others.
 
     Raises:
         DataError, ModelError: something that the user can fix in the settings, the files or the model.
+        OSError: the results cannot be written.
     """
+    check_benchmark_config(config)
+
+    # torch: not before the settings are known to be right.
     from data.benchmarks.sample import draw_sample
     from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
     from train.scoring.one_benchmark import describe_model, forget, score_benchmark

@@ -34,21 +34,27 @@ class ScoreConfig:
 
 
 def score_file(config: ScoreConfig) -> Path:
-    """Score a file as the command does; all ranks call it.
+    """Score a file as the command does; all ranks call it. Returns the output.
 
     Raises:
         DataError, ModelError: something that the user can fix in the settings, the input or the model.
             No row could be scored: then the output holds the reason of each.
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
+    output, source = Path(os.path.expanduser(config.output)), SourceConfig(path=config.input)
+    for key in ("pack_tokens", "max_length"):
+        if getattr(config, key) is not None and getattr(config, key) < 1:
+            raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
+    check_output(output, config.overwrite)
+    check_source("input", source)
+
+    # torch: not before the settings are known to be right.
     from data.common.progress import progress
     from train.runtime.distributed import choose_device, gather, gather_in_turn, read_ranks, start_gloo, stop
     from train.scoring.rows import score_rows
     from train.scoring.scorer import Scorer
 
-    ranks, output, source = read_ranks(), Path(os.path.expanduser(config.output)), SourceConfig(path=config.input)
-    check_output(output, config.overwrite)
-    check_source("input", source)
+    ranks = read_ranks()
     start_gloo(ranks)
     scorer = Scorer(
         config.model,
