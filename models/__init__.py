@@ -1,5 +1,4 @@
-"""Tensors in, rewards out. Nothing in here knows about data files. docs/architecture.md lists the layers."""
+"""Attention, the reward model and its loss; the base that is read, the directory that is exported.
 
-from models.errors import ModelError
-
-__all__ = ["ModelError"]
+Tensors in, rewards out: nothing in here knows about files of pairs.
+"""
