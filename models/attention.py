@@ -198,11 +198,11 @@ def _register(backend: str, attend: Attention) -> None:
         assert query.shape[0] == 1, "a pack is one row"
         assert dropout == 0.0, "reward models train without attention dropout"
         assert sliding_window is None, "sliding-window attention is not supported"
-        k_TGD, v_TGD = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        if kv_index is not None:
-            k_TGD, v_TGD = k_TGD[kv_index], v_TGD[kv_index]
         q_THD = query[0].transpose(0, 1)
-        out_THD = attend(q_THD, k_TGD, v_TGD, scaling, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        k_KGD, v_KGD = key[0].transpose(0, 1), value[0].transpose(0, 1)  # without an index K is T
+        if kv_index is not None:
+            k_KGD, v_KGD = k_KGD[kv_index], v_KGD[kv_index]
+        out_THD = attend(q_THD, k_KGD, v_KGD, scaling, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
         return out_THD[None], None
 
     AttentionInterface.register(implementation(backend), packed_attention)

@@ -42,7 +42,7 @@ def bradley_terry(
     """
     from torch.nn.functional import logsigmoid
 
-    gap = chosen - rejected
+    gap = chosen - rejected  # (num_pairs,)
     if target_margin is not None:
         gap = gap - target_margin
     loss = -logsigmoid(gap)

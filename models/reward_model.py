@@ -66,7 +66,7 @@ class RewardModel(nn.Module):
             **attention,
         )
         hidden = output.last_hidden_state[0]  # (num_responses, hidden_size)
-        rewards: torch.Tensor = self.score(hidden)[: len(reward_index), 0]
+        rewards: torch.Tensor = self.score(hidden)[: len(reward_index), 0]  # (num_responses,) float32
         return rewards
 
 
@@ -100,10 +100,10 @@ class LastLayer(nn.Module):
         """
         assert len(cu_seqlens_k) == len(reward_index) + 1, "every segment ends in a response"
         attention = self.self_attn
-        normed = self.input_layernorm(hidden_states)
-        residual = hidden_states[:, reward_index]
-        query = _heads(attention, "q", normed[:, reward_index])
-        key, value = _heads(attention, "k", normed), _heads(attention, "v", normed)
+        normed = self.input_layernorm(hidden_states)  # (1, T, E)
+        residual = hidden_states[:, reward_index]  # (1, R, E)
+        query = _heads(attention, "q", normed[:, reward_index])  # (1, H, R, D)
+        key, value = _heads(attention, "k", normed), _heads(attention, "v", normed)  # (1, G, T, D) each
         cos, sin = position_embeddings  # (1, T, D) each
         attended, _ = AttentionInterface()[attention.config._attn_implementation](
             attention,

@@ -111,10 +111,10 @@ def deal(weights: np.ndarray, loads: np.ndarray) -> np.ndarray:
 
 
 def _head_starts(sizes: np.ndarray, work: np.ndarray, capacity: int, num_packs: int, world_size: int) -> np.ndarray:
-    """How much less work than the costliest each pack shall have, (num_packs,) int64; mostly nothing.
+    """How much less work than the costliest pack each pack should get, (num_packs,) int64; mostly 0.
 
-    But if one group is more than an even share, its micro step lasts as long as that group whatever is done. Then the
-    other packs of that micro step take as much, or as they have room for, and those of all others less.
+    If one group is more than an even share, its micro step lasts as long as that group in any plan. Then the other
+    packs of that micro step get as much work, as far as they have room, and all other packs less.
     """
     total, ahead = int(work.sum()), np.zeros(num_packs, np.int64)
     first = min(int(work.max()), total * capacity // int(sizes.sum()))
@@ -127,7 +127,7 @@ def _head_starts(sizes: np.ndarray, work: np.ndarray, capacity: int, num_packs: 
 def exchange(
     pack_of: np.ndarray, sizes: np.ndarray, work: np.ndarray, ahead: np.ndarray, capacity: int, world_size: int
 ) -> np.ndarray:
-    """Swap groups between packs until none is over the capacity and ranks hardly wait, or no end is in sight.
+    """Swap groups between packs until none is over the capacity and ranks hardly wait, or it no longer improves.
 
     Each round pairs costly packs with cheap ones, and each two make the swap of one group or nothing for one group or
     nothing that leaves them least over the capacity and, then, nearest in work plus `ahead`: all at once, in numpy.
@@ -138,7 +138,7 @@ def exchange(
     possible = min(1.0, work.sum() / (world_size * work.max()))
     stride = -(-packs.shape[1] // MOST_COLUMNS)
     swaps = half * (packs.shape[1] // stride) ** 2  # of a round
-    over = sizes.sum() / 80  # more than most of this is no start, and each round must repair a fifth of what is left
+    over = sizes.sum() / 80  # give up beyond 80 % of this; then each round must repair a fifth of the tokens over
     for turn in range(min(MOST_ROUNDS, MOST_SWAPS // max(1, swaps))):
         tokens, load = sizes[packs].sum(1), work[packs].sum(1)
         over, before = float(np.maximum(tokens - capacity, 0).sum()), over
@@ -173,12 +173,12 @@ def _swap(
     """
 
     def badness(moved: np.ndarray, moved_work: np.ndarray) -> np.ndarray:
-        """Once so many tokens are moved from one to other, (twos, swaps). A token too many outweighs all work."""
+        """Of moving tokens and work from one to other, (len(one), swaps). A token over the capacity outweighs all work."""
         over = np.maximum(-moved - room[one, None], 0) + np.maximum(moved - room[other, None], 0)
         return over * 2**32 + np.abs((load[one] - load[other])[:, None] - 2 * moved_work)
 
     def differences(values: np.ndarray) -> np.ndarray:
-        """Of every group of one to every group of other: (twos, len(columns) ** 2)."""
+        """Of every group of one to every group of other: (len(one), len(columns) ** 2)."""
         of_one, of_other = values[packs[np.ix_(one, columns)]], values[packs[np.ix_(other, columns)]]
         return (of_one[:, :, None] - of_other[:, None, :]).reshape(len(one), -1)
 

@@ -1,4 +1,4 @@
-"""From a conversation to the token ids that are trained on: exactly those a user of the export gets from its snippet.
+"""A conversation -> the token ids that are trained on: exactly those that users of the export get from its snippet.
 
     text = tokenizer.apply_chat_template(conversation, tokenize=False)   # no system prompt added
     for token in leading_tokens(tokenizer):                              # a BOS that the tokenizer adds itself, or none
@@ -47,10 +47,10 @@ class Group:
 
 
 def pin_date(template: str) -> str:
-    """Write a constant where a chat template asks the clock.
+    """Replace each call of the clock in a chat template by a fixed date.
 
     Raises:
-        DataError: the clock is asked in a way that cannot be replaced, or not by the same text on every machine.
+        DataError: a call cannot be replaced, or its format depends on the machine.
     """
 
     def constant(call: re.Match[str]) -> str:
@@ -68,10 +68,10 @@ def pin_date(template: str) -> str:
 
 
 def leading_tokens(tokenizer: Any) -> list[str]:
-    """What a tokenizer itself puts in front of every text: a BOS, nothing, or more tokens.
+    """The tokens that a tokenizer puts in front of every text: none, a BOS, or several.
 
     Raises:
-        DataError: the tokenizer makes nothing of a letter.
+        DataError: the tokenizer has no token for a letter.
     """
     letter = tokenizer.tokenize("x")
     if not letter:
@@ -81,7 +81,7 @@ def leading_tokens(tokenizer: Any) -> list[str]:
 
 
 class Chat:
-    """A tokenizer with the template that a run uses, dates pinned. Picklable, so that worker processes can have it."""
+    """A tokenizer with the chat template of a run, dates pinned. Picklable, for worker processes."""
 
     def __init__(self, tokenizer: Any, template: str | None = None):
         """
@@ -90,8 +90,8 @@ class Chat:
             template: a Jinja chat template; the tokenizer's own when None.
 
         Raises:
-            DataError: no template, one that takes too much to render or prints an address in memory, or no pad token
-                that no conversation ends with.
+            DataError: there is no template, it is too costly to render or prints an address in memory, or no token
+                can be the pad token because conversations end with it.
         """
         template = template or tokenizer.chat_template
         if not isinstance(template, str):
@@ -109,13 +109,13 @@ class Chat:
         """The text of a conversation, without the BOS that the tokenizer adds.
 
         Raises:
-            InvalidPair: the template refuses the conversation.
-            DataError: see `template_sandbox.render`; or the text has an address in memory, another in every process.
+            InvalidPair: the template raises an error for the conversation.
+            DataError: see `template_sandbox.render`; or the text contains an address in memory.
         """
         return text_of(self.render_all([messages])[0])
 
     def render_all(self, conversations: list[list[Message]], add_generation_prompt: bool = False) -> list[Rendered]:
-        """As `render` for each of many, far faster; where the template refuses one, the `InvalidPair` in its place."""
+        """`render` for many at once, far faster; an `InvalidPair` stands in place of a text that cannot be rendered."""
         tokenizer = self.tokenizer
         rendered = render(
             tokenizer.chat_template,
@@ -134,7 +134,7 @@ class Chat:
 
     def _check_address(self, conversation: list[Message], text: str) -> None:
         if "0x" not in text.lower():
-            return  # nearly every one
+            return  # nearly always
         known = "\n".join([self.tokenizer.chat_template, *(message["content"] for message in conversation)]).lower()
         for match in _ADDRESS.finditer(text):
             if match[1].lower() not in known:
@@ -144,7 +144,7 @@ class Chat:
                 )
 
     def _unless_dropped(self, conversation: list[Message], text: Rendered) -> Rendered:
-        """A reward must not be the same whatever a message says."""
+        """The text; an `InvalidPair` where the template leaves out a message, on which no reward could then depend."""
         for message in conversation:
             role = message["role"]
             if isinstance(text, str) and role in self._dropped and message["content"].strip():
@@ -153,7 +153,7 @@ class Chat:
         return text
 
     def _dropped_roles(self) -> tuple[str, ...]:
-        """The roles whose messages are neither in the text nor refused by the template."""
+        """The roles whose messages the template silently leaves out."""
         talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
         word = "probe7391"
         probes = {
@@ -177,7 +177,7 @@ class Chat:
         return self.encode([self.render(messages)])[0]
 
     def num_leading(self, ids: list[int]) -> int:
-        """How many ids at the start of a conversation are no text: what the tokenizer adds, or the template's BOS."""
+        """How many ids at the start are not text: tokens that the tokenizer adds, or a BOS that the template writes."""
         number, bos = len(self._leading), self.tokenizer.bos_token_id
         written = (
             bos is not None and self.tokenizer.bos_token not in self._leading and ids[number : number + 1] == [bos]
@@ -185,7 +185,7 @@ class Chat:
         return number + int(written)
 
     def prompt_length(self, pair: Pair, ids: list[int]) -> int:
-        """How many tokens at the start of `ids` (the chosen conversation) belong to the prompt both sides share."""
+        """How many tokens at the start of `ids`, the chosen conversation, are the prompt that both sides share."""
         common = 0
         for a, b in zip(pair.chosen, pair.rejected, strict=False):
             if a != b:
@@ -198,17 +198,17 @@ class Chat:
         return common_prefix_length(np.asarray(self.encode([text_of(rendered[0])])[0]), np.asarray(ids))
 
     def fingerprint(self) -> str:
-        """A hash that changes whenever ids or refusals could change."""
+        """A hash that changes whenever ids or rejections could change."""
         return self._fingerprint
 
     @functools.cached_property
-    def _fingerprint(self) -> str:  # every source asks for it, and a large vocabulary takes 0.1 s to write out
+    def _fingerprint(self) -> str:  # needed for every source; a large vocabulary takes 0.1 s to serialise
         # Templates print special tokens, and a conversation must not end with the pad token.
         special = json.dumps(self.tokenizer.special_tokens_map, sort_keys=True, default=str)
         parts = [self.tokenizer.chat_template, special, type(self.tokenizer).__name__]
         parts.append(self.tokenizer.backend_tokenizer.to_str())
         if self._leading != [token for token in [self.tokenizer.bos_token] if token]:
-            parts.append("strip what the tokenizer adds")  # stores of before had no BOS here
+            parts.append("strip what the tokenizer adds")  # absent for a plain BOS, as in the first stores
         if self._dropped:
             parts.append(f"refuse what the template drops: {self._dropped}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -266,7 +266,7 @@ def make_group(conversations: list[list[int]]) -> Group:
 
 
 def first_equals(group: Group) -> list[int]:
-    """For each conversation, the first of its group that has the same ids (itself, where none has)."""
+    """For each conversation, the index of the first one in its group with the same ids."""
     first: dict[bytes, int] = {}
     return [first.setdefault(ids.tobytes(), i) for i, ids in enumerate(group.response_ids)]
 
@@ -283,7 +283,7 @@ def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_leng
     """Cut the shared prompt from the left until the longest conversation fits, equally on all.
 
     Args:
-        keep: ids at the start that stay, e.g. a BOS.
+        keep: ids at the start that are not cut, e.g. a BOS.
 
     Raises:
         InvalidPair: the responses alone are too long.

@@ -1,8 +1,8 @@
-"""Chat templates are programs, often a stranger's: transformers' sandbox runs them, in a child process with limits.
+"""Renders chat templates, which are untrusted programs: in transformers' sandbox, in a child process with limits.
 
-The sandbox keeps a template from files, the network and the insides of Python. It does not keep it from running for
-hours or taking all memory, so the kernel does (child.py). Nor does it keep it from the clock and from chance, by
-which a conversation would have other ids, and another reward, tomorrow: these are not there in the child.
+The sandbox denies access to files, the network and Python internals, but limits neither time nor memory: the kernel
+does (data/common/child.py). It also allows the clock and random choices, with which a conversation would get other ids,
+and another reward, on another day: the child has neither.
 """
 
 import functools
@@ -14,7 +14,7 @@ from data.common.errors import DataError, InvalidPair
 from data.rows.pairs import Message
 
 MAX_TEMPLATE = 2**18  # characters; the longest published ones have some 20,000
-# For one conversation, and for each of its characters besides: no row makes a harmless template fail.
+# For one conversation plus for each of its characters, so that long rows do not fail with harmless templates.
 CPU_SECONDS, CPU_SECONDS_PER_CHARACTER = 3, 1e-6
 MEMORY, MEMORY_PER_CHARACTER = 2**29, 100  # bytes
 MAX_TEXT, MAX_TEXT_PER_CHARACTER = 2**20, 100  # characters of the rendered text
@@ -29,9 +29,9 @@ def check_template(template: str) -> None:
 
 
 def check_repeatable(template: str) -> None:
-    """Raises: DataError when a template names the clock or chance, whose answers are not the same tomorrow.
+    """Raises: DataError when a template uses the clock or random choices: its text would not be repeatable.
 
-    `strftime_now is defined` is harmless. What this does not find (a filter named by a text, say) fails in the child.
+    `strftime_now is defined` is harmless. Uses that this does not find (a filter named by a string) fail in the child.
     """
     if (name := _ask(("names", template))) is not None:
         raise _hostile(f"takes {name}, so that it would give another text the next time")
@@ -40,13 +40,13 @@ def check_repeatable(template: str) -> None:
 def render(
     template: str, special_tokens: dict[str, str], conversations: list[list[Message]], *, add_generation_prompt: bool
 ) -> list[Rendered]:
-    """The text of each conversation, or why the template refuses it.
+    """The text of each conversation, or the error that the template raises for it.
 
     Args:
         special_tokens: what templates may print, e.g. {"bos_token": "<s>"}.
 
     Raises:
-        DataError: the template takes more time or memory, or gives more text, than any template needs.
+        DataError: the template exceeds a limit of time, memory or text length.
     """
     answer = _ask(("render", template, special_tokens, conversations, add_generation_prompt))
     if isinstance(answer, str):
@@ -70,7 +70,7 @@ def release() -> None:
 
 
 def text_of(rendered: Rendered) -> str:
-    """Raises: InvalidPair when that is what there is instead of a text."""
+    """The text. Raises: InvalidPair when there is one in its place."""
     if isinstance(rendered, InvalidPair):
         raise rendered
     return rendered
@@ -84,7 +84,7 @@ def _hostile(what: str) -> DataError:
 
 
 class _NoClock:
-    """In the place of datetime.datetime for `strftime_now`."""
+    """Replaces datetime.datetime in `strftime_now`."""
 
     @staticmethod
     def now() -> NoReturn:
@@ -93,14 +93,14 @@ class _NoClock:
 
 @functools.cache
 def _prepare() -> None:
-    """Take the clock and chance out of what templates are rendered with, in this process."""
+    """Remove the clock and random choices from the template environment of this process."""
     import jinja2
     from transformers.utils import chat_template_utils
 
     chat_template_utils.datetime = _NoClock  # type: ignore[attr-defined,assignment]
     jinja2.filters.FILTERS.pop("random", None)
     jinja2.defaults.DEFAULT_NAMESPACE.pop("lipsum", None)
-    chat_template_utils._compile_jinja_template.cache_clear()  # what the parent compiled has them still
+    chat_template_utils._compile_jinja_template.cache_clear()  # templates that the parent compiled still have them
 
 
 def _answer(request: tuple[Any, ...]) -> Any:
@@ -110,7 +110,7 @@ def _answer(request: tuple[Any, ...]) -> Any:
 
 
 def _names(template: str) -> str | None:
-    """What a template names of the clock and of chance."""
+    """The first use of the clock or of random choices in a template; None without one."""
     import jinja2
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -124,13 +124,13 @@ def _names(template: str) -> str | None:
                 return str(node.name)
         return next(("the filter random" for node in tree.find_all(jinja2.nodes.Filter) if node.name == "random"), None)
     except (jinja2.TemplateError, MemoryError, RecursionError):
-        return None  # which is said when it is rendered
+        return None  # reported when it is rendered
 
 
 def _render_all(
     template: str, special_tokens: Any, conversations: list[list[Message]], add_generation_prompt: bool
 ) -> list[Rendered] | str:
-    """The texts; or what the template does that none needs to do."""
+    """The texts; or the limit that the template exceeds, as a phrase."""
     from transformers.utils.chat_template_utils import render_jinja_template  # what apply_chat_template renders with
 
     texts: list[Rendered] = []
@@ -139,11 +139,11 @@ def _render_all(
     ]
     memory = MEMORY + MEMORY_PER_CHARACTER * sum(sizes)
     limit_memory(memory)
-    ends = 0  # the CPU time of this process at which the kernel ends it
+    ends = 0  # the CPU time of this process at which the kernel kills it
     for conversation, size in zip(conversations, sizes, strict=True):
         seconds = CPU_SECONDS + CPU_SECONDS_PER_CHARACTER * size
         if time.process_time() + seconds > ends:
-            ends = cpu_end(seconds)  # not set anew for each: that takes time itself
+            ends = cpu_end(seconds)  # not for each conversation: a system call
             limit_cpu(ends)
         try:
             result: Any = render_jinja_template(
@@ -154,7 +154,7 @@ def _render_all(
             )
         except MemoryError:
             return f"took more than {memory / 2**30:.1f} GiB of memory"
-        except Exception as error:  # a template is a program: it may fail in any way
+        except Exception as error:  # a template is a program: it may raise anything
             detail = f"the chat template refuses the conversation: {str(error)[:500] or type(error).__name__}"
             texts.append(InvalidPair("template error", detail))
             continue
