@@ -173,7 +173,7 @@ def _swap(
     """
 
     def badness(moved: np.ndarray, moved_work: np.ndarray) -> np.ndarray:
-        """Of moving tokens and work from one to other, (len(one), swaps). A token over the capacity outweighs all work."""
+        """Of moving tokens from one to other, (len(one), swaps). A token over the capacity outweighs all work."""
         over = np.maximum(-moved - room[one, None], 0) + np.maximum(moved - room[other, None], 0)
         return over * 2**32 + np.abs((load[one] - load[other])[:, None] - 2 * moved_work)
 
