@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from data.benchmarks.custom import read_scored
-from data.benchmarks.items import Comparison, Fields, Reading, Rewards, read_own
+from data.benchmarks.items import Comparison, Reading, Rewards
+from data.benchmarks.readers import Fields, read_own
 from data.benchmarks.scores import Array, Means, expected_best_of, ratio
 from data.common.errors import DataError
 

@@ -11,7 +11,8 @@ in which no response is better than another (a labelled tie) is scored and is no
 
 import math
 
-from data.benchmarks.items import Candidates, Comparison, Fields, Reading, Rewards, beats_all, group_of, read_own
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, beats_all, group_of
+from data.benchmarks.readers import Fields, read_own
 from data.benchmarks.scores import Array, Means
 from data.common.errors import DataError, InvalidPair
 from data.rows.conversations import read_row

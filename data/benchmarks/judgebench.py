@@ -5,17 +5,8 @@ B>A when both have the same reward, and so does this one. The headline is that o
 unweighted mean of the four categories on the GPT-4o split; `micro` is the benchmark's own, over its 350 pairs.
 """
 
-from data.benchmarks.items import (
-    Candidates,
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    existing,
-    rows_of,
-    rows_of_split,
-    what_is_missing,
-)
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
+from data.benchmarks.readers import Fields, existing, rows_of, rows_of_split
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
 

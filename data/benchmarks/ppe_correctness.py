@@ -15,18 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.benchmarks.items import (
-    DATA_SUFFIXES,
-    Candidates,
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    data_files,
-    existing,
-    rows_of,
-    rows_of_split,
-)
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards
+from data.benchmarks.readers import DATA_SUFFIXES, Fields, data_files, existing, rows_of, rows_of_split
 from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio
 from data.common.errors import DataError
 

@@ -6,14 +6,8 @@ pairs, and so does `score`; beside it stand the accuracies on the benchmark's ow
 
 import math
 
-from data.benchmarks.items import (
-    Candidates,
-    Comparison,
-    Reading,
-    Rewards,
-    beats_all,
-    rows_of_split,
-)
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, beats_all
+from data.benchmarks.readers import rows_of_split
 from data.benchmarks.scores import Array, Means
 
 NAME = "ppe_preference"

@@ -5,16 +5,8 @@ A pair is right when chosen is strictly above rejected. A section is the mean of
 the four sections.
 """
 
-from data.benchmarks.items import (
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    beats_all,
-    best_first,
-    rows_of_split,
-    what_is_missing,
-)
+from data.benchmarks.items import Comparison, Reading, Rewards, beats_all, best_first, what_is_missing
+from data.benchmarks.readers import Fields, rows_of_split
 from data.benchmarks.scores import Array, Means, mean_of
 
 NAME = "rewardbench"

@@ -12,15 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from data.benchmarks.items import (
-    Candidates,
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    rows_of_split,
-    what_is_missing,
-)
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
+from data.benchmarks.readers import Fields, rows_of_split
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
 

@@ -9,17 +9,8 @@ the two safety files being one domain.
 import itertools
 from pathlib import Path
 
-from data.benchmarks.items import (
-    Candidates,
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    existing,
-    rows_of,
-    rows_of_split,
-    what_is_missing,
-)
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
+from data.benchmarks.readers import Fields, existing, rows_of, rows_of_split
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
 

@@ -7,17 +7,8 @@ Skywork-Reward-V2 paper prints).
 
 from pathlib import Path
 
-from data.benchmarks.items import (
-    Comparison,
-    Fields,
-    Reading,
-    Rewards,
-    beats_all,
-    best_first,
-    existing,
-    rows_of,
-    what_is_missing,
-)
+from data.benchmarks.items import Comparison, Reading, Rewards, beats_all, best_first, what_is_missing
+from data.benchmarks.readers import Fields, existing, rows_of
 from data.benchmarks.scores import Array, Means, mean_of
 from data.common.errors import DataError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.benchmarks.items import existing
+from data.benchmarks.readers import existing
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
 from data.common.errors import DataError
 from train.recipe.safe_yaml import closest
