@@ -13,6 +13,7 @@ from data.benchmarks.items import Candidates, Comparison
 
 SHARED = paths.SHARED / "data" / "benchmarks"
 REAL = {"rm_bench": "RM-Bench", "judgebench": "JudgeBench", "rmb": "RMB"}
+EACH = 40  # items of each subset of a file made by hand
 
 
 def constant(groups: Any) -> list[list[float]]:
