@@ -26,7 +26,7 @@ from data.selection.stages import BEYOND_LIMIT, Selection
 
 QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 MOST_COLUMNS = 20  # column names that are shown of one kind; the JSON card has all
-Row = list[str]
+Rows = list[list[str]]
 
 
 def describe(data: PreparedData) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def composition(card: dict[str, Any]) -> list[str]:
     return text_table(_composition(card), align="<>").split("\n")
 
 
-def _composition(card: dict[str, Any]) -> list[Row]:
+def _composition(card: dict[str, Any]) -> Rows:
     rows = [
         ["source", "rows", "refused", "left out", "held out", "to train on", "an epoch", "pairs", "tokens", "prefix"]
     ]
@@ -205,7 +205,7 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _reason_rows(card: dict[str, Any], counts: Callable[[dict[str, Any]], dict[str, int]], left_out: str) -> list[Row]:
+def _reason_rows(card: dict[str, Any], counts: Callable[[dict[str, Any]], dict[str, int]], left_out: str) -> Rows:
     return [
         [source, reason, f"{count:,}", left_out]
         for source, entry in card["sources"].items()
@@ -214,13 +214,13 @@ def _reason_rows(card: dict[str, Any], counts: Callable[[dict[str, Any]], dict[s
     ]
 
 
-def _column_rows(card: dict[str, Any]) -> list[Row]:
+def _column_rows(card: dict[str, Any]) -> Rows:
     return [
         [name, *(_listed(entry["columns"][kind]) or "-" for kind in _KINDS)] for name, entry in card["sources"].items()
     ]
 
 
-def _length_rows(sets: dict[str, Any]) -> list[Row]:
+def _length_rows(sets: dict[str, Any]) -> Rows:
     names = [name for name, _ in QUANTILES]
     rows = [["source", "pairs", "what", "mean", *names, "chosen longer", "same length"]]
     for source, facts in sets.items():

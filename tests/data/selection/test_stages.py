@@ -6,9 +6,12 @@ from typing import cast
 
 import numpy as np
 from fuzz_settings import fuzz
+from handmade_rows import numbered, pair
 from hypothesis import given
 from hypothesis import strategies as st
+from prepared_data import Prepare, trained
 
+from data.selection.config import EvalDataConfig
 from data.selection.mixture import stable_hash
 from data.selection.stages import draw_pairs, of_held_out_prompts
 from data.tokens.pair_store import PairStore
@@ -78,3 +81,57 @@ def test_a_fraction_holds_out_about_that_share_of_the_prompts_and_more_of_it_con
         assert small < large
     for share, held in zip(shares, out, strict=True):
         assert abs(len(held) / 5000 - share) < 0.02
+
+
+# --- filters, fractions and weights of a source ----------------------------------------------------------------------
+
+
+def test_filters_of_a_source_count_what_they_take(prepare: Prepare) -> None:
+    rows = [pair(f"Q{i}", "yes " * (i + 1), "no", margin=i / 10, lang=("en", "de")[i % 2]) for i in range(10)]
+    rows.append(pair("no margin", "yes yes yes", "no", lang="en"))
+    lengths = prepare({"x": rows}).train[0].lengths()
+    longest = (lengths[0] + np.maximum(lengths[1], lengths[2])).tolist()
+    how = {"where": "lang = 'en'", "min_margin": 0.2, "max_margin": 0.6, "max_tokens": longest[4]}
+    data = prepare({"x": (rows, how)})
+    assert trained(data) == {"x": [2, 4]}
+    assert data.report["x"]["left_out"] == {
+        "where": 5,
+        "more than max_tokens": 2,
+        "no margin": 1,
+        "outside the margins": 1,
+    }
+    assert trained(prepare({"x": (rows, {"min_tokens": longest[8]})})) == {
+        "x": [8, 9, 10] if longest[10] >= longest[8] else [8, 9]
+    }
+
+
+def test_fractions_are_nested_and_leave_the_held_out_pairs_alone(prepare: Prepare) -> None:
+    rows = numbered(200)
+    seen: list[set[int]] = []
+    held = set()
+    for fraction in (0.01, 0.05, 0.25, 1.0):
+        data = prepare({"x": (rows, {"fraction": fraction})}, eval=EvalDataConfig(fraction=0.2), fraction=0.5)
+        seen.append(set(trained(data)["x"]))
+        held.add(tuple(data.held_out[0].indices.tolist()))
+        whole = 200 - len(data.held_out[0])
+        assert len(seen[-1]) == max(1, round(0.5 * fraction * whole))
+        assert data.report["x"]["left_out"] == {"beyond the fraction": whole - len(seen[-1])}
+    assert seen[0] < seen[1] < seen[2] < seen[3]
+    assert len(held) == 1
+    other = prepare({"x": (rows, {"fraction": 0.25})}, eval=EvalDataConfig(fraction=0.2), fraction=0.5, seed=1)
+    assert set(trained(other)["x"]) != seen[2]
+
+
+def test_weight_0_holds_out_and_trains_on_nothing(prepare: Prepare) -> None:
+    rows, others = numbered(100), [pair(f"other {i}") for i in range(60)]
+    with_, without = (
+        prepare(
+            {"x": rows, "y": (others, {"weight": weight})},
+            eval=EvalDataConfig(fraction=0.2),
+        )
+        for weight in (1, 0)
+    )
+    assert len(with_.train[1]) > 0 == len(without.train[1])
+    assert [s.indices.tolist() for s in with_.held_out] == [s.indices.tolist() for s in without.held_out]
+    assert without.report["y"]["left_out"] == {"weight 0": len(with_.train[1])}
+    assert trained(with_)["x"] == trained(without)["x"]
