@@ -81,7 +81,7 @@ def _item(row: Fields) -> Comparison:
 
 
 def _best_is_of_rewards(row: Fields) -> bool:
-    """Whether a row looks like an output of train/score.py: a model would be judged by what it said itself."""
+    """Whether `best` looks like an output of train/score.py: then it is no label, but what a model said."""
     rewards = row.columns.get("rewards")
     if "best" not in row or "best_by_reward" in row or not isinstance(rewards, list | tuple):
         return False
@@ -116,6 +116,6 @@ def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
 
 
 def combine(means: Means) -> dict[str, Array]:
-    """A subset has whatever name its file gives it, so these names stand apart from those of the scores."""
+    """Subsets may have any name, so their scores have a prefix: `subset/NAME`."""
     subsets = {f"subset/{name}": means("accuracy", name) for name in means.subsets} if len(means.subsets) > 1 else {}
     return {"score": means("accuracy"), "pairs": means("pairs"), **subsets}

@@ -24,7 +24,7 @@ class _Part:
     """The pairs left of one selection, and where they begin in the list of all."""
 
     selection: Selection
-    left: np.ndarray  # positions in the store, ascending
+    left: np.ndarray  # store indices, ascending
     start: int
 
 
@@ -80,7 +80,7 @@ class PairsLeft:
 
 
 def _by_index(part: _Part, explain: Callable[[int], str]) -> Callable[[int], str]:
-    """`explain` for positions in the store."""
+    """`explain` for store indices."""
     return lambda index: explain(part.start + int(np.searchsorted(part.left, index)))
 
 

@@ -22,8 +22,8 @@ class Removed:
     """Pairs that one stage removed."""
 
     reason: str
-    indices: np.ndarray  # positions in the store, ascending
-    explain: Callable[[int], str] | None  # position -> a sentence; only explained pairs are named in dropped.jsonl
+    indices: np.ndarray  # store indices, ascending
+    explain: Callable[[int], str] | None  # store index -> a sentence; only explained pairs are named in dropped.jsonl
 
 
 class Selection:
@@ -36,7 +36,7 @@ class Selection:
         self._is_left = np.ones(len(store), np.bool_)
 
     def left(self) -> np.ndarray:
-        """Positions in the store of the pairs that no stage has removed, ascending."""
+        """Store indices of the pairs that no stage has removed, ascending."""
         return np.flatnonzero(self._is_left)
 
     def remove(self, indices: np.ndarray, reason: str, explain: Callable[[int], str] | None = None) -> None:
@@ -63,7 +63,7 @@ class Selection:
         return PairSet(self.name, self.store, indices, 1.0, self.config.flip)
 
     def outcome(self, index: int) -> str:
-        """What became of the pair at a position of the store."""
+        """What became of the pair at a store index."""
         for removed in self.removed:
             if index in removed.indices:
                 return removed.reason + (f": {removed.explain(index)}" if removed.explain is not None else "")
