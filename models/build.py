@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from models.config_check import KEYS, find_problem, read_json
 from models.errors import ModelError
-from models.weights import PATTERNS, check_files, find_non_finite, read_shapes, read_tensor, weight_files
+from models.weights import PATTERNS, check_files, read_tensor, weight_files
+from models.weights_check import check_checkpoint, shapes_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +24,8 @@ FAMILIES = ("qwen3", "llama")
 # Keys of a config.json that would name code to run, weights elsewhere, or an attention kernel to download.
 IGNORED = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 REFUSED = ("quantization_config", "transformers_weights")
-# Tensors of a checkpoint that a reward model has no use for.
-UNUSED = ("lm_head.", "score.", "model.rotary_emb.inv_freq", "rotary_emb.inv_freq")
-FREE, MOVES = (
-    {"resume": "free"},
-    {"resume": "moves"},
-)  # what may become of a key when a run goes on: data/common/resume_policy.py
-
-
+# Which keys may change on resume: data/common/resume_policy.py.
+FREE, MOVES = {"resume": "free"}, {"resume": "moves"}
 # The backends of models/attention.py, which imports torch, and auto: the fastest known one that runs here.
 ATTENTION = ("auto", "flash", "torch_varlen", "fa3", "fa4", "sdpa", "eager")
 
@@ -60,10 +55,10 @@ def resolve_base(config: ModelConfig, *, weights: bool = True) -> Base:
     """Find (or download) the base and read its config.
 
     Args:
-        weights: whether its weights are to be there; without them it cannot be built.
+        weights: whether to fetch its weights too; without them it cannot be built.
 
     Raises:
-        ModelError: it is not there, is of another family, or has no safetensors weights.
+        ModelError: it is not found, is of another family, or has no safetensors weights.
     """
     if config.base is None:
         return Base(None, read_config(config.config))
@@ -103,7 +98,7 @@ def read_config(source: Any) -> "PretrainedConfig":
     """The config in a mapping, a config.json, or a directory that holds one.
 
     Raises:
-        ModelError: it is not there, cannot work, or is of another family.
+        ModelError: it is not found, its values are invalid, or it is of another family.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -137,7 +132,7 @@ def read_config(source: Any) -> "PretrainedConfig":
 
 
 def _unsupported(source: dict[str, Any], config: "PretrainedConfig") -> str | None:
-    """What keeps a config from being a model of ours, though each of its values is one that there can be."""
+    """Why a config whose values are all valid describes a model that is not supported; None if it is."""
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     if heads % groups:
         return f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}"
@@ -149,7 +144,8 @@ def _unsupported(source: dict[str, Any], config: "PretrainedConfig") -> str | No
     if layers is not None and layers != ["full_attention"] * config.num_hidden_layers:
         return f"layer_types: expected full_attention for each of {config.num_hidden_layers} layers"
     if (kind := (config.rope_parameters or {}).get("rope_type")) in ("dynamic", "longrope"):
-        # transformers then takes angles by the longest conversation of a batch, so rewards depend on the company.
+        # transformers then takes angles by the longest conversation of a batch, so rewards depend on the other
+        # conversations in the pack.
         return f"rope_type={kind} is not supported"
     if config.attention_dropout:
         return f"attention_dropout={config.attention_dropout} is not supported; set it to 0"
@@ -213,80 +209,12 @@ def build_model(
 
 def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
     """Raises: ModelError when random weights do not fit into the memory of this machine."""
-    size = sum(tensor.numel() for tensor in _shapes_of(config).values()) * dtype.itemsize
+    size = sum(tensor.numel() for tensor in shapes_of(config).values()) * dtype.itemsize
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise ModelError(
             f"model.config: its random weights take {size / 2**30:,.0f} GiB, and this machine has "
             f"{memory / 2**30:,.0f}; make vocab_size, hidden_size, intermediate_size or num_hidden_layers smaller"
-        )
-
-
-def _shapes_of(config: "PretrainedConfig") -> dict[str, "torch.Tensor"]:
-    """The tensors of a backbone, without memory."""
-    import torch
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        return dict(AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False).state_dict())
-
-
-def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
-    """Compare names and shapes of a checkpoint's tensors with the model's; transformers does not under ZeRO-3.
-
-    Returns:
-        Whether the checkpoint has a reward head to keep.
-
-    Raises:
-        ModelError: a tensor is missing, unknown or of another shape.
-    """
-    found = read_shapes(directory)
-    stored = len({name.partition("layers.")[2].partition(".")[0] for name in found if "layers." in name})
-    if stored < config.num_hidden_layers:  # before a model of so many is made
-        raise ModelError(
-            f"{directory}: the weights do not fit the config: they have {stored:,} layers, and num_hidden_layers is "
-            f"{config.num_hidden_layers:,}"
-        )
-    pad, size = config.pad_token_id, config.vocab_size
-    if pad is not None and not -size <= pad < size:
-        raise ModelError(f"{directory}: pad_token_id={pad} is outside the model's vocabulary of {size:,}")
-    expected = {f"model.{name}": tuple(tensor.shape) for name, tensor in _shapes_of(config).items()}
-    if not any(name.startswith("model.") for name in found):  # saved without its head, so without the prefix
-        found = {name if name.startswith(UNUSED) else f"model.{name}": shape for name, shape in found.items()}
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [
-        f"{name} has shape {list(found[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    problems += [f"{name} is unknown" for name in found if name not in expected and not name.startswith(UNUSED)]
-    head = found.get("score.weight")
-    if head is not None and head != (1, config.hidden_size):
-        problems.append(f"score.weight has shape {list(head)}, expected [1, {config.hidden_size}]")
-    if "score.bias" in found and read_tensor(directory, "score.bias").any():
-        problems.append("score.bias is not zero, and the head of a reward model has no bias here")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelError(f"{directory}: the weights do not fit the config: {'; '.join(problems[:3])}{more}")
-    return head is not None
-
-
-def check_weights(base: Base, share: int, shares: int) -> None:
-    """`check_checkpoint`, and a look for NaN and infinities in this process's share of the weights that are used.
-
-    Raises:
-        ModelError: names the first tensors.
-    """
-    if base.directory is None:
-        return
-    check_checkpoint(base.directory, base.config)
-    unused = tuple(prefix for prefix in UNUSED if prefix != "score.")
-    found = find_non_finite(base.directory, unused, share, shares)
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise ModelError(
-            f"{base.directory}: NaN or infinities in {', '.join(found[:3])}{more}, so no reward would be a number; "
-            "fetch the base again, or give another model.base"
         )
 
 

@@ -1,21 +1,37 @@
-"""Whether a stranger's config.json describes a model that can be built: each key by type and range, before it is.
+"""Whether an untrusted config.json describes a model that can be built: the type and range of each key.
 
-A number that is too large would take all memory or never end, one that is zero or not finite would give rewards that
-mean nothing, and a name that transformers does not know would end in a stack trace.
+A number that is too large would take all memory or never end, one that is zero or not finite would give meaningless
+rewards, and a name that transformers does not know would end in a stack trace.
 """
 
 import json
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from models.errors import ModelError
+from models.kinds import (
+    ANY_MAPPING,
+    FLAG,
+    LABEL_NUMBERS,
+    LABELS,
+    MAX_LABELS,
+    NOTHING,
+    SPECIAL_TOKEN,
+    TEXT,
+    TEXTS,
+    TOKEN_ID,
+    TOKEN_IDS,
+    Kind,
+    number,
+    one_of,
+    optional,
+    shown,
+    whole,
+)
 
 MAX_BYTES = 2**20  # of a config.json; the published ones have a few thousand
 MAX_NESTING = 16  # of values in one another
-MAX_LABELS = 10_000
 
 # Activations without parameters of their own, by transformers' names.
 ACTIVATIONS = (
@@ -27,92 +43,6 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "double"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 REFUSED_ROPE_TYPES = ("dynamic", "longrope")  # known, and not supported: models.build says why
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What a value may be."""
-
-    expected: str
-    accepts: Callable[[Any], bool]
-
-
-def _shown(value: Any) -> str:
-    """A value as a config.json writes it, short and in one line."""
-    try:
-        text = value if isinstance(value, float) and not math.isfinite(value) else json.dumps(value)
-    except (ValueError, TypeError, RecursionError):
-        text = type(value).__name__
-    text = str(text)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def whole(low: int, high: int) -> Kind:
-    return Kind(
-        f"a whole number from {low:,} to {high:,}", lambda value: _is_whole(value) and bool(low <= value <= high)
-    )
-
-
-def number(low: float, high: float) -> Kind:
-    # A NaN compares as false.
-    return Kind(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and bool(low <= value <= high))
-
-
-def one_of(*values: Any) -> Kind:
-    # 1 == True, and a list cannot be looked up.
-    return Kind(
-        f"one of {', '.join(map(_shown, values))}" if len(values) > 1 else _shown(values[0]),
-        lambda value: any(type(value) is type(other) and value == other for other in values),
-    )
-
-
-def optional(kind: Kind) -> Kind:
-    return Kind(f"{kind.expected}, or null", lambda value: value is None or kind.accepts(value))
-
-
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TEXT = Kind("text", lambda value: isinstance(value, str))
-TEXTS = Kind(
-    "a list of texts",
-    lambda value: isinstance(value, list) and len(value) <= 2048 and all(isinstance(text, str) for text in value),
-)
-TOKEN_ID = whole(-1, 2**31 - 1)
-TOKEN_IDS = Kind(
-    f"{TOKEN_ID.expected}, or a list of such",
-    lambda value: (
-        TOKEN_ID.accepts(value)
-        or (isinstance(value, list) and len(value) <= 1000 and all(map(TOKEN_ID.accepts, value)))
-    ),
-)
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str) or _is_whole(value)
-
-
-LABELS = Kind(
-    f"a mapping of at most {MAX_LABELS:,} labels",
-    lambda value: (
-        isinstance(value, dict)
-        and len(value) <= MAX_LABELS
-        and all(_is_label(part) for item in value.items() for part in item)
-    ),
-)
-LABEL_NUMBERS = Kind(
-    f"a mapping of at most {MAX_LABELS:,} numbers to labels",
-    lambda value: (
-        LABELS.accepts(value) and all(str(key).isascii() and str(key).isdigit() and len(str(key)) < 10 for key in value)
-    ),
-)
-ANY_MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
-NOTHING = Kind("no such key: it is not supported", lambda value: value is None)
 
 HEADS = whole(1, 4096)
 KEYS: dict[str, Kind] = {
@@ -170,7 +100,7 @@ KEYS: dict[str, Kind] = {
     "experts_implementation": NOTHING,
     "tie_last_hidden_states": optional(FLAG),
 }
-# What a family says otherwise.
+# Where a family differs.
 FAMILY_KEYS: dict[str, dict[str, Kind]] = {"llama": {"head_dim": optional(KEYS["head_dim"])}}
 
 FACTOR = number(1, 1e6)
@@ -193,10 +123,6 @@ ROPE_KEYS: dict[str, Kind] = {
 ROPE_NEEDS = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
-SPECIAL_TOKEN = Kind(
-    "text, or a mapping with its content as text",
-    lambda value: isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("content"), str)),
-)
 # Of a tokenizer_config.json and a special_tokens_map.json.
 TOKENIZER_KEYS: dict[str, Kind] = {
     **{f"{name}_token": optional(SPECIAL_TOKEN) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")},
@@ -217,12 +143,12 @@ TOKENIZER_KEYS: dict[str, Kind] = {
 def find_tokenizer_problem(settings: Any) -> str | None:
     """What is wrong with the content of a tokenizer_config.json or a special_tokens_map.json; see `find_problem`."""
     if not isinstance(settings, dict):
-        return f"{_shown(settings)}: expected a mapping"
+        return f"{shown(settings)}: expected a mapping"
     if problem := _plain(settings):
         return problem
     for key, kind in TOKENIZER_KEYS.items():
         if key in settings and not kind.accepts(settings[key]):
-            return f"{key}={_shown(settings[key])}: expected {kind.expected}"
+            return f"{key}={shown(settings[key])}: expected {kind.expected}"
     return None
 
 
@@ -230,14 +156,14 @@ def find_problem(config: Mapping[Any, Any], names: Collection[str] = ()) -> str 
     """What is wrong with a config, as `key=value: expected ...` in one line; None where nothing is.
 
     Args:
-        names: what transformers' own class has under a name of its own, such as its methods; no key may replace it.
+        names: attributes of transformers' own class, such as its methods; no key may replace one.
     """
     if problem := _plain(config):
         return problem
     kinds = KEYS | FAMILY_KEYS.get(str(config.get("model_type")), {})
     for key, value in config.items():
         if key in kinds and not kinds[key].accepts(value):
-            return f"{key}={_shown(value)}: expected {kinds[key].expected}"
+            return f"{key}={shown(value)}: expected {kinds[key].expected}"
         if key not in kinds and (key.startswith("__") or key in names):
             return f"{key}: is a name of transformers' own, no setting of a model; remove the key"
     for key in ("rope_scaling", "rope_parameters"):
@@ -249,9 +175,9 @@ def find_problem(config: Mapping[Any, Any], names: Collection[str] = ()) -> str 
 def _rope_problem(key: str, rope: Mapping[str, Any]) -> str | None:
     for name, value in rope.items():
         if name in ROPE_KEYS and not ROPE_KEYS[name].accepts(value):
-            return f"{key}.{name}={_shown(value)}: expected {ROPE_KEYS[name].expected}"
+            return f"{key}.{name}={shown(value)}: expected {ROPE_KEYS[name].expected}"
         if isinstance(value, dict):
-            return f"{key}.{name}={_shown(value)}: one rule for all layers is supported; expected no mapping"
+            return f"{key}.{name}={shown(value)}: one rule for all layers is supported; expected no mapping"
     kind = rope.get("rope_type", rope.get("type", "default"))
     for name in ROPE_NEEDS.get(kind, ()):
         if name not in rope:
@@ -268,22 +194,22 @@ def _rope_problem(key: str, rope: Mapping[str, Any]) -> str | None:
 
 
 def _plain(config: Mapping[Any, Any]) -> str | None:
-    """Whether names are texts, texts can be written as UTF-8 (the export does), and values are not nested far."""
+    """What would keep the export from writing a config: odd names, text that is not UTF-8, deep nesting."""
     for key, value in config.items():
         if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= 200:
-            return f"{_shown(key)}: expected the name of a setting"
+            return f"{shown(key)}: expected the name of a setting"
         if not _is_utf8(key):
-            return f"{_shown(key)}: expected text that can be written as UTF-8"
+            return f"{shown(key)}: expected text that can be written as UTF-8"
         for part, depth in _parts(value):
             if depth > MAX_NESTING:
                 return f"{key}: values in one another {MAX_NESTING} times and more; expected a plain one"
             if isinstance(part, str) and not _is_utf8(part):
-                return f"{key}={_shown(part)}: expected text that can be written as UTF-8"
+                return f"{key}={shown(part)}: expected text that can be written as UTF-8"
     return None
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, int]]:
-    """A value and all that is in it, each with how far in."""
+    """A value and all values nested in it, each with its depth."""
     waiting = [(value, 0)]
     while waiting:
         part, depth = waiting.pop()
@@ -303,10 +229,10 @@ def _is_utf8(text: str) -> bool:
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
-    """A JSON file that a stranger may have written.
+    """An untrusted JSON file.
 
     Raises:
-        ModelError: it is larger than any of its name, cannot be read, or is not JSON.
+        ModelError: it is too large, cannot be read, or is not JSON.
     """
     try:
         size = path.stat().st_size

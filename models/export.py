@@ -20,10 +20,11 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from models.attention import implementation
-from models.build import check_checkpoint, read_config
+from models.build import read_config
 from models.errors import ModelError
 from models.reward_model import RewardModel, ScoreHead
 from models.weights import weight_files
+from models.weights_check import check_checkpoint
 
 ARCHITECTURES = {"qwen3": "Qwen3ForSequenceClassification", "llama": "LlamaForSequenceClassification"}
 MAX_SHARD_SIZE = "5GB"

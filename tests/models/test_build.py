@@ -13,10 +13,11 @@ from tiny_models import CONFIGS, PAD, tiny_model
 from data.packing.pack import build_pack
 from data.rows.builtin import byte_tokenizer
 from data.tokens.chat import make_group
-from models.build import ModelConfig, build_model, check_checkpoint, check_weights, resolve_base
+from models.build import ModelConfig, build_model, resolve_base
 from models.errors import ModelError
 from models.liger import use_liger
 from models.weights import find_non_finite
+from models.weights_check import check_checkpoint, check_weights
 from train.step.config import EngineConfig
 from train.step.engine import checkpoint_layers
 
@@ -205,7 +206,7 @@ def test_liger_is_an_error_where_it_cannot_run():
 def test_weights_that_are_no_numbers_are_named(tmp_path):
     base = resolve_base(ModelConfig(base=str(save_causal_lm("llama", tmp_path))))
     edit(tmp_path, lambda tensors: tensors["lm_head.weight"].fill_(math.nan))  # of no use here
-    check_weights(base, 0, 1)
+    check_weights(base.directory, base.config, 0, 1)
     worst = {
         "model.embed_tokens.weight": math.inf,
         "model.norm.weight": -math.inf,
@@ -214,13 +215,13 @@ def test_weights_that_are_no_numbers_are_named(tmp_path):
     for name, value in worst.items():
         edit(tmp_path, lambda tensors, name=name, value=value: tensors[name].view(-1)[-1:].fill_(value))
     with pytest.raises(ModelError, match=r"and 3 more, so no reward would be a number; fetch the base again") as caught:
-        check_weights(base, 0, 1)
+        check_weights(base.directory, base.config, 0, 1)
     assert str(caught.value).startswith(f"{tmp_path}: NaN or infinities in model.embed_tokens.weight, ")
     shares = [find_non_finite(tmp_path, ("lm_head.",), share, 3) for share in range(3)]
     assert sorted(name for share in shares for name in share) == sorted(worst)  # each is read by one of them
     edit(tmp_path, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}))
     with pytest.raises(ModelError, match=r"model\.norm\.weight has shape"):  # names and shapes are looked at before
-        check_weights(base, 0, 1)
+        check_weights(base.directory, base.config, 0, 1)
     save_file({"odd": torch.zeros(0), "whole": torch.tensor([2**40])}, tmp_path / "model.safetensors")
     assert find_non_finite(tmp_path) == []
 

@@ -19,11 +19,12 @@ from tiny_models import CONFIGS, PAD, classifier_of, tiny_model
 
 from data.packing.pack import build_pack
 from data.tokens.chat import make_group
-from models.build import FAMILIES, Base, ModelConfig, _shapes_of, build_model, read_config, resolve_base
+from models.build import FAMILIES, Base, ModelConfig, build_model, read_config, resolve_base
 from models.config_check import ACTIVATIONS, KEYS, ROPE_KEYS, find_problem
 from models.errors import ModelError
 from models.export import load_classifier
 from models.weights import weight_files
+from models.weights_check import shapes_of
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def outcome(config: dict[str, Any]) -> str:
     try:
         with within(20):
             base = resolve_base(ModelConfig(config=copy.deepcopy(config)))
-            if sum(tensor.numel() for tensor in _shapes_of(base.config).values()) > 2e6:
+            if sum(tensor.numel() for tensor in shapes_of(base.config).values()) > 2e6:
                 return "large"
             rewards = rewards_of(base)
     except ModelError as error:

@@ -15,9 +15,10 @@ from data.selection.mixture import Mixture
 from data.selection.prepare import PreparedData, why_nothing_is_left
 from data.tokens.chat import Chat
 from models.attention import choose_backend
-from models.build import Base, build_model, check_weights
+from models.build import Base, build_model
 from models.errors import ModelError
 from models.liger import apply_liger, use_liger
+from models.weights_check import check_weights
 from train.checkpoints import deepspeed_shards
 from train.checkpoints.manager import Checkpoints
 from train.checkpoints.state import TrainState, read_state
@@ -183,7 +184,8 @@ def _check_weights(base: Base, ranks: Ranks) -> None:
     """All ranks call it and share the reading. Raises: ModelError: on every rank: a weight of the base is no number."""
     error = None
     try:
-        check_weights(base, ranks.rank, ranks.world_size)
+        if base.directory is not None:
+            check_weights(base.directory, base.config, ranks.rank, ranks.world_size)
     except ModelError as found:
         error = found
     raise_together(error)
