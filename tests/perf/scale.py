@@ -37,7 +37,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import psutil  # DeepSpeed brings it
+import psutil
 import startup
 from scale_parts import CONVERSATIONS, anonymous_bytes
 from settings import read_settings as read_arguments

@@ -1,4 +1,4 @@
-"""Stopping on purpose: signals, a file named STOP, a wall-clock limit, a launcher that is gone; all ranks agree on it.
+"""Requests to stop: signals, a file named STOP, a time limit, a launcher that has ended. All ranks act on the same one.
 
 Outside the step loop there is nothing to save, so a signal ends the process at once. Inside it a signal is only noted:
 `check`, which all ranks call at every micro step, tells all of them the same reason, and the loop saves and raises
@@ -10,13 +10,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from data.common import screen
 from data.common.resume_policy import free
+from train.runtime.launchers import are_alive, find_launchers
 from train.runtime.tracking import process_age
 
 # Reasons by their code; where ranks have different ones, the highest is told.
@@ -42,14 +45,14 @@ def check_run(config: RunConfig) -> None:
 
 
 class Stopped(BaseException):
-    """A stop that was asked for, with the line to print. Like KeyboardInterrupt, `except Exception` lets it pass."""
+    """A requested stop, with the line to print. Like KeyboardInterrupt it is not caught by `except Exception`."""
 
 
 class Preemption:
-    """Who wants this run to stop. Made once, by every rank, in the main thread, before data is prepared."""
+    """Collects stop requests. Made once, by every rank, in the main thread, before data is prepared."""
 
     def __init__(self, run_dir: Path, *, is_main: bool, max_hours: float | None = None):
-        """Install the signal handlers, and remove the main rank's STOP file of before this start."""
+        """Install the signal handlers; on the main rank, remove a STOP file that is older than this start."""
         self._stop_file, self._is_main = run_dir / "STOP", is_main
         self._limit = None if max_hours is None else max_hours * 3600
         self._save_seconds: float | None = None
@@ -59,10 +62,10 @@ class Preemption:
         self._interrupted: float | None = None  # when the first SIGINT came
         self._next_look = 0.0
         self._launcher_gone, self._closed = False, threading.Event()
-        self._launchers = find_launchers(os.getpid(), os.environ)
+        self._launchers = find_launchers(psutil.Process(), os.environ)
         if is_main:
             self._remove_old_stop_file()
-        # nohup, and `&` in a script, ignore some: so do we.
+        # Signals that are ignored already, by nohup or `&` in a script, stay ignored.
         heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._on_signal) for number in heard}
         if self._launchers:
@@ -79,14 +82,14 @@ class Preemption:
         try:
             yield
         except BaseException:
-            self._phase = "leaving"  # saved, or failed: the signals of a launcher that tidies up change nothing
+            self._phase = "leaving"  # saved, or failed: what a launcher sends while it cleans up changes nothing
             raise
         self._phase = "outside"
         if self._asked:
             self._leave()
 
     def check(self) -> str | None:
-        """Why the run should stop now, the same on all ranks; None: go on. All ranks call it at every micro step."""
+        """The reason to stop now, the same on all ranks; None: go on. All ranks call it at every micro step."""
         from train.runtime.distributed import agree
 
         code = agree([max(self._asked, self._look() if self._is_main else 0)])[0]
@@ -97,7 +100,7 @@ class Preemption:
         return REASONS[code]
 
     def save_took(self, seconds: float) -> None:
-        """Tell how long a checkpoint took: `max_hours` leaves time for one."""
+        """Record how long a checkpoint took: `max_hours` leaves time for one."""
         self._save_seconds = max(seconds, self._save_seconds or 0.0)
 
     def close(self) -> None:
@@ -128,7 +131,7 @@ class Preemption:
         )
 
     def _look(self) -> int:
-        """What only the main rank sees, at most once a second."""
+        """The STOP file and the time limit, which the main rank looks at once a second at most."""
         now = time.perf_counter()
         if now < self._next_look:
             return 0
@@ -150,7 +153,7 @@ class Preemption:
 
     def _watch_launchers(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
-            if not are_there(os.getpid(), self._launchers):
+            if not are_alive(psutil.Process(), self._launchers):
                 self._launcher_gone = True
                 os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, in the loop or outside it
                 return
@@ -160,60 +163,3 @@ def reserve(limit: float, save_seconds: float | None) -> float:
     """Seconds before `limit` at which a run must begin to save; `save_seconds`: the longest save so far."""
     save = min(300.0, limit / 10) if save_seconds is None else 1.5 * save_seconds
     return save + min(60.0, limit / 20)
-
-
-# --- launchers ------------------------------------------------------------------------------------------------------
-#
-# SIGTERM to the `deepspeed` command kills that process alone; the one that it started goes on, with all ranks, on
-# machines that somebody else may have by now. So the ranks look whether those who started them are still there.
-
-
-@dataclass(frozen=True)
-class Process:
-    pid: int
-    parent: int
-    started: int  # clock ticks after boot: pids are used again
-    command: tuple[str, ...]
-
-
-def read_process(pid: int, proc: Path = Path("/proc")) -> Process | None:
-    try:
-        stat, command = (proc / str(pid) / "stat").read_bytes(), (proc / str(pid) / "cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(b")")[2].split()  # its name comes before, in parentheses, and may hold anything
-    return Process(pid, int(fields[1]), int(fields[19]), tuple(command.decode(errors="replace").split("\0")))
-
-
-def find_launchers(pid: int, env: Mapping[str, str], proc: Path = Path("/proc")) -> list[Process]:
-    """The processes that this rank must not outlive, from its parent upwards; none without a launcher that we know.
-
-    A run in the background whose shell has gone has none, nor has a task of srun: Slurm ends that itself.
-    """
-    if not {"LOCAL_RANK", "WORLD_SIZE"} <= set(env):
-        return []
-    own = read_process(pid, proc)
-    parent = own and read_process(own.parent, proc)
-    if parent is None:
-        return []
-    if _runs(parent, "torchrun", "torch.distributed.run", "torch.distributed.launch"):
-        return [parent]
-    if not _runs(parent, "deepspeed.launcher.launch"):
-        return []
-    runner = read_process(parent.parent, proc)  # on other machines of a cluster this is some remote shell's
-    return [parent, runner] if runner and _runs(runner, "deepspeed", "deepspeed.launcher.runner") else [parent]
-
-
-def are_there(pid: int, launchers: list[Process], proc: Path = Path("/proc")) -> bool:
-    """Whether a rank's launchers are still its ancestors; the kernel gives an orphan another parent at once."""
-    for expected in launchers:
-        child, found = read_process(pid, proc), read_process(expected.pid, proc)
-        if child is None or child.parent != expected.pid or found is None or found.started != expected.started:
-            return False
-        pid = expected.pid
-    return True
-
-
-def _runs(process: Process, *programs: str) -> bool:
-    """Whether a command line is `[python [options]] PROGRAM ...` or `python [options] -m PROGRAM ...`."""
-    return any(part in programs or part.rpartition("/")[2] in programs for part in process.command[:5])

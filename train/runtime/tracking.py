@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl always, wandb when asked for, and one line of progress on the screen."""
+"""The metrics of a run: metrics.jsonl always, wandb if asked for."""
 
 import contextlib
 import json
@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from data.common.atomic import naming, write_file
 from data.common.resume_policy import free
@@ -32,7 +34,7 @@ class Tracker:
     def __init__(self, directory: Path, config: TrackingConfig, *, recipe: dict[str, Any], main: bool, step: int):
         """
         Args:
-            step: the step that the run goes on from; later lines of an earlier attempt are taken out.
+            step: the step that the run goes on from; later lines, of an earlier attempt, are removed.
         """
         self.main, self._wandb = main, None
         if not main:
@@ -119,7 +121,6 @@ def _logged_in() -> bool:
 
 
 def process_age(now: float) -> float:
-    """Seconds from the start of this process to `now` (of `time.perf_counter`): imports and set-up are in it."""
-    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return age - (time.perf_counter() - now)
+    """Seconds from the start of this process to `now` (of `time.perf_counter`), imports and set-up included."""
+    started = psutil.Process().create_time() - psutil.boot_time()  # after boot: boot_time itself is whole seconds
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started - (time.perf_counter() - now)

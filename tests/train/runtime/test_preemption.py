@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from paths import ROOT
 from running import environment
 
 from train.runtime import preemption
-from train.runtime.preemption import Preemption, Process, Stopped, are_there, find_launchers, reserve
+from train.runtime.launchers import are_alive, find_launchers
+from train.runtime.preemption import Preemption, Stopped, reserve
 
 
 @pytest.fixture
@@ -150,14 +153,26 @@ LAUNCH = ("/usr/bin/python3", "-u", "-m", "deepspeed.launcher.launch", "--world_
 RUNNER = ("/usr/bin/python3", "/usr/bin/deepspeed", "train/main.py")
 
 
-def fake_proc(directory: Path, *processes: Process) -> Path:
-    for process in processes:
-        own = directory / str(process.pid)
-        own.mkdir(parents=True, exist_ok=True)
-        fields = ["S", process.parent, *range(17), process.started, 0]
-        (own / "stat").write_text(f"{process.pid} (odd ) name) {' '.join(map(str, fields))}")
-        (own / "cmdline").write_bytes(b"".join(part.encode() + b"\0" for part in process.command))
-    return directory
+@dataclass
+class FakeProcess:
+    """What is used of `psutil.Process`."""
+
+    pid: int
+    ancestor: "FakeProcess | None"
+    command: tuple[str, ...]
+    running: bool = True
+
+    def parent(self):
+        return self.ancestor
+
+    def ppid(self):
+        return 1 if self.ancestor is None else self.ancestor.pid
+
+    def cmdline(self):
+        return list(self.command)
+
+    def is_running(self):
+        return self.running
 
 
 @pytest.mark.parametrize(
@@ -171,24 +186,44 @@ def fake_proc(directory: Path, *processes: Process) -> Path:
         (("slurmstepd:", "[7.0]"), ("init",), []),
     ],
 )
-def test_which_launchers_a_rank_must_not_outlive(tmp_path, parent, grandparent, watched):
-    own = Process(30, 20, 300, ("python", "-u", "train/main.py"))
-    proc = fake_proc(tmp_path, own, Process(20, 10, 200, parent), Process(10, 1, 100, grandparent))
-    assert [found.pid for found in find_launchers(30, RANK, proc)] == watched
-    assert find_launchers(30, {}, proc) == []
+def test_which_launchers_a_rank_must_not_outlive(parent, grandparent, watched):
+    runner = FakeProcess(10, None, grandparent)
+    own = FakeProcess(30, FakeProcess(20, runner, parent), ("python", "-u", "train/main.py"))
+    assert [found.pid for found in find_launchers(own, RANK)] == watched
+    assert find_launchers(own, {}) == []
 
 
-def test_a_launcher_that_is_gone_is_noticed(tmp_path):
-    own, launch, runner = Process(30, 20, 300, ()), Process(20, 10, 200, LAUNCH), Process(10, 1, 100, RUNNER)
-    proc = fake_proc(tmp_path, own, launch, runner)
-    launchers = find_launchers(30, RANK, proc)
-    assert are_there(30, launchers, proc)
-    fake_proc(tmp_path, Process(20, 1, 200, LAUNCH))  # the runner was killed: its child has another parent
-    assert not are_there(30, launchers, proc)
-    fake_proc(tmp_path, launch, Process(10, 1, 555, RUNNER))  # its number is another process's by now
-    assert not are_there(30, launchers, proc)
-    fake_proc(tmp_path, runner, Process(30, 1, 300, ()))
-    assert not are_there(30, launchers, proc)
+def test_a_launcher_that_is_gone_is_noticed():
+    runner = FakeProcess(10, None, RUNNER)
+    launch = FakeProcess(20, runner, LAUNCH)
+    own = FakeProcess(30, launch, ())
+    launchers = find_launchers(own, RANK)
+    assert are_alive(own, launchers)
+    launch.ancestor = None  # the runner was killed: its child has another parent
+    assert not are_alive(own, launchers)
+    launch.ancestor, runner.running = runner, False  # its number is another process's by now
+    assert not are_alive(own, launchers)
+    runner.running, own.ancestor = True, None
+    assert not are_alive(own, launchers)
+
+
+def test_a_process_is_alive_until_its_parent_has_waited_for_it():
+    child = subprocess.Popen(["sleep", "60"])
+    process = psutil.Process(child.pid)
+    assert are_alive(process, [psutil.Process()])
+    child.kill()
+    assert wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    assert are_alive(process, [psutil.Process()])
+    child.wait()
+    assert not are_alive(process, [psutil.Process()])
+
+
+def wait_until(condition) -> bool:
+    for _ in range(100):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 RANK_OF_A_LAUNCHER = """
@@ -233,8 +268,11 @@ def test_ranks_follow_a_runner_that_was_killed(tmp_path):
     process.terminate()
     process.wait()
     assert "stopped by the end of its launcher, outside the steps" in wait_for(tmp_path / "stopped")
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the rank outlived its launcher")
+    assert wait_until(lambda: has_ended(pid)), "the rank outlived its launcher"
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

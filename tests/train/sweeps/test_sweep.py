@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import fake_slurm
+import psutil
 import pytest
 from paths import ROOT
 from running import environment
 
 from train import sweep
 from train.recipe.schema import load_recipe
-from train.runtime.preemption import read_process
 from train.sweeps import run as run_module
 from train.sweeps.local import Job, command_of, environment_of, visible_gpus
 from train.sweeps.progress import estimate_seconds, last_error, plan_lines
@@ -391,9 +391,9 @@ def test_jobs_of_slurm_outlive_the_command_and_save_before_their_time_is_up(data
 
 def submitit_processes(directory: Path) -> list[int]:
     """The parents of the training processes below a directory: submitit's, of jobs that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        process = read_process(int(path.name))
-        if process is not None and any(word.startswith(f"recipe={directory}") for word in process.command):
-            found.append(process.parent)
-    return found
+    processes = psutil.process_iter(["ppid", "cmdline"])
+    return [
+        process.info["ppid"]
+        for process in processes
+        if any(word.startswith(f"recipe={directory}") for word in process.info["cmdline"] or ())
+    ]
