@@ -177,7 +177,7 @@ def build_model(
     from models.attention import implementation
     from models.reward_model import RewardModel, ScoreHead
 
-    # from_config and from_pretrained mutate and keep the object they are given.
+    # workaround: transformers-shared-config (docs/workarounds.md)
     config = copy.deepcopy(base.config)
     config.pad_token_id = pad_token_id
     config.use_cache = False
@@ -220,6 +220,8 @@ def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
 
 class _DeepSpeedConfig:
     """What transformers asks to load straight into ZeRO-3 partitions; its own class would need accelerate."""
+
+    # workaround: transformers-zero3-config (docs/workarounds.md)
 
     def __init__(self, config: dict[str, Any]):
         self.config = config

@@ -93,7 +93,7 @@ KEYS: dict[str, Kind] = {
     "return_dict": optional(one_of(True)),
     "chunk_size_feed_forward": whole(0, 2**30),
     "is_encoder_decoder": one_of(False),
-    # transformers' get_text_config would take one of these for the model's own config.
+    # workaround: transformers-text-config (docs/workarounds.md)
     **dict.fromkeys(("text_config", "text_encoder", "decoder", "generator"), NOTHING),
     "per_layer_config": NOTHING,
     "fusion_config": NOTHING,

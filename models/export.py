@@ -40,6 +40,7 @@ def export_config(
     - SGLang: with one label (`id2label`) it does not normalise the reward.
     - transformers 4: the old names of the rotary settings and the dtype; without them it silently takes theta 10,000.
     """
+    # workaround: transformers-4-rope (docs/workarounds.md)
     config = copy.deepcopy(config)
     fields: dict[str, Any] = config.to_dict()
     fields |= {
@@ -70,7 +71,7 @@ def export_tensors(state: Mapping[str, torch.Tensor], model_type: str) -> dict[s
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     tensors["score.weight"] = tensors["score.weight"].float()
-    if model_type == "qwen3":
+    if model_type == "qwen3":  # workaround: sglang-score-bias (docs/workarounds.md)
         tensors["score.bias"] = torch.zeros(1)
     return tensors
 
@@ -81,7 +82,7 @@ def save_weights(directory: Path, tensors: dict[str, torch.Tensor]) -> None:
 
     save_torch_state_dict(tensors, directory, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
     for path in weight_files(directory):
-        path.chmod(0o644)  # safetensors writes for its owner alone; a server runs as another user
+        path.chmod(0o644)  # workaround: safetensors-file-mode (docs/workarounds.md): a server runs as another user
 
 
 def compare_weights(directory: Path, expected: Mapping[str, torch.Tensor]) -> list[str]:

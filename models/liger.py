@@ -46,6 +46,7 @@ def apply_liger(model: "RewardModel", device: str = "cuda") -> None:
     Raises:
         ModelError: this version of transformers computes RoPE in a way that is not known here.
     """
+    # workaround: liger-global-patch (docs/workarounds.md)
     from liger_kernel.transformers import liger_rotary_pos_emb
     from liger_kernel.transformers.functional import liger_rms_norm, liger_swiglu
 

@@ -43,7 +43,7 @@ def read_tokenizer(directory: Path) -> Any:
         )
     unknown = tokenizer.unk_token
     if unknown is not None and tokenizer.backend_tokenizer.token_to_id(unknown) is None:
-        # transformers would look for its id without end
+        # workaround: transformers-unknown-token (docs/workarounds.md)
         raise ModelError(f"{directory}: unk_token={unknown!r} is not in the vocabulary; mend tokenizer_config.json")
     return tokenizer
 

@@ -25,7 +25,7 @@ def shapes_of(config: "PretrainedConfig") -> dict[str, "torch.Tensor"]:
 
 
 def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
-    """Compare names and shapes of a checkpoint's tensors with the model's; transformers does not under ZeRO-3.
+    """Compare names and shapes of a checkpoint's tensors with the model's.
 
     Returns:
         Whether the checkpoint has a reward head to keep.
@@ -33,6 +33,7 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     Raises:
         ModelError: a tensor is missing, unknown or of another shape.
     """
+    # workaround: transformers-zero3-shapes (docs/workarounds.md)
     found = read_shapes(directory)
     stored = len({name.partition("layers.")[2].partition(".")[0] for name in found if "layers." in name})
     if stored < config.num_hidden_layers:  # before a model of so many is made

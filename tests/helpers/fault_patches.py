@@ -250,7 +250,7 @@ def signal_in_save(number: int) -> None:
     deepspeed_shards.ShardWriter.save = patched  # type: ignore[method-assign]
 
 
-def state_after_unmended_resume(directory: str) -> None:
+def state_after_unfixed_resume(directory: str) -> None:
     """As DeepSpeed leaves it."""
     from train.checkpoints import deepspeed_shards
 
@@ -260,7 +260,7 @@ def state_after_unmended_resume(directory: str) -> None:
         groups = [{k: v for k, v in group.items() if k != "params"} for group in inner.param_groups]
         torch.save({"groups": groups, "counters": len(counters)}, f"{directory}/state-0.pt")
 
-    deepspeed_shards._mend = patched
+    deepspeed_shards._fix_universal_load = patched
 
 
 def check_export_in_process() -> None:

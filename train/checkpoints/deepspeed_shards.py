@@ -24,8 +24,10 @@ class ShardWriter:
     """DeepSpeed's checkpoint engine, with failures kept for later: a rank that raised in the middle of DeepSpeed's save
     would leave the others waiting in its barriers."""
 
+    # workaround: deepspeed-save (docs/workarounds.md)
+
     def __init__(self, engine: Any):
-        """Takes the engine's own writer's place."""
+        """Takes the place of the engine's own writer."""
         self.written: list[str] = []
         self.error: Exception | None = None
         engine.checkpoint_engine = self
@@ -55,7 +57,7 @@ class ShardWriter:
         """DeepSpeed announces a save."""
 
     def commit(self, info: Any) -> bool:
-        """DeepSpeed thinks it has saved; `Checkpoints.commit` is what does."""
+        """DeepSpeed takes the checkpoint for saved; `Checkpoints.commit` seals it."""
         return True
 
     def is_decoupled(self) -> bool:
@@ -108,7 +110,7 @@ def _load_resharded(engine: Any, path: Path, ranks: Ranks) -> None:
     found, _ = engine.load_checkpoint(str(folder), tag="universal")
     engine._config.load_universal_checkpoint = False
     assert found is not None, f"{folder} was written a moment ago"
-    _mend(engine, hyperparameters)
+    _fix_universal_load(engine, hyperparameters)
     raise_together(None)  # nobody reads the folder any more
     if ranks.is_main:
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,13 +127,14 @@ def _set_hyperparameters(engine: Any, hyperparameters: list[dict[str, Any]]) -> 
             group.update(values)
 
 
-def _mend(engine: Any, hyperparameters: list[dict[str, Any]]) -> None:
-    """Three mistakes of DeepSpeed 0.19.8 in reading a universal checkpoint (test_other_rank_counts.py shows them).
+def _fix_universal_load(engine: Any, hyperparameters: list[dict[str, Any]]) -> None:
+    """Repair what DeepSpeed 0.19.8 gets wrong in reading a universal checkpoint.
 
     Every parameter group is given the first one's hyperparameters; all groups of parameters share one counter of
     steps, which Adam then increments once for each of them in every step; and the counter is on the CPU, where fused
     AdamW refuses it beside moments on a GPU.
     """
+    # workaround: deepspeed-universal-load (docs/workarounds.md)
     _set_hyperparameters(engine, hyperparameters)
     for parameter, state in engine.optimizer.optimizer.state.items():
         if "step" in state:

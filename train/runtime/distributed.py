@@ -1,4 +1,4 @@
-"""Ranks: who am I, how do we start, and what all of us agree on. The only file that talks to torch.distributed.
+"""Ranks: which one this process is, process groups, and what all ranks agree on. Only this file uses torch.distributed.
 
 There are two process groups: the default one, which carries tensors (NCCL on GPUs), and a control group of gloo for
 small agreements between hosts, which never wait for a GPU. Sums go over the first; `agree`, `gather`, `raise_together`
@@ -118,15 +118,15 @@ def gather_in_turn(mine: list[Any]) -> list[Any]:
 
 
 def _prepare_for_op() -> None:
-    """Let DeepSpeed find the op that it needs on CPU as launch.sh has compiled it, instead of compiling it anew."""
+    """Let DeepSpeed find the op that it needs on CPU as compiled by launch.sh, instead of compiling it again."""
     compiled = Path(sys.prefix) / "torch_extensions"
     if compiled.is_dir():
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(compiled))
-    # Another ninja than that of this environment takes whatever it did not make itself for out of date.
+    # Another ninja than this environment's takes what it did not build itself for out of date.
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
     if own not in path.split(os.pathsep):
         os.environ["PATH"] = f"{own}{os.pathsep}{path}"
-    # torch waits for this lock without an end; a build that was killed leaves it there.
+    # workaround: torch-build-lock (docs/workarounds.md): a build that was killed leaves it, and torch waits forever.
     for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR", compiled)).glob("deepspeed_*/lock"):
         with contextlib.suppress(OSError):
             if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
@@ -139,6 +139,7 @@ def _forget_buffer(ranks: Ranks) -> None:
 
     Nobody else does: each run would leave 66 MB a rank in memory until the machine is started again.
     """
+    # workaround: deepspeed-shared-memory (docs/workarounds.md)
     barrier()
     where = f"{os.environ['MASTER_ADDR']}_{os.environ['MASTER_PORT']}"
     Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{where}_{ranks.rank}").unlink(missing_ok=True)
@@ -160,6 +161,7 @@ def set_timeouts(seconds: float) -> None:
         return
     from torch.distributed import distributed_c10d
 
+    # workaround: torch-group-timeouts (docs/workarounds.md)
     for group in list(distributed_c10d._world.pg_map):  # DeepSpeed has made some of its own, too
         distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
 

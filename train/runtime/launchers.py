@@ -4,6 +4,8 @@ SIGTERM to the `deepspeed` command ends that process alone: its child goes on, w
 belong to somebody else by then. So the ranks check that the processes that started them are still running.
 """
 
+# workaround: deepspeed-launcher (docs/workarounds.md)
+
 from collections.abc import Mapping
 
 import psutil

@@ -29,7 +29,7 @@ LAUNCHER, DEADLINE, STOP_FILE = 1, 2, 3
 SIGNALS = {signal.SIGHUP: 4, signal.SIGUSR1: 5, signal.SIGTERM: 6, signal.SIGINT: 7}
 
 LOOK_SECONDS = 1.0  # between looks at files and at other processes
-# torchrun passes a Ctrl-C on that the terminal has already sent to every rank: that is not a second one.
+# workaround: torchrun-interrupt (docs/workarounds.md): the terminal has already sent the Ctrl-C that torchrun forwards.
 SAME_INTERRUPT_SECONDS = 5.0
 
 

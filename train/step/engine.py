@@ -156,18 +156,18 @@ def grad_norm(engine: Any) -> float:
 def quiet_deepspeed() -> None:
     """Keep DeepSpeed's and its build tools' routine messages off the user's screen; warnings stay."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # The variable of some CUDA images holds "9.0a", which DeepSpeed's op builder cannot parse.
+    # workaround: deepspeed-arch-list (docs/workarounds.md): some CUDA images set "9.0a", which DeepSpeed cannot parse.
     if os.environ.get("TORCH_CUDA_ARCH_LIST", "").endswith("a"):
         os.environ["TORCH_CUDA_ARCH_LIST"] = os.environ["TORCH_CUDA_ARCH_LIST"][:-1]
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is a CUDA toolkit and no GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a CUDA toolkit without a GPU
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").addFilter(_is_news)
-    # DeepSpeed 0.19 still calls the collectives by the names that torch 2.13 deprecates, several times a step.
+    # workaround: deepspeed-deprecated-names (docs/workarounds.md): it warned several times a step.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether DeepSpeed says something that the run does not say itself, with names of pairs."""
+    """Whether a message of DeepSpeed is news: skipped steps are reported by the run itself, with names of pairs."""
     return "OVERFLOW" not in str(record.msg)
 
 
@@ -177,13 +177,14 @@ def release_engine(engine: Any) -> None:
     DeepSpeed 0.19.8 keeps a ZeRO-3 engine alive for as long as the process lives, by a cache of one of its methods and
     by a list of modules that it leaves filled. Other versions may not have these: then there is nothing to clear.
     """
+    # workaround: deepspeed-engine-leak (docs/workarounds.md)
     engine.destroy()
     for clear in held_by_deepspeed():
         clear()
 
 
 def held_by_deepspeed() -> list[Callable[[], None]]:
-    """What clears each thing by which DeepSpeed holds engines that are gone; nothing where it has none."""
+    """Functions that clear each cache and list by which DeepSpeed holds engines that were destroyed."""
     zero = "deepspeed.runtime.zero"
     coordinator = vars(sys.modules.get(f"{zero}.partitioned_param_coordinator", object))
     methods = vars(coordinator.get("PartitionedParameterCoordinator", object)).values()

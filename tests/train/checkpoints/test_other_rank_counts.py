@@ -91,13 +91,13 @@ def test_the_same_command_goes_on_with_other_ranks_and_back(warm, tmp_path):
     close_to(metrics(directory), metrics(reference), 2e-5)
 
 
-@pytest.mark.slow("two runs for a fault of DeepSpeed's")
-def test_without_the_mending_deepspeed_would_lose_something(warm, tmp_path):
-    """Two of the mistakes of DeepSpeed 0.19.8 are still there; when this fails, `shards._mend` can go."""
+@pytest.mark.slow("two runs for a bug of DeepSpeed")
+def test_deepspeed_alone_mixes_up_parameter_groups(warm, tmp_path):
+    """Two bugs of DeepSpeed 0.19.8 are still there; when this fails, `_fix_universal_load` can go."""
     arguments = [*DECAY, "engine.precision=bf16"]
     source = begun(warm, "groups", arguments, 2)
     given = [*arguments, f"run_dir={tmp_path / 'run'}", f"checkpoint.resume={newest(source)}"]
-    ended = warm.run(given, patch=["state_after_unmended_resume", str(tmp_path)])
+    ended = warm.run(given, patch=["state_after_unfixed_resume", str(tmp_path)])
     assert set(ended.codes) == {0}, ended.output
     found = torch.load(tmp_path / "state-0.pt")
     assert [group["weight_decay"] for group in found["groups"]] == [0.1, 0.1]  # the second one's is 0
@@ -113,7 +113,7 @@ def test_the_state_is_where_the_weights_are():
         moments = {key: torch.zeros(4, device="meta") for key in ("exp_avg", "exp_avg_sq")}
         adamw.state[parameter] = {"step": shared, **moments}
     engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=adamw.param_groups, optimizer=adamw))
-    deepspeed_shards._mend(engine, [{"lr": 1e-3}])
+    deepspeed_shards._fix_universal_load(engine, [{"lr": 1e-3}])
     states = list(adamw.state.values())
     assert {tensor.device.type for state in states for tensor in state.values()} == {"meta"}
     assert states[0]["step"] is not states[1]["step"]
