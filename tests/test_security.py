@@ -56,7 +56,7 @@ class Bomb:
 
 def calls(names):
     """(place, call) of every call of functions or methods of these names in the package, and in code it executes."""
-    sources = {str(p.relative_to(ROOT)): p.read_text() for package in PACKAGES for p in (ROOT / package).glob("*.py")}
+    sources = {str(p.relative_to(ROOT)): p.read_text() for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
     sources["train/export/model_card.py: TOKENIZE"] = snippet_code()
     for place, text in sorted(sources.items()):
         for node in ast.walk(ast.parse(text)):
@@ -245,7 +245,7 @@ def test_code_and_pickles_are_read_in_the_known_places_only():
     assert {(place, name) for place, name in found if name not in harmless and not name.endswith(".eval")} == {
         ("train/checkpoints/deepspeed_shards.py", "torch.load"),
         ("train/runtime/distributed.py", "pickle.loads"),
-        ("train/check_export.py", "exec"),
+        ("train/export/verify.py", "exec"),
     }
 
 
