@@ -117,20 +117,18 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
         pack_tokens=config.pack_tokens,
         max_length=config.max_length,
     )
-    about = describe_model(scorer, str(config.model))
-    ranks.say(f"scoring in {about['dtype']} on {scorer.device}, attention: {scorer.attention}; results in {output}")
-    results = []
+    model = describe_model(scorer, str(config.model))
+    ranks.say(f"scoring in {model['dtype']} on {scorer.device}, attention: {scorer.attention}; results in {output}")
     if ranks.is_main:
         output.mkdir(parents=True, exist_ok=True)
+    results = []
     for name, reading in readings.items():
         if config.overwrite and ranks.is_main:
             forget(output, name)
         sample = draw_sample(reading, config.limit, config.seed)
-        result = score_benchmark(scorer, BENCHMARKS[name], reading, sample, output, about, ranks)
-        if result is not None:
-            results.append(result)
+        results.append(score_benchmark(scorer, BENCHMARKS[name], reading, sample, output, model, ranks))
     stop()
-    return results
+    return [result for result in results if result is not None]
 
 
 def show_results(tables: list[Any], output: Path | None) -> None:
