@@ -7,8 +7,11 @@ from typing import Any
 
 from data.benchmarks.readers import existing
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
+from data.benchmarks.sample import draw_sample
+from data.common.atomic import write_file
 from data.common.errors import DataError
 from train.recipe.safe_yaml import closest
+from train.scoring.tables import TextTable, text
 
 
 @dataclass
@@ -96,7 +99,6 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     check_benchmark_config(config)
 
     # torch: not before the settings are known to be right.
-    from data.benchmarks.sample import draw_sample
     from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
     from train.scoring.one_benchmark import describe_model, forget, score_benchmark
     from train.scoring.scorer import Scorer
@@ -131,11 +133,8 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return [result for result in results if result is not None]
 
 
-def show_results(tables: list[Any], output: Path | None) -> None:
+def show_results(tables: list[TextTable], output: Path | None) -> None:
     """Print tables, and write them as Markdown into a directory."""
-    from data.common.atomic import write_file
-    from train.scoring.tables import text
-
     for table in tables:
         print("\n" + text(table, markdown=False), end="")
     if output is not None:

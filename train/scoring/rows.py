@@ -15,7 +15,7 @@ RESULTS = ("reward", "rewards", "chosen_reward", "rejected_reward", "error", "er
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row whose conversations are token ids, in place of each that cannot be scored the reason."""
+    """A row's conversations as token ids; where one cannot be scored, the reason stands in its place."""
 
     kind: str  # messages, pair or responses, as `read_row` says
     conversations: list[list[int] | InvalidPair]
