@@ -9,22 +9,23 @@ own at its end; docs/evaluation.md says what is on it.
 """
 
 import os
-import sys
 from pathlib import Path
 
 from train.recipe import cli
-from train.reports.run_files import ReportError, read_runs
-from train.reports.run_page import write_report
+from train.reports.run_files import ReportError
+from train.reports.write import report_runs
+from train.sweeps.state import SWEEP_FILE
 
 
 @cli.command(__doc__)
 def main(arguments: list[str]) -> None:
     directories, output = read_options(arguments)
-    if len(directories) == 1 and (directories[0] / "sweep.json").is_file():
-        output = output or directories[0] / "report.html"
+    output = output or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
+    if len(directories) == 1 and (directories[0] / SWEEP_FILE).is_file():
+        from train.sweeps.results.write import report_sweep  # only where a sweep is drawn
+
         report_sweep(directories[0], output)
     else:
-        output = output or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
         report_runs(directories, output)
     print(f"wrote {output}")
 
@@ -43,26 +44,6 @@ def read_options(arguments: list[str]) -> tuple[list[Path], Path | None]:
     if not directories:
         raise ReportError("which run? give run=DIRECTORY, e.g. run=runs/tiny")
     return directories, output
-
-
-def report_runs(directories: list[Path], output: Path) -> None:
-    """Raises: ReportError, OSError."""
-    runs = read_runs(directories)
-    if not output.parent.is_dir():
-        raise ReportError(f"output={output}: there is no directory {output.parent}")
-    write_report(runs, output)
-    for run in runs:
-        for note in run.notes:
-            print(f"WARNING: {run.directory}: {note}", file=sys.stderr)
-
-
-def report_sweep(directory: Path, output: Path) -> None:
-    """The page of a sweep (train/sweep.py). Raises: RecipeError, OSError."""
-    from data.common.atomic import write_file
-    from train.sweeps.results.page import results_of, sweep_page
-    from train.sweeps.state import read_saved_sweep
-
-    write_file(output, sweep_page(results_of(read_saved_sweep(directory))))
 
 
 if __name__ == "__main__":

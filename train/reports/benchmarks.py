@@ -3,12 +3,13 @@
 import itertools
 from typing import Any
 
+from train.reports.formatting import in_percent, number, tick
 from train.reports.html import Cell, Drawn, HtmlTable, Section
-from train.reports.plots import Bar, Line, draw_bars, draw_lines, number, short
+from train.reports.plots import Bar, Line, draw_bars, draw_lines
 from train.reports.run_files import RunRecord
 
 
-def benchmarks(runs: list[RunRecord]) -> Section:
+def benchmark_scores(runs: list[RunRecord]) -> Section:
     """A figure for each benchmark that any of the runs has a result of."""
     from data.benchmarks.registry import BENCHMARKS
 
@@ -22,24 +23,24 @@ def benchmarks(runs: list[RunRecord]) -> Section:
             if result["benchmark"] == name
         ]
         if name not in BENCHMARKS or BENCHMARKS[name].SCORES_ARE_SHARES:
-            figures.append(_scores(name, found))
+            figures.append(_score_bars(name, found))
         else:
-            figures += [_curve(*entry, len(runs)) for entry in found]
+            figures += [_best_of_n_curve(*entry, len(runs)) for entry in found]
     text = "In percent, with 95 % bootstrap intervals. Grey rows are published figures, which come without intervals."
     return Section("benchmarks", "Benchmarks", text, figures)
 
 
-def _scores(name: str, found: list[tuple[int, RunRecord, dict[str, Any]]]) -> Drawn:
+def _score_bars(name: str, found: list[tuple[int, RunRecord, dict[str, Any]]]) -> Drawn:
     bars, rows, remarks = [], [], []
     published: dict[str, dict[str, float]] = {}
     for which, run, result in found:
         score = result["scores"]["score"]
         bars.append(_bar(run.label, score, which))
         for subset, values in result["scores"].items():
-            rows.append([run.label, subset, *(_percent(values.get(key)) for key in ("value", "low", "high"))])
+            rows.append([run.label, subset, *(in_percent(values.get(key)) for key in ("value", "low", "high"))])
         published |= result.get("published_percent") or {}
         remarks += [f"{run.label}: {line}" for line in result.get("missing", [])]
-    family = _common(list(published))
+    family = _common_prefix(list(published))
     for model, scores in published.items():
         if "score" in scores:
             bars.append(Bar(model.removeprefix(family), scores["score"], 0))
@@ -48,7 +49,7 @@ def _scores(name: str, found: list[tuple[int, RunRecord, dict[str, Any]]]) -> Dr
     if remarks:
         note = f"{note}. INCOMPLETE: {'; '.join(dict.fromkeys(remarks))}"
     alt = f"{name}: " + "; ".join(f"{bar.label} {bar.value:.1f}" for bar in bars)
-    svg = draw_bars(bars, xlabel="score, percent", form="{:.1f}".format, tick=short, limits=(0, 100))
+    svg = draw_bars(bars, xlabel="score, percent", form="{:.1f}".format, tick_form=tick, limits=(0, 100))
     table = HtmlTable(f"{name} {found[0][2].get('version', '')}", ["model", "score", "percent", "low", "high"], rows)
     legend = [(run.label, which, 0) for which, run, _ in found]
     legend += [(f"published: {family}…" if family else "published", 0, 0)] if published else []
@@ -56,11 +57,11 @@ def _scores(name: str, found: list[tuple[int, RunRecord, dict[str, Any]]]) -> Dr
 
 
 def _bar(label: str, score: dict[str, float | None], colour: int) -> Bar:
-    value, low, high = (_percent(score.get(key)) for key in ("value", "low", "high"))
+    value, low, high = (in_percent(score.get(key)) for key in ("value", "low", "high"))
     return Bar(label, value or 0.0, colour, low, high)
 
 
-def _curve(which: int, run: RunRecord, result: dict[str, Any], num_runs: int) -> Drawn:
+def _best_of_n_curve(which: int, run: RunRecord, result: dict[str, Any], num_runs: int) -> Drawn:
     """The expected true score of the response with the highest reward of n."""
     curves, lines, legend = result["curves"], [], []
     sizes = sorted(int(key.removeprefix("curve/")) for key in curves if key.startswith("curve/"))
@@ -84,11 +85,7 @@ def _curve(which: int, run: RunRecord, result: dict[str, Any], num_runs: int) ->
     return Drawn(title, draw_lines(lines, xlabel="n", ylabel="true score"), alt, table, legend=legend)
 
 
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _common(names: list[str]) -> str:
+def _common_prefix(names: list[str]) -> str:
     """What several names begin with, up to a dash: the family of the models."""
     parts = zip(*(name.split("-")[:-1] for name in names), strict=False) if len(names) > 1 else iter(())
     return "".join(f"{same[0]}-" for same in itertools.takewhile(lambda same: len(set(same)) == 1, parts))

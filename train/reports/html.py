@@ -1,6 +1,6 @@
 """The page of a report: its style, and the pieces it is made of. No script, nothing from the network, one file.
 
-Whatever comes from a run is a stranger's text here: it passes `esc` once, on its way into the page. A number in a table
+Texts that come from a run are untrusted: each passes `esc` once, on its way into the page. A number in a table
 is written as <data value="EXACT">SHORT</data>.
 """
 
@@ -8,9 +8,10 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from train.reports.plots import SERIES, number
+from train.reports.formatting import number
 
 Cell = str | float | int | None
+SERIES = 8  # colours --s1 to --s8 of the page; more series begin again with the first. --s0: only there to compare with
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -36,7 +37,7 @@ PAGE = """<!doctype html>
 </html>
 """
 
-STYLE = """
+CSS = """
 :root { --bg: #ffffff; --card: #f7f8fa; --ink: #16191d; --muted: #57606a; --grid: #e2e6ea; --line: #d5dae0;
   --s0: #a7b0ba; --s1: #0b66b0; --s2: #c2470a; --s3: #0a7a55; --s4: #9a3f8c; --s5: #8a6100; --s6: #2a7f99;
   --s7: #b3264a; --s8: #5d5fc4; }
@@ -85,7 +86,7 @@ caption { text-align: left; padding: 6px 10px; color: var(--muted); }
 th, td { padding: 4px 10px; text-align: right; border-top: 1px solid var(--grid); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
-td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9em; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9em; }
 pre { margin: 0; padding: 12px; font: 0.85rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
   monospace; }
 footer { padding: 40px 20px 32px; font-size: 0.88rem; }
@@ -133,7 +134,7 @@ def render_page(title: str, lead: str, sections: Sequence[Section], footer: str,
     shown = [section for section in sections if section.figures or section.html]
     nav = " ".join(f'<a href="#{esc(section.id)}">{esc(section.title)}</a>' for section in shown)
     body = top + "\n".join(_section(section) for section in shown)
-    return PAGE.format(title=esc(title), style=STYLE, lead=esc(lead), nav=nav, body=body, footer=esc(footer))
+    return PAGE.format(title=esc(title), style=CSS, lead=esc(lead), nav=nav, body=body, footer=esc(footer))
 
 
 def cards(facts: Sequence[tuple[str, str, str]]) -> str:
@@ -146,8 +147,14 @@ def cards(facts: Sequence[tuple[str, str, str]]) -> str:
 
 
 def table_html(table: HtmlTable, wide: bool = False) -> str:
-    head = "".join(f'<th scope="col">{esc(column)}</th>' for column in table.columns)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    """A table that scrolls in its own box. Columns that hold a text are aligned to the left, head and cells alike."""
+    is_text = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
+    classes = [' class="text"' if text else "" for text in is_text]
+    head = "".join(f'<th scope="col"{c}>{esc(column)}</th>' for c, column in zip(classes, table.columns, strict=True))
+    rows = "".join(
+        f"<tr>{''.join(f'<td{c}>{_cell(value)}</td>' for c, value in zip(classes, row, strict=True))}</tr>"
+        for row in table.rows
+    )
     return (
         f'<div class="scroll{" wide" if wide else ""}" tabindex="0" role="region" aria-label="{esc(table.caption)}">'
         f"<table><caption>{esc(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -162,10 +169,8 @@ def text_block(summary: str, text: str) -> str:
 
 def _cell(value: Cell) -> str:
     if value is None:
-        return "<td>–</td>"
-    if isinstance(value, str):
-        return f'<td class="text">{esc(value)}</td>'
-    return f'<td><data value="{value!r}">{esc(number(value))}</data></td>'
+        return "–"
+    return esc(value) if isinstance(value, str) else f'<data value="{value!r}">{esc(number(value))}</data>'
 
 
 def _section(section: Section) -> str:

@@ -1,6 +1,6 @@
-"""What a report is made of: the files of run directories and of benchmark results, read and checked.
+"""Reads and checks the files of run directories and of benchmark results.
 
-A run that is still going on, or one of an earlier version without evaluations/, has less on its page and no error.
+A run that has not finished, or one of an earlier version without evaluations/, has less on its page and no error.
 """
 
 import json
@@ -11,13 +11,13 @@ from typing import Any
 
 from data.common.errors import UserError
 
-FORMAT = 1  # of evaluations/step-N.json (train/evaluation/files.py)
+EVALUATION_FORMAT = 1  # of evaluations/step-N.json, as in train/evaluation/files.py
 METRICS = ("train/", "eval/", "benchmark/", "time/", "memory/")
 Series = tuple[list[int], list[float]]  # steps, values
 
 
 class ReportError(UserError):
-    """Something that the user can fix about what a report is asked for."""
+    """What cannot be drawn, and why."""
 
 
 @dataclass
@@ -27,9 +27,7 @@ class RunRecord:
     label: str
     directory: Path
     lines: list[dict[str, Any]]  # of metrics.jsonl
-    evaluation: dict[str, Any] = field(
-        default_factory=dict
-    )  # the last evaluations/step-N.json; empty when there is none
+    evaluation: dict[str, Any] = field(default_factory=dict)  # last evaluations/step-N.json; empty: there is none
     drop_report: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     finished: bool = False
@@ -57,7 +55,7 @@ class RunRecord:
 
 
 def read_run(directory: Path, label: str | None = None) -> RunRecord:
-    """Read a run directory. Raises: ReportError, when it is none."""
+    """Read a run directory. Raises: ReportError when it is not one; OSError."""
     path = directory / "metrics.jsonl"
     if not path.is_file():
         raise ReportError(f"run={directory}: no metrics.jsonl in it; give the directory of a run, e.g. run=runs/tiny")
@@ -77,7 +75,7 @@ def read_run(directory: Path, label: str | None = None) -> RunRecord:
     evaluated = [line["step"] for line in lines if any(key.startswith("eval/") for key in line)]
     if evaluated and (directory / "evaluations" / f"step-{evaluated[-1]}.json").is_file():
         record.evaluation = _read_json(record, f"evaluations/step-{evaluated[-1]}.json")
-        if record.evaluation.get("format", FORMAT) != FORMAT:
+        if record.evaluation.get("format", EVALUATION_FORMAT) != EVALUATION_FORMAT:
             record.notes.append("its evaluations/ are of another version of this program and left out")
             record.evaluation = {}
     record.finished = (directory / "finished.json").is_file()
@@ -103,7 +101,7 @@ def _read_line(text: str) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None for one that no tracker wrote: half a line, or one that was changed by hand."""
     try:
         line = json.loads(text)
-        "".join(line).encode()  # halves of surrogate pairs could not be written
+        "".join(line).encode()  # fails for halves of surrogate pairs, which cannot be written
     except (ValueError, TypeError, RecursionError):
         return None
     if not isinstance(line, dict) or not _is_number(line.get("step")) or not 0 <= line["step"] < 2**53:
@@ -122,7 +120,7 @@ def _read_json(record: RunRecord, name: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, ensure_ascii=False).encode()  # halves of surrogate pairs could not be written
+        json.dumps(value, ensure_ascii=False).encode()  # fails for halves of surrogate pairs, which cannot be written
         if isinstance(value, dict):
             return value
     except (ValueError, RecursionError):
@@ -138,7 +136,7 @@ def _is_number(value: Any) -> bool:
 
 
 def thinned(series: Series, most: int) -> Series:
-    """At most about so many points of a series, evenly spaced, the last one among them."""
+    """About `most` evenly spaced points of a series, the last one among them."""
     steps, values = series
     every = max(1, math.ceil(len(steps) / most))
     chosen = range((len(steps) - 1) % every, len(steps), every)

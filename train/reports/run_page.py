@@ -1,30 +1,27 @@
-"""Runs as one HTML page."""
+"""The page of one run, or of several side by side."""
 
-import sys
+import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
+from data.common.text import format_duration
 from train.evaluation.pair_metrics import wilson
 from train.recipe.safe_yaml import RecipeError, read_yaml
-from train.reports.run_files import ReportError, RunRecord, read_run
+from train.reports.benchmarks import benchmark_scores
+from train.reports.curves import learning_curves, speed_and_memory
+from train.reports.formatting import number, percent
+from train.reports.held_out import held_out, source_metrics
+from train.reports.html import HtmlTable, Section, cards, render_page, table_html, text_block
+from train.reports.row_outcomes import row_outcomes
+from train.reports.run_files import ReportError, RunRecord
 
 T = TypeVar("T")
 
 
-def write_report(runs: list[RunRecord], output: Path) -> None:
-    """Raises: ReportError when a run has nothing to draw; OSError."""
-    from data.common.atomic import write_file
-
-    write_file(output, report_page(runs))
-
-
 def report_page(runs: list[RunRecord]) -> str:
     """The page as text. Raises: ReportError."""
-    from train.reports.benchmarks import benchmarks
-    from train.reports.html import Section, render_page, table_html, text_block
-    from train.reports.sections import held_out, learning_curves, rows_of_the_data, source_metrics, speed_and_memory
-
     for run in runs:
         if not run.lines:
             raise ReportError(f"run={run.directory}: metrics.jsonl has no line yet; wait for the first step")
@@ -38,14 +35,14 @@ def report_page(runs: list[RunRecord]) -> str:
     recipe = Section("recipe", "Recipe", "The resolved recipe: recipe=FILE run_dir=PATH repeats the run.")
     if len(runs) > 1:
         recipe.text = "What differs, then each recipe whole."
-        recipe.html = table_html(differences(runs), wide=True)
+        recipe.html = table_html(_differing_keys(runs), wide=True)
     recipe.html += "".join(text_block(f"recipe.yaml of {run.label}", run.recipe) for run in runs if run.recipe)
     sections = [
         _drawn("metrics.jsonl", lambda: learning_curves(runs)),
         evaluated,
-        _drawn("benchmarks/", lambda: benchmarks(runs)),
+        _drawn("benchmarks/", lambda: benchmark_scores(runs)),
         _drawn("metrics.jsonl", lambda: speed_and_memory(runs)),
-        _drawn("drop_report.json", lambda: rows_of_the_data(runs)),
+        _drawn("drop_report.json", lambda: row_outcomes(runs)),
         recipe,
     ]
     title = f"Run {runs[0].label}" if len(runs) == 1 else f"{len(runs)} runs"
@@ -57,26 +54,23 @@ def report_page(runs: list[RunRecord]) -> str:
 
 
 def _drawn(what: str, draw: Callable[[], T]) -> T:
-    """What one part of the run directory shows. Raises: ReportError naming it, when it is not as a run writes it."""
+    """draw(), for a part of the page. Raises: ReportError naming the file, when it is not as a run writes it."""
     try:
         return draw()
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ReportError(f"{what} of the run is not as it was written ({told}); mend it or move it away") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ReportError(f"{what} of the run is not as it was written ({reason}); mend it or move it away") from error
 
 
 def _summary(runs: list[RunRecord]) -> str:
-    """The figures that one asks for first."""
-    from train.reports.html import cards, table_html
-
+    """Headline numbers: cards of one run, a table of several."""
     if len(runs) == 1:
-        return cards([fact for fact in _facts(runs[0]) if fact[1] != "–"])
+        return cards([card for card in _headline_numbers(runs[0]) if card[1] != "–"])
     return table_html(_summary_table(runs), wide=True)
 
 
-def _facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, value, remark) of what one asks first."""
-    from train.reports.plots import number, percent
+def _headline_numbers(run: RunRecord) -> list[tuple[str, str, str]]:
+    """(name, value, remark) of each headline number."""
 
     def shown(key: str, form: Any = number) -> str:
         value = run.last(key)
@@ -94,14 +88,12 @@ def _facts(run: RunRecord) -> list[tuple[str, str, str]]:
         ("Reward–length correlation", shown("eval/all/length_correlation"), "of rewards; 0 is best"),
         ("Steps", number(run.lines[-1]["step"]), f"{shown('train/pairs_seen')} pairs"),
         ("Tokens per second", shown("train/tokens_per_second", lambda v: f"{v:,.0f}"), "of the last step"),
-        ("Time", "–" if seconds is None else _duration(seconds), "of the last start"),
+        ("Time", "–" if seconds is None else format_duration(seconds), "of the last start"),
         ("Peak memory", shown("memory/peak_gib", lambda v: f"{v:.2f} GiB"), "of the main rank"),
     ]
 
 
-def _summary_table(runs: list[RunRecord]) -> Any:
-    from train.reports.html import HtmlTable
-
+def _summary_table(runs: list[RunRecord]) -> HtmlTable:
     keys = {
         "held-out accuracy": "eval/all/accuracy",
         "held-out loss": "eval/all/loss",
@@ -119,11 +111,9 @@ def _summary_table(runs: list[RunRecord]) -> Any:
     return HtmlTable("The last values of each run", ["", *(run.label for run in runs)], rows)
 
 
-def differences(runs: list[RunRecord]) -> Any:
-    """The keys in which the recipes differ; names and places left out."""
-    from train.reports.html import HtmlTable
-
-    flat = [_flat(run) for run in runs]
+def _differing_keys(runs: list[RunRecord]) -> HtmlTable:
+    """The keys in which the recipes differ, without `name` and `run_dir`."""
+    flat = [_recipe_values(run) for run in runs]
     keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
     rows: list[Any] = []
     for key in keys:
@@ -135,13 +125,9 @@ def differences(runs: list[RunRecord]) -> Any:
     )
 
 
-def _flat(run: RunRecord) -> dict[str, str]:
-    """key.of.a.recipe -> its value as text; what cannot be read counts as nothing."""
-    import json
-
+def _recipe_values(run: RunRecord) -> dict[str, str]:
+    """key.of.a.recipe -> its value as text; empty where recipe.yaml cannot be read."""
     try:
-        from omegaconf import OmegaConf
-
         tree: Any = OmegaConf.to_container(read_yaml(run.directory / "recipe.yaml"), resolve=False)
     except (RecipeError, OSError):
         return {}
@@ -152,21 +138,3 @@ def _flat(run: RunRecord) -> dict[str, str]:
         return {prefix.removesuffix("."): value if isinstance(value, str) else json.dumps(value, default=str)}
 
     return walk("", tree)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def report_run(directory: Path) -> Path | None:
-    """The page of a run at its end. What goes wrong is a warning: the run is done, whatever becomes of its picture."""
-    output = directory / "report.html"
-    try:
-        write_report([read_run(directory)], output)
-    except Exception as error:
-        print(f"WARNING: {output} was not drawn: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return None
-    return output

@@ -1,6 +1,6 @@
-"""A sweep: one recipe run at many points. docs/sweeps.md explains every key and number.
+"""What a sweep asks for becomes runs, on this machine or as jobs of Slurm.
 
-What happens, in order (train/sweep.py is the command):
+A sweep runs one recipe at many points (docs/sweeps.md). What happens, in order; train/sweep.py is the command:
 
     1. keys of the command line -> SweepConfig        config.py: read_sweep
     2. SweepConfig -> points (names and changed keys)  points.py: points_of

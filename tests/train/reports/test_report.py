@@ -12,8 +12,10 @@ from browser import chromium, measure, screenshot
 
 from train.evaluation.pair_metrics import PairFacts, pair_metrics, pair_tables, wilson
 from train.report import main
+from train.reports.html import CSS, HtmlTable, table_html
 from train.reports.run_files import ReportError, read_run, read_runs, running_mean, thinned
-from train.reports.run_page import report_page, report_run
+from train.reports.run_page import report_page
+from train.reports.write import report_run
 
 HOSTILE = '<script>alert(1)<_script>$x^2$ "&\'\x07 id="a" url(#b)'
 RECIPE = """name: x
@@ -192,6 +194,19 @@ def test_what_a_run_says_stays_text(page):
     assert set(re.findall(r'="url\(#([^)]*)\)"', page)) <= set(ids)
 
 
+def test_heads_are_aligned_as_their_cells():
+    """Numbers to the right, texts to the left; a column that holds both, or dashes, is one of texts."""
+    columns, rows = (
+        ["run", "pairs", "interval", "note"],
+        [["a", 1, None, None], ["b", 2, "1 to 2", 0.5], ["c", None, 3, "x"]],
+    )
+    html = table_html(HtmlTable("numbers", columns, rows))
+    for line in html.split("<tr>")[1:]:
+        cells = re.findall(r"<t[hd]([^>]*)>", line)
+        assert ['class="text"' in attributes for attributes in cells] == [True, False, True, True]
+    assert "th.text, td.text { text-align: left;" in CSS
+
+
 def test_figures_are_drawings_with_words(page):
     svgs = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
     assert len(svgs) == page.count("<figure>") >= 18
@@ -299,8 +314,8 @@ def test_mistakes_are_one_line(arguments, said, run, tmp_path, capsys):
 def test_a_run_is_done_whatever_becomes_of_its_picture(tmp_path, capsys, monkeypatch):
     write_run(tmp_path / "run", steps=20)
     monkeypatch.setitem(sys.modules, "train.reports.plots", None)
-    monkeypatch.delitem(sys.modules, "train.reports.html", raising=False)
-    monkeypatch.delitem(sys.modules, "train.reports.benchmarks", raising=False)
+    for name in ("run_page", "curves"):
+        monkeypatch.delitem(sys.modules, f"train.reports.{name}", raising=False)
     assert report_run(tmp_path / "run") is None
     assert "WARNING" in capsys.readouterr().err
     assert report_run(tmp_path / "nowhere") is None

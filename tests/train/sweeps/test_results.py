@@ -12,10 +12,12 @@ import pytest
 from browser import chromium, measure
 
 from train.report import main as report_main
-from train.sweeps.results.page import results_of, sweep_page
-from train.sweeps.results.paired import ALL, Differences, Effect, bootstrap, paired, read_results, read_reward_rows
+from train.sweeps.results.page import sweep_page
+from train.sweeps.results.paired import PairedDifferences, bootstrap, paired_differences, read_reward_rows
+from train.sweeps.results.result import ALL, Effect
 from train.sweeps.results.scaling import curves_of, fit
-from train.sweeps.results.tables import rows_of, sentence, sentences, tables_of, write_tables
+from train.sweeps.results.tables import result_rows, result_tables, sentence, sentences, write_tables
+from train.sweeps.results.write import read_results
 from train.sweeps.state import Sweep, SweepRun
 
 
@@ -62,14 +64,14 @@ def rows(right: list[int], first: int = 1) -> dict:
 def test_pairs_are_matched_by_source_and_row_and_those_of_one_run_are_counted():
     mine = {"s": (np.array([2, 3, 5]), np.array([1.0, 0.0, 1.0])), "t": (np.array([1]), np.array([1.0]))}
     base = {"s": (np.array([1, 2, 3]), np.array([0.0, 0.0, 0.0]))}
-    found = paired([(mine, base)])
+    found = paired_differences([(mine, base)])
     assert list(found.sources) == ["s", "s"]
     assert found.values.tolist() == [[1.0, 0.0]]
     assert found.left_out == 3  # row 1, row 5, and the source t
 
 
 def test_seeds_with_other_held_out_pairs_are_put_together():
-    found = paired([(rows([1, 1]), rows([0, 0])), (rows([0, 0], 2), rows([0, 0], 2))])
+    found = paired_differences([(rows([1, 1]), rows([0, 0])), (rows([0, 0], 2), rows([0, 0], 2))])
     assert np.array_equal(found.values, [[1, 1, np.nan], [np.nan, 0, 0]], equal_nan=True)
     effect = bootstrap({"p": found})["p"][ALL]
     assert effect.difference == 0.5  # the mean over seeds of 1 and 0
@@ -79,12 +81,12 @@ def test_seeds_with_other_held_out_pairs_are_put_together():
 def test_the_interval_over_pairs_is_that_of_the_paired_differences():
     generator = np.random.default_rng(1)
     values = generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0], size=(1, 4000))
-    effect = bootstrap({"p": Differences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
+    effect = bootstrap({"p": PairedDifferences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
     error = values.std() / math.sqrt(4000)
     assert effect.difference == pytest.approx(values.mean())
     assert effect.plus_minus == pytest.approx(1.96 * error, rel=0.1)
     assert effect.both_low is None
-    again = bootstrap({"p": Differences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
+    again = bootstrap({"p": PairedDifferences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
     assert again == effect  # seeded
 
 
@@ -92,7 +94,7 @@ def test_the_interval_over_seeds_has_their_spread_in_it():
     """Three seeds that differ by far more than pairs do: the standard error of their mean, unbiased."""
     means = np.array([0.1, 0.2, 0.4])
     values = np.tile(means[:, None], (1, 500))
-    effect = bootstrap({"p": Differences(np.array(["s"] * 500, dtype=object), b"", values, 0)})["p"]["s"]
+    effect = bootstrap({"p": PairedDifferences(np.array(["s"] * 500, dtype=object), b"", values, 0)})["p"]["s"]
     assert (effect.low, effect.high) == pytest.approx((means.mean(), means.mean()))
     picked = np.random.default_rng(0).choice(means, size=(100_000, 3)).mean(axis=1) - means.mean()
     assert np.std(picked) * math.sqrt(3 / 2) == pytest.approx(means.std(ddof=1) / math.sqrt(3), rel=0.02)
@@ -103,7 +105,7 @@ def test_the_interval_over_seeds_has_their_spread_in_it():
 def test_each_source_has_its_own_effect_and_its_number_of_pairs_stays_in_every_draw():
     values = np.array([[1.0] * 10 + [-1.0] * 30])
     names = np.array(["s"] * 10 + ["t"] * 30, dtype=object)
-    effects = bootstrap({"p": Differences(names, b"", values, 0)})["p"]
+    effects = bootstrap({"p": PairedDifferences(names, b"", values, 0)})["p"]
     assert effects["s"] == Effect(1, 1, 1, pairs=10)
     assert effects["t"] == Effect(-1, -1, -1, pairs=30)
     assert effects[ALL] == Effect(-0.5, -0.5, -0.5, pairs=40)
@@ -190,7 +192,7 @@ def test_a_point_with_many_ties_has_a_note(tmp_path):
     for seed, ties in enumerate((1.0, 0.5)):
         path = tmp_path / f"dead_seed-{seed}" / "metrics.jsonl"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eval/all/ties": ties}) + "\n")
-    notes = [remark for remark in tables_of(read_results(sweep))[0].remarks if "ties" in remark]
+    notes = [remark for remark in result_tables(read_results(sweep))[0].remarks if "ties" in remark]
     assert notes == [
         "dead: 3 of 4 held-out pairs (75.0 %, the mean over its runs) are ties: both responses have the same reward, "
         "and a tie is no win"
@@ -198,8 +200,8 @@ def test_a_point_with_many_ties_has_a_note(tmp_path):
 
 
 def test_tables_for_people_and_programs(sweep):
-    result = results_of(sweep)
-    whole, by_source = tables_of(result)
+    result = read_results(sweep)
+    whole, by_source = result_tables(result)
     assert [row[0] for row in whole.rows] == ["point", "base *", "without-s", "without-t"]
     assert whole.rows[1][1:6] == ["2", "100", "99.0", "1.4", "-"]
     assert whole.rows[2][5] == "-28.0"
@@ -211,7 +213,7 @@ def test_tables_for_people_and_programs(sweep):
     with open(sweep.directory / "results.csv") as file:
         lines = list(csv.DictReader(file))
     table = pq.read_table(sweep.directory / "results.parquet").to_pylist()
-    assert len(lines) == len(table) == len(rows_of(result))
+    assert len(lines) == len(table) == len(result_rows(result))
     row = next(r for r in table if r["point"] == "without-s" and r["metric"] == "eval/all/accuracy")
     assert row["difference"] == pytest.approx(-0.28)
     assert row["low"] < row["difference"] < row["high"] < 0
@@ -222,7 +224,7 @@ def test_tables_for_people_and_programs(sweep):
 def test_benchmark_metrics_have_a_table(tmp_path):
     points = {"base": {0: {"s": [1, 0]}, 1: {"s": [1, 0]}}, "p": {0: {"s": [1, 1]}}}
     extra = {"benchmark/rm_bench/score/accuracy": 0.625, "benchmark/rm_bench/easy/accuracy": 0.5}
-    table = tables_of(results_of(make_sweep(tmp_path, points, extra=extra)))[-1]
+    table = result_tables(read_results(make_sweep(tmp_path, points, extra=extra)))[-1]
     assert table.rows == [["point", "rm_bench"], ["base *", "62.5 (sd 0.0)"], ["p", "62.5"]]
 
 
@@ -245,11 +247,11 @@ def test_benchmark_results_are_compared_item_by_item(tmp_path):
             "model": {},
         }
         (folder / "ppe_preference.json").write_text(json.dumps(result))
-    found = results_of(sweep).points[1].benchmarks["ppe_preference"]
+    found = read_results(sweep).points[1].benchmarks["ppe_preference"]
     assert found.difference == pytest.approx(0.25)
     assert found.pairs == 4
     (tmp_path / "p" / "benchmarks" / "ppe_preference.json").write_text("{")
-    result = results_of(sweep)
+    result = read_results(sweep)
     assert result.points[1].benchmarks == {}
     assert any("ppe_preference" in note for note in result.notes)
 
@@ -291,19 +293,19 @@ def test_points_that_differ_in_their_amount_are_a_curve(tmp_path):
         "half-hot": {"data.fraction": 0.5, "optimizer.learning_rate": 1.0},
         "whole-hot": {"data.fraction": 1.0, "optimizer.learning_rate": 1.0},
     }
-    result = results_of(make_sweep(tmp_path, points, baseline="whole", changes=changes, pairs=amounts))
+    result = read_results(make_sweep(tmp_path, points, baseline="whole", changes=changes, pairs=amounts))
     curves = curves_of(result, "eval/all/accuracy")
     assert [(c.label, c.pairs) for c in curves] == [("held-out accuracy", [50, 100]), ("learning_rate 1", [50, 100])]
     assert 'id="scaling"' in sweep_page(result)
     other = make_sweep(tmp_path / "x", points, baseline="whole", pairs=amounts)
-    assert curves_of(results_of(other), "eval/all/accuracy") == []
+    assert curves_of(read_results(other), "eval/all/accuracy") == []
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_has_the_effects_and_every_run(sweep):
-    page = sweep_page(results_of(sweep))
+    page = sweep_page(read_results(sweep))
     assert "<script" not in page
     assert "<li>dropping s costs 28.0 ± " in page
     assert page.count("<figure>") == 3  # all, s, t
@@ -332,7 +334,7 @@ def test_a_browser_draws_every_figure_and_nothing_overflows(tmp_path, dark):
     changes = {name: {"data.sources.a_rather_long_name_of_a_source.limit": n} for name, n in amounts.items()}
     sweep = make_sweep(tmp_path / "sweep", right, baseline="limit-20", changes=changes, pairs=amounts)
     page = tmp_path / "page.html"
-    page.write_text(sweep_page(results_of(sweep)))
+    page.write_text(sweep_page(read_results(sweep)))
     for found in measure(page, [1280, 390, 320], tmp_path, dark):
         assert found["scrollWidth"] <= found["width"]
         assert found["beyond"] == []

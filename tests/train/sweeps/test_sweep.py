@@ -18,7 +18,7 @@ from train import sweep
 from train.recipe.schema import load_recipe
 from train.sweeps import run as run_module
 from train.sweeps.local import Job, command_of, environment_of, visible_gpus
-from train.sweeps.progress import estimate_seconds, last_error, plan_lines
+from train.sweeps.progress import Progress, estimate_seconds, last_error, plan_lines
 from train.sweeps.state import Sweep, SweepRun, read_saved_sweep
 
 TINY = [
@@ -263,6 +263,37 @@ def test_the_last_error_of_a_log_is_that_of_this_start(tmp_path):
     assert last_error(log, start_at) == "Killed"
     assert last_error(log) == "error: an old one"
     assert last_error(tmp_path / "none.log") == ""
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(on_terminal, tmp_path, capsys, monkeypatch):
+    runs = [SweepRun(name, name, None, tmp_path / name) for name in ("a", "b")]
+    runs[0].directory.mkdir()
+    (runs[0].directory / "finished.json").write_text("{}")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    progress = Progress(Sweep(tmp_path, "a", {}, runs), 1)
+    progress.ended(Job("a", runs[0].directory, 1), 0, 60.0)
+    progress.ended(Job("b", runs[1].directory, 1), -9, 5.0)
+    progress.close()
+    out, error = capsys.readouterr()
+    assert out == "done     a: 60 s; 1 to go\nFAILED   b: killed by signal 9\n"
+    assert bool(error) is on_terminal
+
+
+def test_the_exit_code_says_how_a_sweep_ended(tmp_path, capsys):
+    runs = [SweepRun(name, name, None, tmp_path / name) for name in ("a", "b")]
+    for codes, expected, said in (
+        ((None, None), 75, "0 of 2 runs are done, 2 left to run: the same command runs them\n"),
+        ((1, 75), 75, "0 of 2 runs are done, 1 failed, 1 left to run: the same command runs them\n"),
+        ((1, 2), 1, "0 of 2 runs are done, 2 failed: the same command runs them\n"),
+    ):
+        runs[0].code, runs[1].code = codes
+        assert run_module.exit_code(Sweep(tmp_path, "a", {}, runs)) == expected
+        assert capsys.readouterr().out == said
+    for run in runs:
+        run.directory.mkdir()
+        (run.directory / "finished.json").write_text("{}")
+    assert run_module.exit_code(Sweep(tmp_path, "a", {}, runs)) == 0
 
 
 # --- real sweeps ----------------------------------------------------------------------------------------------------

@@ -1,21 +1,19 @@
-"""The page of a sweep, and all its result files. `python train/report.py run=SWEEP_DIR` draws it again.
+"""The page of a sweep. `python train/report.py run=SWEEP_DIR` draws it again.
 
-Without scripts and in one file, like the page of a run (train/report.py); every figure has its numbers below it.
+Without scripts and in one file, like the page of a run (train/reports); every figure has its numbers below it.
 """
 
-import sys
 from typing import Any
 
 import numpy as np
 
+from train.reports.formatting import in_percent
 from train.reports.html import Cell, Drawn, HtmlTable, Section, esc, render_page, table_html, text_block
-from train.scoring.tables import TextTable as TextTable
-from train.scoring.tables import text
-from train.sweeps.results.benchmarks import compare_benchmarks
-from train.sweeps.results.paired import ALL, SweepResult, read_results
+from train.scoring.tables import TextTable
+from train.sweeps.results.plots import Mark, ScalingCurve, draw_effects, draw_scaling
+from train.sweeps.results.result import ALL, SweepResult
 from train.sweeps.results.scaling import Curve, curves_of
-from train.sweeps.results.tables import ACCURACY, sentences, tables_of, write_tables
-from train.sweeps.state import Sweep
+from train.sweeps.results.tables import ACCURACY, result_tables, sentences
 
 CAVEAT = (
     "The dashed line is a fit through these points alone: it says little about amounts beyond them, and nothing about "
@@ -23,54 +21,22 @@ CAVEAT = (
 )
 
 
-def write_results(sweep: Sweep) -> None:
-    """Print the tables, and write results.md, .csv, .parquet and report.html of what is finished. Raises: OSError."""
-    if not any(run.is_finished for run in sweep.runs):
-        return
-    result = results_of(sweep)
-    for table in tables_of(result):
-        print(f"\n{text(table, markdown=False)}", end="")
-    write_tables(result)
-    output = sweep.directory / "report.html"
-    try:
-        write_page(result)
-    except Exception as error:  # the numbers are there, whatever becomes of their picture
-        print(f"WARNING: {output} was not drawn: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        output = sweep.directory / "results.md"
-    print(f"\nResults: {output} (also results.md, .csv, .parquet)", flush=True)
-
-
-def results_of(sweep: Sweep) -> SweepResult:
-    result = read_results(sweep)
-    compare_benchmarks(result)
-    return result
-
-
-def write_page(result: SweepResult) -> None:
-    """Raises: OSError."""
-    from data.common.atomic import write_file
-
-    write_file(result.sweep.directory / "report.html", sweep_page(result))
-
-
 def sweep_page(result: SweepResult) -> str:
     sweep = result.sweep
     done = sum(run.is_finished for run in sweep.runs)
     lead = f"{len(sweep.points)} points, {done} of {len(sweep.runs)} runs done. Baseline: {sweep.baseline}."
     sections = [
-        _effects(result),
-        _scaling(result),
-        Section("points", "Points", "Means over seeds; differences in points of percent.", html=_tables(result)),
-        _runs(result),
+        _effects_section(result),
+        _scaling_section(result),
+        Section("points", "Points", "Means over seeds; differences in points of percent.", html=_tables_html(result)),
+        _runs_section(result),
     ]
     footer = "Every number is made of the runs' metrics.jsonl and evaluations/; results.csv has all of them."
     return render_page(f"Sweep {sweep.directory.resolve().name}", lead, sections, footer)
 
 
-def _effects(result: SweepResult) -> Section:
+def _effects_section(result: SweepResult) -> Section:
     """A figure for all held-out pairs, and one for each source."""
-    from train.sweeps.results.plots import Mark, draw_effects
-
     figures = []
     names = [ALL, *(name for name in result.sources if name != ALL)]
     for name in names if len(names) > 2 else [ALL]:
@@ -79,7 +45,7 @@ def _effects(result: SweepResult) -> Section:
             continue
         marks, rows = [], []
         for label, e in sorted(found, key=lambda entry: entry[1].difference):
-            numbers = [None if v is None else 100 * v for v in (e.difference, e.low, e.high, e.both_low, e.both_high)]
+            numbers = [in_percent(v) for v in (e.difference, e.low, e.high, e.both_low, e.both_high)]
             marks.append(Mark(label, *numbers))  # type: ignore[arg-type]
             row: list[Cell] = [label, *numbers, e.pairs]
             rows.append(row)
@@ -96,9 +62,7 @@ def _effects(result: SweepResult) -> Section:
     return Section("effects", "What each point changes", text, figures, f"<ul>{lines}</ul>" if lines else "")
 
 
-def _scaling(result: SweepResult) -> Section:
-    from train.sweeps.results.plots import Scaling, draw_scaling
-
+def _scaling_section(result: SweepResult) -> Section:
     figures = []
     names = [ALL, *(name for name in result.sources if name != ALL)]
     for name in names if len(names) > 2 else [ALL]:
@@ -110,7 +74,7 @@ def _scaling(result: SweepResult) -> Section:
         for colour, curve in enumerate(curves, start=1):
             accuracy = [float(point.mean(key) or 0.0) for point in curve.points]
             spread = [point.spread(key) for point in curve.points]
-            drawn.append(Scaling(curve.pairs, accuracy, spread, _line(curve), colour))
+            drawn.append(ScalingCurve(curve.pairs, accuracy, spread, _fitted_line(curve), colour))
             rows += [
                 [curve.label, point.name, pairs, value, sd, None if curve.fit is None else curve.fit(pairs)]
                 for point, pairs, value, sd in zip(curve.points, curve.pairs, accuracy, spread, strict=True)
@@ -126,23 +90,24 @@ def _scaling(result: SweepResult) -> Section:
     return Section("scaling", "Accuracy over the number of pairs", CAVEAT, figures)
 
 
-def _line(curve: Curve) -> Any:
+def _fitted_line(curve: Curve) -> Any:
     if curve.fit is None:
         return None
     x = np.geomspace(min(curve.pairs), max(curve.pairs), 60)
     return x.tolist(), [curve.fit(n) for n in x]
 
 
-def _tables(result: SweepResult) -> str:
-    return "".join(table_html(_as_page(table), wide=True) for table in tables_of(result))
+def _tables_html(result: SweepResult) -> str:
+    return "".join(table_html(_html_table(table), wide=True) for table in result_tables(result))
 
 
-def _as_page(table: TextTable) -> HtmlTable:
-    rows = [[_number(cell) for cell in row] for row in table.rows[1:]]
+def _html_table(table: TextTable) -> HtmlTable:
+    rows = [[_parsed(cell) for cell in row] for row in table.rows[1:]]
     return HtmlTable(table.title, table.rows[0], rows)
 
 
-def _number(text: str) -> Cell:
+def _parsed(text: str) -> Cell:
+    """A number where the text of a cell is one."""
     if text == "-":
         return None
     try:
@@ -151,7 +116,7 @@ def _number(text: str) -> Cell:
         return text.replace("+-", "±")
 
 
-def _runs(result: SweepResult) -> Section:
+def _runs_section(result: SweepResult) -> Section:
     """Every run with its state and last numbers."""
     records = {
         run.name: record for point in result.points for run, record in zip(point.runs, point.records, strict=True)

@@ -1,4 +1,4 @@
-"""What a sweep found: every point's held-out metrics, and its difference from the baseline on the same held-out pairs.
+"""Differences of points from the baseline on the same held-out pairs, with intervals.
 
 A difference is the mean over seeds, and over the pairs that both runs of a seed held out, of (right - right of the
 baseline); right is 1 where the chosen response has the higher reward. Two 95 % intervals: over draws of the pairs
@@ -7,130 +7,17 @@ baseline); right is 1 where the chosen response has the higher reward. Two 95 % 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from data.benchmarks.scores import draws, middle, ratio
-from train.reports.run_files import ReportError, RunRecord, read_run
-from train.sweeps.state import Sweep, SweepRun
+from train.sweeps.results.result import ALL, Effect, SweepResult
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Rows: TypeAlias = "dict[str, tuple[Array, Array]]"  # source -> (rows, ascending; right, 1.0 or 0.0)
-ALL = "all"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A difference from the baseline, in shares (0.01 is a point of percent)."""
-
-    difference: float
-    low: float  # 95 %, over held-out pairs
-    high: float
-    both_low: float | None = None  # 95 %, over pairs and seeds; None: one seed says nothing about others
-    both_high: float | None = None
-    pairs: int = 0  # items, of a benchmark
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The one to judge by: over pairs and seeds, where there are several."""
-        if self.both_low is None or self.both_high is None:
-            return self.low, self.high
-        return min(self.low, self.both_low), max(self.high, self.both_high)
-
-    @property
-    def plus_minus(self) -> float:
-        """Half of that interval."""
-        return (self.interval[1] - self.interval[0]) / 2
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it leaves 0 out."""
-        return not self.interval[0] <= 0 <= self.interval[1]
-
-
-@dataclass
-class PointResult:
-    """A point over its finished runs."""
-
-    name: str
-    runs: list[SweepRun]  # finished
-    planned: int
-    records: list[RunRecord]
-    effects: dict[str, Effect] = field(default_factory=dict)  # by source, `all` among them; none of the baseline
-    benchmarks: dict[str, Effect] = field(default_factory=dict)  # headline scores, where items are at hand
-    notes: list[str] = field(default_factory=list)
-
-    def values(self, key: str) -> list[float]:
-        """A metric of each run that has it, after its last step."""
-        return [value for record in self.records if (value := record.last(key)) is not None]
-
-    def mean(self, key: str) -> float | None:
-        values = self.values(key)
-        return sum(values) / len(values) if values else None
-
-    def spread(self, key: str) -> float | None:
-        """Standard deviation over seeds; None of fewer than two runs."""
-        values = self.values(key)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-    @property
-    def pairs(self) -> int | None:
-        """Pairs seen in training."""
-        seen = self.mean("train/pairs_seen")
-        return None if seen is None else round(seen)
-
-    @property
-    def distinct(self) -> int | None:
-        """Different pairs trained on, as prepared."""
-        known = [run.distinct for run in self.runs if run.distinct is not None]
-        return round(sum(known) / len(known)) if known else None
-
-
-@dataclass
-class SweepResult:
-    sweep: Sweep
-    points: list[PointResult]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def baseline(self) -> PointResult:
-        return next(point for point in self.points if point.name == self.sweep.baseline)
-
-    @property
-    def sources(self) -> list[str]:
-        """Held-out sources of any point, in order; `all` comes last."""
-        keys = [key for point in self.points for record in point.records for key in record.keys("eval/")]
-        names = dict.fromkeys(key.split("/")[1] for key in keys)
-        return [name for name in names if name != ALL] + [ALL] * (ALL in names)
-
-    @property
-    def benchmark_keys(self) -> list[str]:
-        """The headline of each benchmark that was an evaluation of the runs."""
-        keys = [key for point in self.points for record in point.records for key in record.keys("benchmark/")]
-        return list(dict.fromkeys(key for key in keys if key.split("/")[2:] == ["score", "accuracy"]))
-
-
-def read_results(sweep: Sweep) -> SweepResult:
-    """What the finished runs of a sweep left; one that cannot be read is noted."""
-    result = SweepResult(sweep, [])
-    rows: dict[str, dict[int | None, Rows]] = {}
-    for name in sweep.points:
-        planned = sweep.of_point(name)
-        point = PointResult(name, [], len(planned), [])
-        rows[name] = {}
-        for run in filter(lambda run: run.is_finished, planned):
-            try:
-                point.records.append(read_run(run.directory, run.name))
-                point.runs.append(run)
-                rows[name][run.seed] = read_reward_rows(run.directory)
-            except (ReportError, OSError, ValueError) as error:
-                result.notes.append(f"{run.name}: {error}")
-        result.points.append(point)
-    compare_points(result, rows)
-    return result
 
 
 def read_reward_rows(directory: Path) -> Rows:
@@ -152,12 +39,9 @@ def read_reward_rows(directory: Path) -> Rows:
     return rows
 
 
-# --- paired differences ---------------------------------------------------------------------------------------------
-
-
 @dataclass
-class Differences:
-    """Of one point: for each seed and pair, right - right of the baseline; NaN where not both held the pair out."""
+class PairedDifferences:
+    """Of one point, for each seed and pair: right - right of the baseline; NaN where only one held the pair out."""
 
     sources: Array  # (pairs,) names
     keys: bytes  # which pairs these are
@@ -168,7 +52,7 @@ class Differences:
 def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]], *, seed: int = 0) -> None:
     """Fill in the effects of all points but the baseline."""
     base = rows.get(result.sweep.baseline, {})
-    found: dict[str, Differences] = {}
+    found: dict[str, PairedDifferences] = {}
     for point in result.points:
         if point.name == result.sweep.baseline:
             continue
@@ -179,7 +63,7 @@ def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]],
             continue
         if alone := [s for s in rows[point.name] if s not in base]:
             point.notes.append(f"seed {', '.join(map(str, alone))}: the baseline has no finished run; left out")
-        differences = paired([(rows[point.name][s], base[s]) for s in seeds])
+        differences = paired_differences([(rows[point.name][s], base[s]) for s in seeds])
         if len(differences.sources):
             found[point.name] = differences
         if differences.left_out:
@@ -193,7 +77,7 @@ def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]],
         point.effects = effects.get(point.name, {})
 
 
-def paired(runs: Sequence[tuple[Rows, Rows]]) -> Differences:
+def paired_differences(runs: Sequence[tuple[Rows, Rows]]) -> PairedDifferences:
     """The differences between (a point's run, the baseline's run) of each seed, on the pairs that both held out."""
     per_seed: list[dict[str, tuple[Array, Array]]] = []
     left_out = 0
@@ -219,10 +103,10 @@ def paired(runs: Sequence[tuple[Rows, Rows]]) -> Differences:
         sources += [name] * len(every)
         keys.append(name.encode() + b"\0" + every.tobytes())
     values = np.concatenate(columns, axis=1) if columns else np.empty((len(per_seed), 0))
-    return Differences(np.array(sources, dtype=object), b"\0".join(keys), values, left_out)
+    return PairedDifferences(np.array(sources, dtype=object), b"\0".join(keys), values, left_out)
 
 
-def bootstrap(points: dict[str, Differences], *, seed: int = 0) -> dict[str, dict[str, Effect]]:
+def bootstrap(points: dict[str, PairedDifferences], *, seed: int = 0) -> dict[str, dict[str, Effect]]:
     """Effects by point and source. Points with the same pairs get the same draws, so they can be compared, too."""
     found: dict[str, dict[str, Effect]] = {}
     for keys in dict.fromkeys(d.keys for d in points.values()):
@@ -233,29 +117,37 @@ def bootstrap(points: dict[str, Differences], *, seed: int = 0) -> dict[str, dic
         for weights in draws(list(sources), seed=seed):
             for point, d in same.items():
                 for name, part in parts.items():
-                    blocks[point, name].append(_means(d.values[:, part], weights[:, part]))
+                    blocks[point, name].append(_means_of_seeds(d.values[:, part], weights[:, part]))
         for point, d in same.items():
             found[point] = {
-                name: _effect(d.values[:, part], np.concatenate(blocks[point, name], axis=1), seed)
+                name: _effect_of(d.values[:, part], np.concatenate(blocks[point, name], axis=1), seed)
                 for name, part in parts.items()
             }
     return found
 
 
-def _means(values: Array, weights: Array) -> Array:
-    """(seeds, draws) weighted means over pairs, those of a seed that it has."""
+def _means_of_seeds(values: Array, weights: Array) -> Array:
+    """Weighted means over the pairs that each seed has.
+
+    Args:
+        values: (seeds, pairs), NaN where a seed does not have the pair.
+        weights: (draws, pairs).
+
+    Returns: (seeds, draws).
+    """
     there = ~np.isnan(values)
     return ratio(np.where(there, values, 0.0) @ weights.T, there.astype(np.float64) @ weights.T)
 
 
-def _effect(values: Array, drawn: Array, seed: int) -> Effect:
-    """
+def _effect_of(values: Array, drawn: Array, seed: int) -> Effect:
+    """The mean difference with its intervals.
+
     Args:
         values: (seeds, pairs).
         drawn: (seeds, draws), the mean over drawn pairs of each seed.
     """
     num_seeds = len(values)
-    difference = float(np.mean(_means(values, np.ones((1, values.shape[1])))))
+    difference = float(np.mean(_means_of_seeds(values, np.ones((1, values.shape[1])))))
     over_pairs = drawn.mean(axis=0)
     low, high = middle(over_pairs)
     both: tuple[float | None, float | None] = (None, None)
@@ -264,6 +156,6 @@ def _effect(values: Array, drawn: Array, seed: int) -> Effect:
             num_seeds, [1 / num_seeds] * num_seeds, size=drawn.shape[1]
         )
         over_seeds = (picked * drawn.T).sum(axis=1) / num_seeds
-        # Means of drawn seeds spread by (n - 1) / n of the variance that means of n seeds have.
+        # The variance of means of n drawn seeds is (n - 1) / n of that of means of n new seeds.
         both = middle(over_pairs + math.sqrt(num_seeds / (num_seeds - 1)) * (over_seeds - over_pairs))
     return Effect(difference, low, high, *both, pairs=int((~np.isnan(values)).any(axis=0).sum()))

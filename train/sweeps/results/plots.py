@@ -6,9 +6,8 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.reports.plots import DASHES, STANDINS, clean, colour_of, short, svg_of, whole_percent
-
-LONGEST = 26  # letters of a label
+from train.reports.formatting import percent_tick, tick
+from train.reports.svg import DASHES, PLACEHOLDERS, colour_of, name_rows, svg_of
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Mark:
 
 
 @dataclass
-class Scaling:
+class ScalingCurve:
     """Accuracies over pairs, with their intervals, and a line through them."""
 
     pairs: Sequence[float]
@@ -48,26 +47,23 @@ def draw_effects(marks: list[Mark], *, xlabel: str) -> str:
             if mark.both_low is not None and mark.both_high is not None:
                 axes.plot([mark.both_low, mark.both_high], [position] * 2, color=colour, linewidth=1.2)
             axes.plot([mark.low, mark.high], [position] * 2, color=colour, linewidth=4, solid_capstyle="butt")
-            axes.plot([mark.value], [position], color=STANDINS["ink"], marker="o", markersize=5)
+            axes.plot([mark.value], [position], color=PLACEHOLDERS["ink"], marker="o", markersize=5)
             axes.annotate(
                 f"{mark.value:+.1f}".replace("-", "−"), (mark.value, position), (0, 6), textcoords="offset points",
                 ha="center", fontsize=10,
             )  # fmt: skip
-        axes.axvline(0, color=STANDINS["muted"], linestyle=(0, (4, 3)), linewidth=1)
-        labels = [m.label if len(m.label) <= LONGEST else f"{m.label[: LONGEST - 1]}…" for m in marks]
-        axes.set_yticks(list(positions), [clean(label) for label in labels])
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
+        axes.axvline(0, color=PLACEHOLDERS["muted"], linestyle=(0, (4, 3)), linewidth=1)
+        name_rows(axes, [mark.label for mark in marks])
         axes.set_ylim(-0.6, len(marks) - 0.2)
         axes.margins(x=0.08)
-        axes.xaxis.set_major_formatter(FuncFormatter(short))
+        axes.xaxis.set_major_formatter(FuncFormatter(tick))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(xlabel)
 
     return svg_of(draw, 0.9 + 0.38 * max(2, len(marks)))
 
 
-def draw_scaling(curves: list[Scaling]) -> str:
+def draw_scaling(curves: list[ScalingCurve]) -> str:
     """Accuracy against the number of training pairs, on a logarithmic axis."""
 
     def draw(axes: Any) -> None:
@@ -88,9 +84,9 @@ def draw_scaling(curves: list[Scaling]) -> str:
         axes.set_xscale("log")
         ticks = sorted({pairs for curve in curves for pairs in curve.pairs})
         axes.set_xticks(ticks if len(ticks) <= 6 else ticks[:: -(-len(ticks) // 6)])
-        axes.xaxis.set_major_formatter(FuncFormatter(short))
+        axes.xaxis.set_major_formatter(FuncFormatter(tick))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(whole_percent))
+        axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("different pairs trained on")
         axes.set_ylabel("held-out accuracy")

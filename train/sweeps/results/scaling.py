@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.sweeps.points import is_amount, value_text
-from train.sweeps.results.paired import PointResult, SweepResult
+from train.sweeps.results.result import PointResult, SweepResult
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A function through some points, and how it is told."""
+    """A function fitted to some points, and its formula as text."""
 
     formula: str
     kind: str  # power | line
@@ -64,27 +64,27 @@ def curves_of(result: SweepResult, key: str) -> list[Curve]:
 
 
 def fit(pairs: Sequence[float], accuracy: Sequence[float]) -> Fit | None:
-    """accuracy = a - b n^-c through four or more amounts, a line in log n where that fails or through fewer.
+    """accuracy = a - b n^-c for four or more amounts; a line in log n for three, or where that fails.
 
-    None through fewer than three amounts, through which any line goes.
+    None for fewer than three amounts: any line goes through two.
     """
     x, y = np.asarray(pairs, dtype=np.float64), np.asarray(accuracy, dtype=np.float64)
     amounts = len(np.unique(x))
     if amounts < 3 or not np.isfinite(y).all():
         return None
-    return (_power(x, y) if amounts >= 4 else None) or _line(x, y)
+    return (_fit_power(x, y) if amounts >= 4 else None) or _fit_line(x, y)
 
 
-def _power(x: np.ndarray, y: np.ndarray) -> Fit | None:
+def _fit_power(x: np.ndarray, y: np.ndarray) -> Fit | None:
     from scipy.optimize import OptimizeWarning, curve_fit
 
     def curve(n: np.ndarray, limit: float, scale: float, exponent: float) -> np.ndarray:
-        return limit - scale * (n / x[0]) ** -exponent  # in units of the smallest amount, for the search's sake
+        return limit - scale * (n / x[0]) ** -exponent  # n / x[0]: the search needs numbers near 1
 
     rise = max(float(y[-1] - y[0]), 1e-3)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+            warnings.simplefilter("ignore", OptimizeWarning)  # warns about the covariance, which is not used
             found, _ = curve_fit(
                 curve,
                 x,
@@ -93,7 +93,7 @@ def _power(x: np.ndarray, y: np.ndarray) -> Fit | None:
                 bounds=([0.0, -2.0, 1e-3], [1.0, 2.0, 5.0]),
                 max_nfev=5000,
             )
-    except (RuntimeError, ValueError):  # it does not converge, or there is nothing to find
+    except (RuntimeError, ValueError):  # no convergence
         return None
     limit, scale, exponent = (float(value) for value in found)
     if not all(map(math.isfinite, (limit, scale, exponent))):
@@ -103,7 +103,7 @@ def _power(x: np.ndarray, y: np.ndarray) -> Fit | None:
     return Fit(f"{limit:.3f} - {scale:.3g} n^-{exponent:.2f}", "power", (limit, scale, exponent), rms)
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> Fit:
+def _fit_line(x: np.ndarray, y: np.ndarray) -> Fit:
     slope, at_one = (float(value) for value in np.polyfit(np.log(x), y, 1))
     rms = float(np.sqrt(np.mean((at_one + slope * np.log(x) - y) ** 2)))
     sign = "+" if slope >= 0 else "-"

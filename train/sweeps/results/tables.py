@@ -2,34 +2,35 @@
 
 import csv
 import io
-import uuid
 from pathlib import Path
 from typing import Any
 
+from data.common.atomic import write_file, writing
+from train.reports.formatting import shortened
 from train.scoring.tables import TextTable, text
-from train.sweeps.results.paired import ALL, Effect, PointResult, SweepResult
+from train.sweeps.results.result import ALL, Effect, PointResult, SweepResult
 
 ACCURACY = "eval/all/accuracy"
-LABELS = 24  # letters of a source in a column's head
+SOURCE_LETTERS = 24  # of a source in the head of a column; longer ones are cut
 MANY_TIES = 0.01  # of a point's held-out pairs
 LEFT_OUT, ADDED = "without-", "with-"
 
 
-def tables_of(result: SweepResult) -> list[TextTable]:
-    """What a person reads: all points, their differences by source, benchmarks."""
-    tables = [_points(result)]
+def result_tables(result: SweepResult) -> list[TextTable]:
+    """The tables for people: all points, their differences by source, benchmarks."""
+    tables = [_points_table(result)]
     if len(result.sources) > 2:
-        tables.append(_by_source(result))
+        tables.append(_source_table(result))
     if result.benchmark_keys or any(point.benchmarks for point in result.points):
-        tables.append(_benchmarks(result))
+        tables.append(_benchmark_table(result))
     return tables
 
 
 def sentences(result: SweepResult) -> list[str]:
-    """What each point is worth, in words; first what helps or hurts most."""
-    told = [(point.effects[ALL], point) for point in result.points if ALL in point.effects]
-    told.sort(key=lambda entry: entry[0].difference)
-    return [sentence(point.name, effect, result.sweep.baseline) for effect, point in told]
+    """The effect of each point in words, from the largest loss to the largest gain."""
+    found = [(point.effects[ALL], point) for point in result.points if ALL in point.effects]
+    found.sort(key=lambda entry: entry[0].difference)
+    return [sentence(point.name, effect, result.sweep.baseline) for effect, point in found]
 
 
 def sentence(name: str, effect: Effect, baseline: str) -> str:
@@ -41,52 +42,56 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
     else:
         what, verbs = f"{name} against {baseline}", ("loses", "gains")
     if not effect.is_clear:
-        return f"{what}: no clear difference ({shown(effect)} points)"
+        return f"{what}: no clear difference ({_with_interval(effect)} points)"
     size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
     return f"{what} {verbs[effect.difference >= 0]} {size}"
 
 
-def _points(result: SweepResult) -> TextTable:
-    rows = [
-        ["point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)", "loss"]
+def _points_table(result: SweepResult) -> TextTable:
+    columns = ("point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)")
+    rows = [[*columns, "loss"], *(_point_row(result, point) for point in result.points)]
+    return TextTable(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, _remarks(result))
+
+
+def _point_row(result: SweepResult, point: PointResult) -> list[str]:
+    effect, pairs, loss = point.effects.get(ALL), point.pairs, point.mean("eval/all/loss")
+    both = None if effect is None or effect.both_low is None else (effect.both_low, effect.both_high or 0.0)
+    return [
+        _name(result, point),
+        f"{len(point.runs)}" if len(point.runs) == point.planned else f"{len(point.runs)} of {point.planned}",
+        "-" if pairs is None else f"{pairs:,}",
+        _percent_or_dash(point.mean(ACCURACY)),
+        _percent_or_dash(point.spread(ACCURACY)),
+        "-" if effect is None else f"{100 * effect.difference:+.1f}",
+        "-" if effect is None else _signed_range(effect.low, effect.high),
+        "-" if both is None else _signed_range(*both),
+        "-" if loss is None else f"{loss:.4f}",
     ]
-    for point in result.points:
-        effect = point.effects.get(ALL)
-        pairs = point.pairs
-        rows.append(
-            [
-                point.name + (" *" if point.name == result.sweep.baseline else ""),
-                f"{len(point.runs)}" if len(point.runs) == point.planned else f"{len(point.runs)} of {point.planned}",
-                "-" if pairs is None else f"{pairs:,}",
-                _percent(point.mean(ACCURACY)),
-                _percent(point.spread(ACCURACY)),
-                "-" if effect is None else f"{100 * effect.difference:+.1f}",
-                "-" if effect is None else _range(effect.low, effect.high),
-                "-" if effect is None or effect.both_low is None else _range(effect.both_low, effect.both_high or 0.0),
-                "-" if (loss := point.mean("eval/all/loss")) is None else f"{loss:.4f}",
-            ]
-        )
-    counts = {effect.pairs for point in result.points if (effect := point.effects.get(ALL))}
-    on = f" on the same {max(counts):,} held-out pairs" if len(counts) == 1 else " on the held-out pairs that both have"
-    remarks = (
-        [f"* the baseline; differences from it in points of percent, paired{on}"] if counts else ["* the baseline"]
-    )
-    told = sentences(result)
-    over = (
-        "pairs and seeds" if any(p.effects[ALL].both_low is not None for p in result.points if p.effects) else "pairs"
-    )
-    remarks += [*told, f"(+- is half of the 95 % interval over {over})"] if told else []
+
+
+def _name(result: SweepResult, point: PointResult) -> str:
+    return point.name + (" *" if point.name == result.sweep.baseline else "")
+
+
+def _remarks(result: SweepResult) -> list[str]:
+    """What is compared, the effects in words, notes, and the runs that are not done."""
+    effects = [point.effects[ALL] for point in result.points if ALL in point.effects]
+    remarks = ["* the baseline"]
+    if counts := {effect.pairs for effect in effects if effect.pairs}:
+        same = f"the same {max(counts):,} held-out pairs" if len(counts) == 1 else "the held-out pairs that both have"
+        remarks = [f"* the baseline; differences from it in points of percent, paired on {same}"]
+    if effects:
+        over = "pairs and seeds" if any(effect.both_low is not None for effect in effects) else "pairs"
+        remarks += [*sentences(result), f"(+- is half of the 95 % interval over {over})"]
     remarks += [f"{point.name}: {note}" for point in result.points for note in [*point.notes, *_ties(point)]]
-    remarks += [
-        f"{run.name} {run.state}{': ' if run.error else ''}{run.error}"
-        for run in result.sweep.runs
-        if run.state != "done"
-    ]
-    return TextTable(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, [*remarks, *result.notes])
+    for run in result.sweep.runs:
+        if run.state != "done":
+            remarks.append(f"{run.name} {run.state}{': ' if run.error else ''}{run.error}")
+    return [*remarks, *result.notes]
 
 
 def _ties(point: PointResult) -> list[str]:
-    """A note where so many pairs are ties that the accuracy cannot be read without knowing it."""
+    """A note where the share of ties is large enough to distort the accuracy."""
     share, pairs = point.mean("eval/all/ties"), point.mean("eval/all/pairs")
     if share is None or pairs is None or not share > MANY_TIES:
         return []
@@ -97,15 +102,15 @@ def _ties(point: PointResult) -> list[str]:
     ]
 
 
-def _by_source(result: SweepResult) -> TextTable:
+def _source_table(result: SweepResult) -> TextTable:
     names = [name for name in result.sources if name != ALL]
-    rows = [["point", *(name if len(name) <= LABELS else f"{name[: LABELS - 1]}…" for name in names)]]
+    rows = [["point", *(shortened(name, SOURCE_LETTERS) for name in names)]]
     for point in result.points:
         if point.name == result.sweep.baseline:
-            values = [_percent(point.mean(f"eval/{name}/accuracy")) for name in names]
+            values = [_percent_or_dash(point.mean(f"eval/{name}/accuracy")) for name in names]
             rows.insert(1, [f"{point.name} *", *values])
         else:
-            rows.append([point.name, *(shown(point.effects[n]) if n in point.effects else "-" for n in names)])
+            rows.append([point.name, *(_with_interval(point.effects[n]) if n in point.effects else "-" for n in names)])
     return TextTable(
         "by held-out source: accuracy of the baseline (*), and differences from it, in percent",
         rows,
@@ -113,40 +118,40 @@ def _by_source(result: SweepResult) -> TextTable:
     )
 
 
-def _benchmarks(result: SweepResult) -> TextTable:
+def _benchmark_table(result: SweepResult) -> TextTable:
     keys = result.benchmark_keys
     scored = list(dict.fromkeys(name for point in result.points for name in point.benchmarks))
     rows = [["point", *(key.split("/")[1] for key in keys), *(f"{name} (difference)" for name in scored)]]
     for point in result.points:
         means = [
-            _percent(point.mean(key)) + ("" if (sd := point.spread(key)) is None else f" (sd {100 * sd:.1f})")
+            _percent_or_dash(point.mean(key)) + ("" if (sd := point.spread(key)) is None else f" (sd {100 * sd:.1f})")
             for key in keys
         ]
-        differences = [shown(point.benchmarks[name]) if name in point.benchmarks else "-" for name in scored]
-        rows.append([point.name + (" *" if point.name == result.sweep.baseline else ""), *means, *differences])
+        differences = [_with_interval(point.benchmarks[name]) if name in point.benchmarks else "-" for name in scored]
+        rows.append([_name(result, point), *means, *differences])
     return TextTable("benchmarks: headline scores in percent, means over seeds", rows, [])
 
 
-def shown(effect: Effect) -> str:
+def _with_interval(effect: Effect) -> str:
     return f"{100 * effect.difference:+.1f} +- {100 * effect.plus_minus:.1f}"
 
 
-def _range(low: float, high: float) -> str:
+def _signed_range(low: float, high: float) -> str:
     return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
-def _percent(value: float | None) -> str:
+def _percent_or_dash(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
-COLUMNS = (
+FILE_COLUMNS = (
     "point", "baseline", "metric", "runs", "mean", "sd", "difference", "low", "high", "both_low", "both_high", "items",
 )  # fmt: skip
 
 
-def rows_of(result: SweepResult) -> list[dict[str, Any]]:
+def result_rows(result: SweepResult) -> list[dict[str, Any]]:
     """A row for each point and metric: every held-out metric and benchmark score; differences where they are paired."""
     keys = dict.fromkeys(
         key for point in result.points for r in point.records for key in r.keys("eval/") + r.keys("benchmark/")
@@ -175,17 +180,15 @@ def _row(result: SweepResult, point: PointResult, key: str, effect: Effect | Non
         point.mean(key),
         point.spread(key),
     ]
-    return dict(zip(COLUMNS, [*own, *values, effect.pairs if effect else None], strict=True))
+    return dict(zip(FILE_COLUMNS, [*own, *values, effect.pairs if effect else None], strict=True))
 
 
 def write_tables(result: SweepResult) -> None:
     """results.md, .csv and .parquet in the sweep's directory. Raises: OSError."""
-    from data.common.atomic import write_file
-
-    directory, rows = result.sweep.directory, rows_of(result)
-    write_file(directory / "results.md", "\n".join(text(table, markdown=True) for table in tables_of(result)))
+    directory, rows = result.sweep.directory, result_rows(result)
+    write_file(directory / "results.md", "\n".join(text(table, markdown=True) for table in result_tables(result)))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, FILE_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_file(directory / "results.csv", buffer.getvalue())
@@ -196,15 +199,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data.common import atomic
-
     texts, whole = ("point", "metric"), ("runs", "items")
-    kinds = {c: pa.string() if c in texts else pa.int64() if c in whole else pa.float64() for c in COLUMNS}
-    schema = pa.schema([(c, pa.bool_() if c == "baseline" else kinds[c]) for c in COLUMNS])
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    kinds = {c: pa.string() if c in texts else pa.int64() if c in whole else pa.float64() for c in FILE_COLUMNS}
+    schema = pa.schema([(c, pa.bool_() if c == "baseline" else kinds[c]) for c in FILE_COLUMNS])
+    with writing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-        atomic.sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
