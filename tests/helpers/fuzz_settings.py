@@ -22,10 +22,11 @@ def amount(few: int, most: int) -> int:
     return most if everything else few
 
 
-def fuzz(examples: int) -> Any:
-    """Decorates a property: how many examples it is tried with; a quarter of them by default."""
+def fuzz(examples: int, few: int | None = None) -> Any:
+    """Decorates a property: how many examples it is tried with; by default `few`, or a quarter of them, at least 20."""
+    few = few or min(examples, max(20, examples // 4))
     return settings(
-        max_examples=int(LONG or amount(examples // 4, examples)),
+        max_examples=int(LONG or amount(few, examples)),
         derandomize=LONG is None,
         database=None,
         deadline=None,  # `within` bounds the time, and not by the speed of the machine

@@ -207,7 +207,7 @@ changes = st.dictionaries(keys, plain, min_size=1, max_size=3) | st.fixed_dictio
 def test_any_keys_give_a_model_or_one_line() -> None:
     seen = {"built": 0, "refused": 0, "large": 0}
 
-    @fuzz(200)
+    @fuzz(200, few=200)  # all outcomes are to be seen
     @given(st.sampled_from(FAMILIES), changes)
     def check(family: str, change: dict[str, Any]) -> None:
         seen[outcome(CONFIGS[family] | change)] += 1
@@ -221,7 +221,7 @@ def test_any_config_json_beside_weights_gives_a_classifier_or_one_line(model: Pa
     file, seen = model / "config.json", {"built": 0, "refused": 0}
     whole = json.loads(file.read_text())
 
-    @fuzz(60)
+    @fuzz(60, few=60)  # all outcomes are to be seen
     @given(changes)
     def check(change: dict[str, Any]) -> None:
         file.write_text(json.dumps(whole | change))

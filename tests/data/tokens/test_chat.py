@@ -442,7 +442,7 @@ def test_truncation_is_a_suffix_of_the_whole_and_never_cuts_a_response(chat: Cha
     seen: Counter[str] = Counter()
     text = st.text("ab <", min_size=1, max_size=40).filter(str.strip)
 
-    @fuzz(200)
+    @fuzz(200, few=200)  # all outcomes are to be seen
     @given(text, text, text, st.integers(4, 90), st.booleans())
     def check(prompt: str, chosen: str, rejected: str, max_length: int, with_bos: bool) -> None:
         if chosen == rejected:
