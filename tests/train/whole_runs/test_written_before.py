@@ -17,7 +17,7 @@ import pytest
 import torch
 from paths import ROOT
 from safetensors.torch import load_file
-from tiny_models import environment, launcher
+from running import environment, launcher
 
 STOPPED, LAST = 7, 12  # the step after which the run was stopped, and its last one
 
