@@ -29,6 +29,7 @@ class Ended:
     output: str
     seconds: float
     changes: list[str]  # of rank 0, in order, where they were asked for
+    port: int  # at which its ranks met
 
 
 class WarmParent:
@@ -56,7 +57,7 @@ class WarmParent:
         self._process.stdin.flush()
         reply = json.loads(self._process.stdout.readline())
         texts = [Path(f"{out}-{rank}").read_text(errors="replace") for rank in range(ranks)]
-        return Ended(reply["codes"], "\n".join(texts), reply["seconds"], reply["changes"])
+        return Ended(reply["codes"], "\n".join(texts), reply["seconds"], reply["changes"], reply["port"])
 
     def close(self) -> None:
         self._process.communicate()
@@ -109,6 +110,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         "codes": [codes[rank] for rank in range(len(pids))],
         "seconds": time.monotonic() - started,
         "changes": Path(log).read_text().splitlines(),
+        "port": port,
     }
 
 

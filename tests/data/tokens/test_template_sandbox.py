@@ -169,10 +169,10 @@ def test_templates_are_read_up_to_a_length(tmp_path):
         read_template(str(file))
     with pytest.raises(DataError, match=r"the chat template has .* characters, more than"):
         Chat(byte_tokenizer(), file.read_text())
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DataError, match="strftime_now with a computed format"):  # and no regular expression takes hours
         Chat(byte_tokenizer(), "{{ " + 18_000 * 'strftime_now("')
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_child_keeps_nothing_of_its_parent_and_comes_back(monkeypatch):

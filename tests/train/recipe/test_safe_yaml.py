@@ -43,11 +43,11 @@ BAD_YAML = {
 def test_yaml_is_plain_values(tmp_path, text):
     file = tmp_path / "recipe.yaml"
     file.write_text(f"{TINY}\n{text}\n")
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(RecipeError, match=BAD_YAML[text]) as caught:
         load_recipe([f"recipe={file}"])
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_files_of_sources_and_of_earlier_runs_are_read_the_same_way(tmp_path):

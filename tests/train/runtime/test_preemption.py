@@ -140,10 +140,10 @@ def test_the_limit_leaves_time_to_save(tmp_path, monkeypatch):
 
 def test_a_check_takes_microseconds(preempted):
     assert preempted.check() is None
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else the machine does
     for _ in range(1000):
         preempted.check()
-    assert (time.perf_counter() - started) / 1000 < 100e-6
+    assert (time.process_time() - started) / 1000 < 100e-6
 
 
 # --- launchers ------------------------------------------------------------------------------------------------------

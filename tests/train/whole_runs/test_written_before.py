@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 from paths import ROOT
-from safetensors.torch import load_file
 from running import environment, launcher
+from safetensors.torch import load_file
 
 STOPPED, LAST = 7, 12  # the step after which the run was stopped, and its last one
 
