@@ -1,10 +1,10 @@
-"""Standard output and standard error as every command has them: `run` puts them in place once, before anything else.
+"""Standard output and standard error of every command: `run` replaces them before anything is printed.
 
-What holds for our own lines, for those of libraries, for progress bars and for tracebacks alike:
-- A screen that goes away costs nothing. A terminal that is closed, a reader of a pipe that has ended, a full disk below
-  a log: the descriptor becomes /dev/null, for this process and its children, and the work goes on to its own exit code.
-- What strangers wrote is shown and not obeyed: column names, file names and texts cannot move the cursor, set the
-  terminal's title or turn the direction of a line.
+For our own lines, those of libraries, progress bars and tracebacks alike:
+- Losing the output does not stop the work. When the terminal is closed, the reader of a pipe has ended or the disk of
+  a log is full, the descriptor becomes /dev/null for this process and its children, and the exit code stays the work's.
+- Control sequences in data are printed as text: column names, file names and texts of a data set cannot move the
+  cursor, set the terminal's title or change the direction of a line.
 - Any text can be printed, and read from files, whatever the locale.
 """
 
@@ -21,22 +21,22 @@ from typing import Any
 
 NAMES = {1: "standard output", 2: "standard error"}
 
-# What a terminal obeys or does not show: control characters (C0 without tab and newline, DEL, C1), marks and overrides
-# of direction, separators of lines, characters without a width, tags, and halves of surrogate pairs (a byte of a file's
-# name that is no UTF-8). Joiners (200C, 200D) stay: Persian, the scripts of India and emoji are written with them.
-_OBEYED = re.compile(
+# Characters that a terminal acts on or does not show: control characters (C0 without tab and newline, DEL, C1), marks
+# and overrides of direction, line separators, zero-width characters, tags, and lone surrogates (a byte of a file's name
+# that is no UTF-8). Joiners (200C, 200D) stay: Persian, the scripts of India and emoji are written with them.
+_CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
-# Moves of a progress bar (tqdm's and wandb's) are writes of their own, and a bar begins by going back to its line's
-# beginning; colours are dropped from what wandb says.
+# Progress bars (tqdm's and wandb's) write cursor moves by themselves, and begin a bar with a carriage return. wandb's
+# lines lose their colours.
 _MOVES = re.compile(r"(?:[\r\n ]|\x1b\[Am?|\x1b\[2K)*")
 _WANDB, _COLOUR = "\x1b[34m\x1b[1mwandb\x1b[0m", re.compile(r"\x1b\[[0-9;]*m")
 
 
 def visible(text: str) -> str:
-    """A text in which what a terminal would obey is written out: \\x1b, \\u202e. Tabs and newlines stay."""
-    return _OBEYED.sub(_written_out, text)
+    """The text with control characters written out: \\x1b, \\u202e. Tabs and newlines stay."""
+    return _CONTROLS.sub(_written_out, text)
 
 
 def _written_out(found: re.Match[str]) -> str:
@@ -45,7 +45,7 @@ def _written_out(found: re.Match[str]) -> str:
 
 
 class Gone(BaseException):
-    """The standard output of a command that has only that to give. `except Exception` lets it pass."""
+    """Standard output was lost, and it is all that the command produces. `except Exception` does not catch it."""
 
     def __init__(self, error: OSError):
         super().__init__(f"standard output: {error.strerror}")
@@ -53,7 +53,7 @@ class Gone(BaseException):
 
 
 class _Descriptor(io.RawIOBase):
-    """A descriptor to which writing never fails, or at most once, with `Gone`."""
+    """A descriptor to which writing never fails; with `answers` the first failure raises `Gone`."""
 
     def __init__(self, number: int, answers: bool = False):
         self._number, self.answers = number, answers
@@ -72,7 +72,7 @@ class _Descriptor(io.RawIOBase):
         while True:
             try:
                 return os.write(self._number, data)
-            except BlockingIOError:  # somebody else who has this pipe wants it so
+            except BlockingIOError:  # another process has made this pipe non-blocking
                 select.select([], [self._number], [])
             except OSError as error:
                 silence(self._number)
@@ -102,7 +102,7 @@ class _Stream(io.TextIOWrapper):
 
 
 def silence(number: int) -> None:
-    """Let all that is written to a descriptor vanish, by C libraries and children too, and to its twin of `2>&1`."""
+    """Point a descriptor to /dev/null, for C libraries and children, too; and the other one if `2>&1` joined them."""
     with contextlib.suppress(OSError):
         null, gone = os.open(os.devnull, os.O_WRONLY), os.fstat(number)
         for other in NAMES:
@@ -128,7 +128,7 @@ def guard(answers: bool = False) -> None:
     """Replace sys.stdout and sys.stderr of this process.
 
     Args:
-        answers: what the command has to give is its standard output: `Gone` is raised once when that goes away.
+        answers: standard output is all that the command produces: `Gone` is raised once when it is lost.
     """
     for number in range(3):  # one that is closed would be the next file that is opened
         try:
@@ -156,11 +156,11 @@ def guard(answers: bool = False) -> None:
 
 
 def run(main: Callable[[list[str]], int], arguments: list[str], *, answers: bool = False) -> int:
-    """Run a command with streams that hold what this file says; its exit code.
+    """Run a command with these streams; returns its exit code.
 
     Args:
-        answers: what the command has to give is its standard output, so that a full disk there is an error (exit code
-            1), and a reader who has seen enough is the end.
+        answers: standard output is all that the command produces, so a full disk there is an error (exit code 1), and a
+            reader that ends (`| head`) ends the command.
     """
     code = 0
     try:
@@ -178,7 +178,7 @@ def run(main: Callable[[list[str]], int], arguments: list[str], *, answers: bool
 
 
 def _reads_utf8() -> bool:
-    """Whether file names, files and children's output are UTF-8 here; where they are not, Python is started anew.
+    """Whether file names, files and children's output are UTF-8; where they are not, Python is started again in UTF-8.
 
     LC_ALL=C with PYTHONUTF8=0, or a Latin-1 locale: names in a recipe would not be found, and texts not be read.
     """

@@ -81,7 +81,7 @@ def start(main: Callable[[list[str]], int], *, answers: bool = False) -> NoRetur
     """Run a command as this process, and end with its exit code.
 
     Args:
-        answers: what the command has to give is its standard output; see `data.common.screen.run`.
+        answers: standard output is all that the command produces; see `data.common.screen.run`.
     """
     try:
         code = screen.run(main, sys.argv[1:], answers=answers)

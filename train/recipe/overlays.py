@@ -1,6 +1,6 @@
 """Overlays: YAML that `overlay=NAME_OR_FILE[,NAME_OR_FILE...]` lays over a recipe, before the command line's keys.
 
-A shipped one is `recipes/overlays/NAME.yaml`. Where `path: ???` stands in a source, the command line has to say it.
+A shipped one is `recipes/overlays/NAME.yaml`. A source with `path: ???` needs its path on the command line.
 """
 
 import os
@@ -21,7 +21,7 @@ def overlay_names() -> list[str]:
 
 
 def find_overlays(value: str) -> list[Path]:
-    """The files that a comma-separated list of names and files stands for, in its order. Raises: RecipeError."""
+    """The files of a comma-separated list of names and files, in order. Raises: RecipeError."""
     return [_find(name) for name in value.split(",")]
 
 
@@ -38,7 +38,7 @@ def is_shipped(path: Path) -> bool:
 
 
 def read_overlay(path: Path) -> tuple[DictConfig, list[str]]:
-    """What a file says, and the keys that it leaves to the command line. Raises: RecipeError."""
+    """A file's content, and the keys that the command line must give. Raises: RecipeError."""
     content: Any = OmegaConf.to_container(read_yaml(path), resolve=False)
     mandatory = []
     for prefix, group in (("data.sources", ("sources",)), ("data.eval.sources", ("eval", "sources"))):
@@ -68,10 +68,10 @@ def check_given(merged: DictConfig, mandatory: dict[str, Path]) -> None:
 
 
 def check_removals(keys: Iterable[str], base: DictConfig, extra: DictConfig, where: str) -> None:
-    """Raises: RecipeError when `extra` removes (null) a name that `base` has not: mistyped, it would remove nothing.
+    """Raises: RecipeError when `extra` removes (null) a name that `base` does not have: it may be mistyped.
 
     Args:
-        keys: that hold groups of keys under names.
+        keys: keys that hold groups of keys under names.
         where: a file, or the command line.
     """
     for key in keys:
@@ -85,7 +85,7 @@ def check_removals(keys: Iterable[str], base: DictConfig, extra: DictConfig, whe
 
 
 def _named(config: DictConfig, key: str) -> Mapping[Any, Any]:
-    """What stands under a key; nothing where that is no group of keys, which is told elsewhere."""
+    """The group of keys under a key; empty where there is none, which other checks report."""
     found: Any = OmegaConf.to_container(config, resolve=False)
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -1,7 +1,8 @@
-"""YAML as a stranger may have written it: plain values, and `${key}` for the value of another key of the recipe.
+"""Reads untrusted YAML: plain values, and `${key}` for the value of another key of the recipe.
 
-Tags, resolvers and duplicate keys are refused, and aliases that multiply. A resolver such as `oc.env` would carry the
-environment, and what is secret in it, into recipe.yaml, the model card and wandb: so none is on the list.
+Tags, resolvers, duplicate keys and aliases that multiply are refused. A resolver such as `oc.env` would copy the
+environment, secrets included, into recipe.yaml, the model card and wandb. Resolvers are found in the text: to clear
+OmegaConf's would change it for the whole process, and the error could not name the line.
 """
 
 import difflib
@@ -25,12 +26,11 @@ MAX_DEPTH = 40
 MAX_DIGITS = 100  # of a whole number; Python takes some 300 for a float, and 4,300 at all
 MAX_MESSAGE = 1000
 _CONDITION = re.compile(r"data\.(eval\.)?sources\.[^.]+\.where")
-# Free texts, which stand in no path, name or code: SQL has quotes, and a licence may have several lines.
+# Free text, which becomes no path, name or code: SQL has quotes, and a licence may have several lines.
 _FREE_TEXT = re.compile(r"data\.(eval\.)?sources\.[^.]+\.(where|licence)|tracking\.(project|group)")
 _QUOTES = set("\"'`")
-_DIRECTIONS = set(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)  # as a terminal obeys them
+# Marks that change the direction in which a terminal writes.
+_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 _YAML = "tag:yaml.org,2002:"
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
@@ -76,7 +76,7 @@ def parse_override(key: str, value: str) -> DictConfig:
 
 
 def _condition(key: str, value: str) -> DictConfig:
-    """SQL as it was typed: as YAML, 'a' = b would be no text. A JSON string and null are taken for what they say."""
+    """SQL, taken literally: `'a' = b` is no valid YAML. A JSON string and null are decoded."""
     try:
         given = json.loads(value) if value.strip() == "null" or value.startswith('"') else value
     except ValueError:
@@ -91,7 +91,7 @@ def _condition(key: str, value: str) -> DictConfig:
 
 
 def check_text(text: str, where: str) -> None:
-    """Raises: RecipeError when a text asks OmegaConf for more than the value of another key."""
+    """Raises: RecipeError when a text holds an interpolation other than `${key}`."""
     if "${" in _REFERENCE.sub(" ", text):
         raise RecipeError(
             f"{where}: {text[:80]!r}: only ${{key}}, the value of another key, is read; no resolver such as oc.env"
@@ -99,8 +99,12 @@ def check_text(text: str, where: str) -> None:
 
 
 def check_resolved(value: Any, key: str = "") -> None:
-    """Raises: RecipeError when a recipe's value is none: recipe.yaml would hold what is resolved once more when it is
-    read back, or a path or name would end the line or the quotes around it (in code, in a shell, on the screen)."""
+    """Check the texts of a recipe whose references are resolved.
+
+    Raises:
+        RecipeError: a text holds `${`, which would be resolved again when recipe.yaml is read; or a control character
+            or quote, which could end the line or the quotes around a path or name in code, a shell or on the screen.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
             check_resolved(inner, f"{key}.{name}" if key else str(name))
@@ -118,10 +122,10 @@ def check_resolved(value: Any, key: str = "") -> None:
 
 
 def has_control_characters(value: Any, lines: bool = False) -> bool:
-    """Whether any text in a value, keys included, has control characters, marks of direction or halves of characters.
+    """Whether any text in a value, keys included, has control characters, direction marks or lone surrogates.
 
     Args:
-        lines: of a text that may have several lines, in any script: line breaks, tabs and marks of direction are none.
+        lines: the text may have several lines, in any script: line breaks, tabs and direction marks are allowed.
     """
     if isinstance(value, Mapping):
         return any(has_control_characters(part, lines) for pair in value.items() for part in pair)
@@ -135,6 +139,7 @@ def has_control_characters(value: Any, lines: bool = False) -> bool:
 
 
 def closest(word: str, known: list[str]) -> str:
+    """A suggestion in brackets for a mistyped word; empty when no known word is like it."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not matches:  # the right name under the wrong group: learning_rate for optimizer.learning_rate
         last = word.rsplit(".", 1)[-1]

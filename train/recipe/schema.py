@@ -1,7 +1,7 @@
 """A run as a file: defaults <- recipe <- overlays <- command line, checked before anything is downloaded or started.
 
-Each part's dataclass stands beside the code that reads it; here they are only composed. What comes out is typed, plain
-dataclasses; OmegaConf stays in this file. Nothing here imports torch, so that a wrong key is answered at once.
+Each part's dataclass stands beside the code that reads it; here they are composed. The result is plain dataclasses;
+OmegaConf stays in this package. Nothing here imports torch, so that a wrong key is answered at once.
 """
 
 import os
@@ -47,8 +47,8 @@ class ExportConfig:
 class Recipe:
     """A run. `docs/recipes.md` and each dataclass say what the keys mean.
 
-    A field also says whether it may change when a run goes on (resume_policy.py). One that says nothing is identity,
-    the safe default: with another value it is another run.
+    A field also says whether it may change when a run goes on (resume_policy.py). One that says nothing may not: with
+    another value it is another run.
     """
 
     name: str = free("run")  # on the model card; default: the recipe's file name, then the overlays'
@@ -115,7 +115,7 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """What a file says, over the defaults; nothing that it names need be there. Raises: RecipeError."""
+    """A file over the defaults; files that it names need not be there. Raises: RecipeError."""
     return _to_object(_read_recipe(path, check=False))
 
 
@@ -140,7 +140,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """What types cannot say. Raises: RecipeError naming the key."""
+    """Checks values beyond their types. Raises: RecipeError naming the key."""
 
     def require(ok: bool, key: str, expected: str) -> None:
         value: Any = recipe
