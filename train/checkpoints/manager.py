@@ -1,4 +1,4 @@
-"""Resumable state at the end of a step: DeepSpeed's shards, where the run stands, and a manifest of their hashes.
+"""Checkpoints: DeepSpeed's shards, the run's TrainState, and a manifest of their hashes. `commit` seals them.
 
     checkpoints/step-400.tmp/   being written, flushed and hashed; thrown away at the next start if the run dies here
     checkpoints/step-400/       whole and sealed: it has this name only after all ranks have agreed that it is
@@ -85,7 +85,7 @@ class Checkpoints:
         self._saved_at, self.pause = time.monotonic(), time.monotonic() - started
 
     def is_saved(self, state: TrainState) -> bool:
-        """Whether the newest checkpoint is that of this very state."""
+        """Whether the newest checkpoint holds exactly this state."""
         with contextlib.suppress(OSError, ValueError):
             path = self.directory / (self.directory / "latest").read_text(encoding="utf-8").strip()
             # Compared as text, because a metric may be NaN, which equals nothing.
@@ -146,14 +146,14 @@ class Checkpoints:
                 atomic.write_file(self.directory / "best", final.name + "\n")
             with contextlib.suppress(FileNotFoundError):
                 kept.add((self.directory / "best").read_text(encoding="utf-8").strip())
-        # Later steps than this one are of a future that was given up; they are replaced in time.
+        # Later steps than this one are of before the run went back; they are replaced in time.
         earlier = [path for path in steps_of(self.directory) if number_of(path) <= state.step]
         for old in earlier[: -self.config.keep]:
             if old.name not in kept:
                 shutil.rmtree(old)
 
     def _failed(self, error: Exception | None) -> OSError | None:
-        """The error that all ranks raise, with what was being written taken away."""
+        """The error that all ranks raise; removes what was being written."""
         if error is None:
             return None
         for leftover in self.directory.glob("step-*.tmp"):

@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides the engine's state: where the run stands."""
+"""The state of a run besides the engine's own, and the names of its checkpoints."""
 
 import json
 import os

@@ -26,7 +26,7 @@ from train.evaluation.held_out import BenchmarkEvaluation
 from train.runtime.distributed import Ranks, sum_over_ranks
 
 CHUNK = 256  # items that are tokenised at a time
-NO_ACCURACY = ("auc", "best-of-k/", "pairs")  # how other scores than accuracies begin
+NO_ACCURACY = ("auc", "best-of-k/", "pairs")  # prefixes of scores that are not accuracies
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoopBenchmark:
     groups: list[Group]  # of all items, one after the other
 
     def metric_names(self) -> list[str]:
-        """The metrics that it gives."""
+        """The names of its metrics."""
         rewards = [[[0.0] * len(group.responses) for group in item.groups] for item in self.items]
         return list(self.metrics(rewards))
 
@@ -63,7 +63,7 @@ def load_benchmarks(
     say: Callable[[str], None],
     on_bad_row: str = "drop",
 ) -> list[LoopBenchmark]:
-    """Read and tokenise what the recipe asks for. What is missing or too long is said, never passed over.
+    """Read and tokenise the benchmarks of a recipe. Items that are missing or too long are reported.
 
     Args:
         on_bad_row: `data.on_bad_row`, for the files of a user's own benchmarks.
@@ -102,14 +102,14 @@ def load_benchmarks(
             say(f"WARNING: benchmark {name} is incomplete: {line}")
         loaded.append(LoopBenchmark(BENCHMARKS[name], items, groups))
     if loaded:
-        release()  # the process that rendered
+        release()  # ends the process that rendered templates
     return loaded
 
 
 def _tokenised(
     items: list[Comparison], chat: Chat, max_length: int
 ) -> Iterator[tuple[Comparison, list[Group] | InvalidPair]]:
-    """Items with their groups, or with the reason why one of their conversations is refused."""
+    """Each item with its groups, or with the error of its first conversation that cannot be scored."""
     rendered = chat.render_all([c for item in items for group in item.groups for c in group.conversations()])
     texts = iter(chat.encode([text for text in rendered if isinstance(text, str)]))
     each = iter([next(texts) if isinstance(text, str) else text for text in rendered])
@@ -122,7 +122,7 @@ def _tokenised(
 
 
 def _usable(ids: list[int] | InvalidPair, chat: Chat, max_length: int) -> list[int]:
-    """Raises: InvalidPair when no reward is read of a conversation."""
+    """The token ids of a conversation. Raises: InvalidPair when it cannot be scored."""
     if isinstance(ids, InvalidPair):
         raise ids
     if len(ids) > max_length:
@@ -144,7 +144,7 @@ def score_benchmarks(
     """The metrics of all benchmarks. All ranks call it.
 
     Args:
-        check_in: called before each pack with what it is; what it raises ends the evaluation.
+        check_in: called before each pack with its description; an exception from it ends the evaluation.
     """
     metrics: dict[str, float] = {}
     for benchmark in benchmarks:

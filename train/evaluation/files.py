@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the run directory besides its line of metrics.jsonl.
+"""The files of an evaluation in the run directory, besides its line of metrics.jsonl.
 
 evaluations/step-N.json                the metrics and tables of each source and of all pairs (pair_metrics.py)
 evaluations/rewards-step-N.parquet     a row for each held-out pair, of the last evaluation only:
@@ -8,7 +8,6 @@ evaluations/rewards-step-N.parquet     a row for each held-out pair, of the last
 
 import json
 import math
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ FORMAT = 1  # of step-N.json
 
 
 def parts_of(sets: "list[PairSet]") -> dict[str, slice]:
-    """The rows of each set that has pairs, laid end to end, and of `all` of them."""
+    """Name -> rows in the concatenation of all sets: of each set that has pairs, and of `all`."""
     parts, start = {}, 0
     for pairs in sets:
         if len(pairs):
@@ -42,7 +41,7 @@ def write_evaluation(
     facts: PairFacts,
     metrics: dict[str, float],
 ) -> None:
-    """Write both files of a step, and remove what there is of later steps, which belong to a future that was given up.
+    """Write both files of a step, and remove those of later steps: the run went back to an earlier checkpoint.
 
     Raises:
         OSError: naming the file; nothing half written is left.
@@ -82,10 +81,5 @@ def _write_rewards(path: Path, sets: "list[PairSet]", rewards: np.ndarray, facts
             "turns": pa.array(facts.turns),
         }
     )
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with atomic.writing(path) as temporary:
         pq.write_table(table, temporary)
-        atomic.sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Held-out pairs, scored during training: metrics per source and overall, exact over ranks and packs."""
+"""Held-out pairs, scored during training: metrics by source and of all pairs, the same for any ranks and packs."""
 
 import os
 import re
@@ -132,7 +132,7 @@ def evaluate(
 
     Args:
         check_in: called before each pack; what it raises ends the evaluation.
-        directory: of the run, where the main rank leaves tables and rewards (`train/evaluation/files.py`).
+        directory: of the run, where the main rank writes tables and rewards (`train/evaluation/files.py`).
 
     Raises:
         OSError: they could not be written.

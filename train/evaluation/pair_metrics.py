@@ -1,4 +1,4 @@
-"""What the rewards of held-out pairs say about a model: numbers of a set of pairs, and tables that take it apart.
+"""Metrics and tables of the rewards of held-out pairs.
 
 Everything is a function of rewards and lengths, in numpy, so that it can be checked by hand. The probability that a
 model gives to the label is p = sigmoid(margin); docs/evaluation.md has every formula.
@@ -20,7 +20,7 @@ TableRows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What is known of N pairs besides their rewards; each column (N,)."""
+    """Properties of N pairs that tables are made by; each column (N,)."""
 
     chosen_length: np.ndarray  # tokens after the common prefix
     rejected_length: np.ndarray
@@ -33,7 +33,7 @@ class PairFacts:
 
 
 def pair_metrics(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
-    """The scalars of (N, 2) rewards, chosen and rejected. One that is not defined for these pairs is left out.
+    """The metrics of (N, 2) rewards, chosen and rejected. One that is not defined for these pairs is left out.
 
     `loss` is the plain Bradley-Terry loss, whatever the run trains with.
     """
@@ -74,13 +74,13 @@ def _pair_metrics(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
 
 
 def metric_names() -> list[str]:
-    """All that `pair_metrics` can give."""
+    """The names of all metrics that `pair_metrics` can give."""
     one = np.array([1, 2])
     return list(pair_metrics(np.array([[1.0, 0.0], [0.0, 1.0]]), PairFacts(one, one[::-1], one, one)))
 
 
 def better(metric: str, value: float, best: float) -> bool:
-    """Whether a value of a metric (of any prefix) is better than another; NaN never is."""
+    """Whether a value of a metric is better than another, ignoring the prefix of its key; NaN never is."""
     name = metric.rpartition("/")[2]
     if name in ("temperature", "length_correlation"):  # best at 1 and at 0
         at = 1.0 if name == "temperature" else 0.0
@@ -172,7 +172,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -x))
 
 
-# --- by what --------------------------------------------------------------------------------------------------------
+# --- by length, turns and target margin ----------------------------------------------------------------------------
 
 
 def _length_bias(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
@@ -232,7 +232,7 @@ def histogram(rewards: np.ndarray) -> TableRows:
 
 
 def improves(metric: str, value: float, best: float | None) -> bool:
-    """Whether a held-out metric is better than the best so far; `better` knows which ones shrink."""
+    """Whether a metric is better than the best so far, or the first that is a number."""
     return value == value if best is None else better(metric, value, best)
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of: the tokenizer, the base's config and the pairs of a recipe; and the account of them on disk.
+"""The inputs of a run: the tokenizer, the base's config and the pairs of a recipe; and the record of them on disk.
 
 recipe.yaml          the resolved recipe
 drop_report.json     where every row went, by source; dropped.jsonl names what was refused or dropped, and why
@@ -27,8 +27,8 @@ def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True
     """The tokenizer, the base and the tokenised data of a recipe, downloaded and made where they are missing.
 
     Args:
-        builder: whether this process tokenises what is not tokenised yet; the others of its machine wait for it.
-        weights: whether the base's weights are to be there, too.
+        builder: whether this process tokenises what is missing; the others of its machine wait for it.
+        weights: whether to fetch the base's weights, too.
     """
     try:
         base = resolve_base(recipe.model, weights=weights)
@@ -70,7 +70,7 @@ def load_chat(model: ModelConfig, data: DataConfig, base: Base) -> Chat:
 
 
 def write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData) -> dict[str, Any]:
-    """What the run is made of, on disk before the first step; returns the data card."""
+    """Write the resolved recipe and the account of all rows, before the first step; returns the data card."""
     directory.mkdir(parents=True, exist_ok=True)
     atomic.write_file(directory / "recipe.yaml", to_yaml(resolved_recipe(recipe, base, data)))
     atomic.write_file(directory / "drop_report.json", json.dumps(data.report, indent=2) + "\n")
@@ -84,7 +84,7 @@ def write_inputs(directory: Path, recipe: Recipe, base: Base, data: PreparedData
 
 
 def resolved_recipe(recipe: Recipe, base: Base, data: PreparedData) -> Recipe:
-    """The recipe with the commits that its hub names stood for, so that it repeats the run whatever the hub does."""
+    """The recipe with the commits of its hub names, so that it repeats the run even if the hub has moved on."""
     resolved = copy.deepcopy(recipe)
     resolved.model.revision = base.commit or recipe.model.revision
     for prefix, sources in (("", resolved.data.sources), ("eval.", resolved.data.eval.sources)):

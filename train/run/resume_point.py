@@ -1,4 +1,4 @@
-"""Which checkpoint a run begins at or goes on from: the newest one that is whole, to the last byte."""
+"""Which checkpoint a run begins at or goes on from: the newest one whose files are all undamaged."""
 
 import contextlib
 import shutil
@@ -28,7 +28,7 @@ def candidates(directory: Path, resume: str) -> list[Path]:
     with contextlib.suppress(OSError, ValueError):  # without the pointer the newest comes first
         latest = (directory / "latest").read_text(encoding="utf-8").strip()
         found.sort(key=lambda path: path.name != latest)
-        if any(path.name == latest for path in found):  # later ones are of a future that was given up
+        if any(path.name == latest for path in found):  # later ones: the run went back to an earlier one
             found = [path for path in found if number_of(path) <= int(latest.removeprefix("step-"))]
     return found
 
@@ -45,12 +45,12 @@ def is_own(directory: Path, path: Path) -> bool:
 
 
 def begin_at(directory: Path, path: Path, told: str = "") -> None:
-    """Remember that a run begins at a checkpoint; its own later ones, or those of another beginning, are given up.
+    """Record that a run begins at a checkpoint; its own later ones, or those of another beginning, are set aside.
 
     The main rank calls it once `path` is known to be whole.
 
     Args:
-        told: of another run's, where the run begins (`where_it_began`).
+        told: for another run's checkpoint, the beginning in words (`where_it_began`).
     """
     path = path.resolve()
     if is_own(directory, path):
@@ -71,7 +71,7 @@ def where_it_began(directory: Path) -> str:
 
 
 def choose(directory: Path, resume: str, ranks: Ranks) -> Path | None:
-    """The checkpoint to go on from; None to start afresh. Damaged ones are named and passed over.
+    """The checkpoint to go on from; None to start afresh. Damaged ones are named and skipped.
 
     Raises:
         CheckpointError: on every rank: there are checkpoints and none is whole, or the one asked for is not.
@@ -104,7 +104,7 @@ def first_whole(found: list[Path], ranks: Ranks) -> Path | None:
 
 
 def _problems(path: Path, ranks: Ranks) -> list[str]:
-    """What this rank finds in its share of a checkpoint's files."""
+    """Damage in this rank's share of a checkpoint's files."""
     try:
         manifest = atomic.read_manifest(path)
         if manifest.get("version") != VERSION:
@@ -116,7 +116,7 @@ def _problems(path: Path, ranks: Ranks) -> list[str]:
 
 
 def check_same(path: Path, fingerprints: dict[str, Any]) -> None:
-    """Raises: CheckpointError naming what is not as it was when the checkpoint was written."""
+    """Raises: CheckpointError naming what has changed since the checkpoint was written."""
     before = atomic.read_manifest(path)
     hints = {
         "model": "the base model's config is not the one that the run began with",
@@ -136,9 +136,9 @@ def check_same(path: Path, fingerprints: dict[str, Any]) -> None:
 
 
 def set_aside(run_dir: Path) -> None:
-    """Move the checkpoints and the export of an earlier run out of the way, as `checkpoint.resume=never` asks.
+    """Rename the checkpoints and the export of an earlier run to NAME.replaced, as `checkpoint.resume=never` asks.
 
-    One earlier run's are kept, that which had come furthest, so that a slip of the hand does not cost a run.
+    Those of one earlier run are kept, the one with most steps, so that a slip does not cost a run.
     """
     atomic.recover(run_dir / "export")
     before, now = run_dir / "checkpoints.replaced", run_dir / "checkpoints"

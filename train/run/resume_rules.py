@@ -30,7 +30,7 @@ class Changes:
     origin_unread: str = ""  # why there is none to compare with, though there is a file
 
     def lines(self) -> list[str]:
-        """What to tell at the start; `explain_extension` tells what an extension means."""
+        """Lines to print at the start; `explain_resume` adds what they mean for the learning rate."""
         news = self.free | (self.extension if self.starts_again else {})
         changed = [shown(key, *change) for key, change in news.items()]
         told = [f"changed since the last start: {', '.join(changed)}"] if changed else []
@@ -42,13 +42,13 @@ class Changes:
 
 
 def check_same_run(recipe: Recipe, arguments: Sequence[str] = ()) -> Changes:
-    """Compare a recipe with that of the last start in its run directory. Every rank does, before any writes there.
+    """Compare a recipe with that of the last start in its run directory. All ranks call it, before any writes there.
 
     Args:
         arguments: of the command line, for the command that an error gives.
 
     Raises:
-        RecipeError: it is another run, or it is to end before where it stands; names the keys and the ways out.
+        RecipeError: it is another run, or ends before the step that is done; names the keys and the ways out.
     """
     if recipe.checkpoint.resume == "never":
         return Changes()

@@ -61,7 +61,7 @@ def is_at_max_steps(recipe: Recipe, state: TrainState) -> bool:
 
 
 def last_state(directory: Path) -> TrainState:
-    """Where the run of a directory stands: by its newest checkpoint, else by what it left at its end, else nowhere."""
+    """The state of the run of a directory: from its newest checkpoint, else from finished.json, else a new one."""
     for path in candidates(directory / "checkpoints", "auto")[:1]:
         with contextlib.suppress(OSError, ValueError, TypeError):
             return read_state(path)
@@ -71,7 +71,7 @@ def last_state(directory: Path) -> TrainState:
 
 
 def keys_that_extend(recipe: Recipe) -> str:
-    """Those that a finished run needs larger to train on."""
+    """The keys that must grow for a finished run to train on."""
     state = last_state(recipe.directory())
     if is_out_of_patience(recipe, state):
         return "evaluation.patience together with training.epochs or training.max_steps"
@@ -79,7 +79,7 @@ def keys_that_extend(recipe: Recipe) -> str:
 
 
 def extended(before: Recipe, now: Recipe) -> list[str]:
-    """The arguments to add to those of `now` so that it trains on from the end of the finished run of `before`."""
+    """The arguments with which the recipe `now` trains on from the end of the finished run of `before`."""
     state, training = last_state(now.directory()), now.training
     found = []
     if is_out_of_patience(now, state):

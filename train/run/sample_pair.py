@@ -16,10 +16,10 @@ class SamplePair:
     prompt: str
     responses: list[str]  # chosen, rejected
     ids: list[list[int]]  # the whole conversations
-    rewards: list[float] | None = None  # what the export gives them, once it is checked
+    rewards: list[float] | None = None  # by the export, once it is checked
 
     def lines(self, rewards: list[float]) -> list[str]:
-        """What a reader sees, given the rewards of chosen and rejected."""
+        """The pair as text, given the rewards of chosen and rejected."""
         shown = [f"  prompt    {_short(self.prompt)}"]
         for reward, text, name in zip(rewards, self.responses, ("chosen", "rejected"), strict=True):
             shown.append(f"  {reward:+8.3f}  {_short(text)}   ({name})")
@@ -29,7 +29,7 @@ class SamplePair:
 def find_sample_pair(config: DataConfig, data: PreparedData) -> SamplePair | None:
     """The first held-out pair of the first set that has one.
 
-    Its text is read again from the source, because the store keeps ids only; do this while the source is surely there.
+    Its text is read again from the source, because the store keeps ids only; call it while the source is still there.
     """
     for pairs in data.held_out:
         in_training = any(pairs.store is s.store for name, s in data.selections.items() if not name.startswith("eval."))

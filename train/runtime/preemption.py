@@ -22,13 +22,13 @@ from data.common.resume_policy import free
 from train.runtime.launchers import are_alive, find_launchers
 from train.runtime.tracking import process_age
 
-# Reasons by their code; where ranks have different ones, the highest is told.
+# Reasons by their code; if ranks have different ones, the highest counts.
 REASONS = ("", "the end of its launcher", "run.max_hours", "the file STOP", "SIGHUP (the terminal is gone)", "SIGUSR1",
            "SIGTERM", "SIGINT (Ctrl-C)")  # fmt: skip
 LAUNCHER, DEADLINE, STOP_FILE = 1, 2, 3
 SIGNALS = {signal.SIGHUP: 4, signal.SIGUSR1: 5, signal.SIGTERM: 6, signal.SIGINT: 7}
 
-LOOK_SECONDS = 1.0  # between looks at files and at other processes
+LOOK_SECONDS = 1.0  # between checks of the STOP file and of launchers
 # workaround: torchrun-interrupt (docs/workarounds.md): the terminal has already sent the Ctrl-C that torchrun forwards.
 SAME_INTERRUPT_SECONDS = 5.0
 

@@ -1,4 +1,4 @@
-"""A run that hangs leaves its stacks: a thread that writes them when the step loop gives no sign of life."""
+"""Dumps the stacks of all threads, and the pairs at hand, when the step loop makes no progress."""
 
 import faulthandler
 import sys
@@ -23,19 +23,19 @@ class Beat:
 
 
 class Watchdog:
-    """Call `beat` when something begins; the time until the next beat is what it took.
+    """Call `beat` when an operation begins; it lasts until the next beat.
 
-    After `limit` seconds without one, run_dir/hang-rank-N.txt gets the stacks of all threads and a line on stderr
-    names it, once per hang. The run goes on: to end it is for the process groups' time-out, and the limit stays below
-    that, so that the stacks are there first. The thread needs Python's lock, which torch and its collectives give back
-    while they wait.
+    After `limit` seconds without a beat, the stacks of all threads are appended to run_dir/hang-rank-N.txt and a line
+    on stderr names the file, once per hang. The run goes on: the time-out of the process groups ends it, and the limit
+    is below that time-out, so that the stacks are written first. A Python thread does it (faulthandler's own timer could
+    not name the pairs); it runs during a hang because torch and its collectives release the GIL while they wait.
     """
 
     def __init__(self, directory: Path, rank: int, timeout: float, *, first_seconds: float = FIRST_SECONDS):
         """
         Args:
-            timeout: seconds after which the process groups give up, once the first step is done; stacks are written at
-                half of it, or later where something has regularly taken long.
+            timeout: of the process groups once the first step is done, in seconds; stacks are written at half of it,
+                or later for operations that have taken long before.
             first_seconds: the limit until the first step is done.
         """
         self.path = directory / f"hang-rank-{rank}.txt"
@@ -49,10 +49,10 @@ class Watchdog:
         self._thread.start()
 
     def beat(self, step: int, describe: Callable[[], str] | None = None, kind: str = "micro step") -> None:
-        """Something begins.
+        """An operation begins.
 
         Args:
-            describe: says what it works on, e.g. the ids of its pairs; called only for a hang, from another thread.
+            describe: names what it works on, e.g. its pairs; called only for a hang, from another thread.
             kind: micro step, step (the optimizer's), evaluation or save; each has a limit of its own.
         """
         last, now = self._last, time.monotonic()
@@ -63,14 +63,14 @@ class Watchdog:
             self._warm = True
 
     def limit(self, kind: str) -> float:
-        """Seconds without a beat that are a hang."""
+        """Seconds without a beat that count as a hang."""
         if not self._warm:
             return self._first_seconds
         ceiling = 0.9 * self._timeout
         if kind not in self._longest:
             return ceiling
         longest = self._longest[kind]
-        # What has taken longer than the time-out before was no wait for other ranks, or it would have ended the run.
+        # An operation that took longer than the time-out did not wait for other ranks, or the run would have ended.
         return max(0.5 * self._timeout, min(10 * longest, ceiling), 1.5 * longest)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Watchdog:
 
     def _tell(self, last: Beat, seconds: float) -> None:
         what = f"rank {self._rank}: step {last.step}: {last.kind} without an end for {seconds:.0f} s"
-        # First of all, because the file's disk may be what hangs.
+        # Before the file is written, because its disk may be what hangs.
         print(f"WARNING: {what}; stacks of all threads: {self.path}", file=sys.stderr, flush=True)
         try:
             with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
@@ -106,6 +106,6 @@ class Watchdog:
             return
         try:
             text = last.describe()
-        except Exception as error:  # whatever it looks at may be what is broken
+        except Exception as error:  # whatever it reads may be broken
             text = f"no description: {type(error).__name__}: {error}"
         file.write(f"\n{text}\n\n")
