@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damaged_files import cut_short, flip_a_bit
 from handmade_rows import numbered, write_jsonl
 from kill_everywhere import kill_everywhere
 from running import no_file_larger_than
@@ -44,17 +45,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def flip(path: Path) -> None:
-    before = bytearray(path.read_bytes())
-    before[len(before) // 2] ^= 4
-    path.write_bytes(before)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-2])
-
-
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_store_is_made_anew(
     name: str, damage: Callable[[Path], None], build_store: Build, capsys: pytest.CaptureFixture[str]
@@ -71,7 +62,7 @@ def test_a_damaged_store_is_made_anew(
     warnings = [line for line in re.split("[\r\n]", capsys.readouterr().err) if "WARNING" in line]
     assert len(warnings) == 1
     assert str(whole) in warnings[0]
-    expected = {flip: "expected", cut: "expected", Path.unlink: "missing"}[damage]
+    expected = {flip_a_bit: "expected", cut_short: "expected", Path.unlink: "missing"}[damage]
     assert ("manifest.json is" if name == "manifest.json" else expected) in warnings[0]
     assert name in warnings[0]
     build_store(rows)
@@ -87,7 +78,7 @@ def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
 
     directory = opened(True).directory
     before = contents(directory)
-    flip(directory / "ids.bin")
+    flip_a_bit(directory / "ids.bin")
     got: list[PairStore] = []
     waiting = [threading.Thread(target=lambda: got.append(opened(False)), daemon=True) for _ in range(2)]
     for thread in waiting:
@@ -103,7 +94,7 @@ def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [flip, cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\xff")]
+    "damage", [flip_a_bit, cut_short, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\xff")]
 )
 def test_a_damaged_memo_of_a_hash_changes_nothing(damage: Any, build_store: Build, tmp_path: Path) -> None:
     first = build_store(numbered(5)).directory

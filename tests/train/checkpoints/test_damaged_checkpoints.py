@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from damaged_files import cut_short, flip_a_bit
 from running import made_once
 from short_runs import RECIPE, assert_same, finish, newest, straight
 
@@ -36,16 +37,6 @@ def run_dir(warm, tmp_path):
 
 def shard(path, kind="optim"):
     return sorted(path.glob(f"*_{kind}_states.pt"))[-1]
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut_short(path):
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize(

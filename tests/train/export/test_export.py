@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged_files import cut_short, flip_a_bit
 from paths import ROOT
 from running import environment
 from safetensors.torch import load_file, save_file
@@ -196,24 +197,14 @@ def test_references_do_not_end_with_the_pad_token():
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-2])
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "reward_model.json"])
 def test_check_names_a_damaged_file(copied, name):
     expected = atomic.read_manifest(copied)["files"][name]
-    flip(copied / name)
+    flip_a_bit(copied / name)
     (problem,) = check_export(copied)
     assert problem.startswith(f"{copied / name}: damaged: hash ")
     assert f"expected {expected['xxh3_128']}; fetch the export again, or remove {copied}/manifest.json" in problem
-    cut(copied / name)
+    cut_short(copied / name)
     (problem,) = check_export(copied)
     assert f"{expected['bytes'] - 2:,} bytes, expected {expected['bytes']:,}" in problem
     (copied / name).unlink()
@@ -221,7 +212,7 @@ def test_check_names_a_damaged_file(copied, name):
         assert f"{copied / name}: missing" in check_export(copied)[0]
 
 
-@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja", "manifest.json"])
 def test_scorer_takes_no_part_of_an_export(copied, name, damage):
     damage(copied / name)
