@@ -24,16 +24,17 @@ def promises() -> list[tuple[str, list[Path]]]:
     return found
 
 
-def is_slow(decorator: ast.expr) -> bool:
-    return ast.unparse(decorator).startswith("pytest.mark.slow(")
-
-
 def fast_and_slow_tests(path: Path) -> tuple[list[str], list[str]]:
     """Names of test functions. A mark without a reason ends the collection (tests/helpers/slow_tests.py)."""
     tree = ast.parse(path.read_text())
-    whole = [node.value for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node)]
+    slow_mark = "pytest.mark.slow("
+    marks = "".join(ast.unparse(node) for node in tree.body if ast.unparse(node).startswith("pytestmark = "))
     tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-    slow = {test.name for test in tests if any(map(is_slow, [*test.decorator_list, *whole]))}
+    slow = {
+        test.name
+        for test in tests
+        if slow_mark in marks or any(ast.unparse(mark).startswith(slow_mark) for mark in test.decorator_list)
+    }
     return [test.name for test in tests if test.name not in slow], sorted(slow)
 
 

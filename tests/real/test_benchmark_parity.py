@@ -7,6 +7,7 @@ from benchmark_parity import FOLDERS, TOLERANCE, compare
 SHARED = paths.SHARED / "data"
 
 
+@pytest.mark.slow("a model with a real vocabulary scores real items twice")
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the benchmarks and a tokenizer in {SHARED}")
 def test_packed_equals_one_at_a_time():
     found = compare(SHARED / "benchmarks", SHARED / "tokenizers" / "qwen3", items=8)

@@ -7,7 +7,10 @@ from real_run import check_rows, compare_with_length, reference_losses, write_re
 from running import run_training
 
 SHARED = paths.SHARED / "data"
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real preference pairs in {SHARED}")
+pytestmark = [
+    pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real preference pairs in {SHARED}"),
+    pytest.mark.slow("tokenises thousands of real pairs and trains on two ranks"),
+]
 
 
 @pytest.fixture(scope="module")
