@@ -31,10 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files go to the workers of pytest-xdist in this order: those whose tests train, which take longest, first."""
+    """Files go to the workers of pytest-xdist in this order: the longest first, which train or are slow."""
+
+    def takes_long(item: pytest.Item) -> bool:
+        fixtures: set[str] = set(getattr(item, "fixturenames", ()))
+        return bool(fixtures & {"runs", "warm"}) or item.get_closest_marker("slow") is not None
+
     if hasattr(config, "workerinput"):
-        training = {item.path for item in items if {"runs", "warm"} & set(getattr(item, "fixturenames", ()))}
-        items.sort(key=lambda item: item.path not in training)
+        first = {item.path for item in items if takes_long(item)}
+        items.sort(key=lambda item: item.path not in first)
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------
