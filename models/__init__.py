@@ -2,3 +2,7 @@
 
 Tensors in, rewards out: nothing in here knows about files of pairs.
 """
+
+from models.errors import ModelError
+
+__all__ = ["ModelError"]

@@ -44,7 +44,7 @@ COMMANDS = {
     "sweep": Command(
         "train.sweep.run_sweep", ["recipe=tiny", "sweep.seeds=[0]"], ["recipe=tiny", "sweep=/nowhere.yaml"]
     ),
-    "report": Command("train.report.read_runs", ["run=."], ["run=/nowhere"], unknown="expected run=DIRECTORY"),
+    "report": Command("train.report.report_runs", ["run=."], ["run=/nowhere"], unknown="expected run=DIRECTORY"),
     "prepare": Command("train.run.resolve.prepare_inputs", ["recipe=tiny"], ["recipe=tiny", *PAIRS]),
     "show": Command("train.run.resolve.prepare_inputs", ["recipe=tiny"], ["recipe=tiny", *PAIRS]),
     "decontaminate": Command(
