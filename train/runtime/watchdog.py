@@ -27,8 +27,8 @@ class Watchdog:
 
     After `limit` seconds without a beat, the stacks of all threads are appended to run_dir/hang-rank-N.txt and a line
     on stderr names the file, once per hang. The run goes on: the time-out of the process groups ends it, and the limit
-    is below that time-out, so that the stacks are written first. A Python thread does it (faulthandler's own timer could
-    not name the pairs); it runs during a hang because torch and its collectives release the GIL while they wait.
+    is below that time-out, so that the stacks are written first. A Python thread does it (faulthandler's own timer
+    cannot name the pairs); it runs during a hang because torch and its collectives release the GIL while they wait.
     """
 
     def __init__(self, directory: Path, rank: int, timeout: float, *, first_seconds: float = FIRST_SECONDS):
