@@ -177,14 +177,7 @@ def build_model(
     from models.attention import implementation
     from models.reward_model import RewardModel, ScoreHead
 
-    # workaround: transformers-shared-config (docs/workarounds.md)
-    config = copy.deepcopy(base.config)
-    config.pad_token_id = pad_token_id
-    config.use_cache = False
-    if pad_token_id >= config.vocab_size:
-        raise ModelError(
-            f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}"
-        )
+    config = _training_config(base.config, pad_token_id)
     common = {"dtype": dtype, "attn_implementation": implementation(attention)}
     score = ScoreHead(config.hidden_size, seed, dtype)
     if base.directory is None:
@@ -205,6 +198,19 @@ def build_model(
     # from_pretrained leaves a model in evaluation mode, in which transformers recomputes nothing.
     model = RewardModel(backbone, score).train()
     return model, "the reward head of the base is kept" if has_head else "new score head"
+
+
+def _training_config(config: "PretrainedConfig", pad_token_id: int) -> "PretrainedConfig":
+    """Raises: ModelError when the pad token is no id of the model."""
+    # workaround: transformers-shared-config (docs/workarounds.md)
+    config = copy.deepcopy(config)
+    config.pad_token_id = pad_token_id
+    config.use_cache = False
+    if pad_token_id >= config.vocab_size:
+        raise ModelError(
+            f"the tokenizer's pad token {pad_token_id} is outside the model's vocabulary of {config.vocab_size}"
+        )
+    return config
 
 
 def _check_memory(config: "PretrainedConfig", dtype: "torch.dtype") -> None:
