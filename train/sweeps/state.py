@@ -8,13 +8,15 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.common.atomic import write_file
 from data.common.errors import ExitCode
 from train.recipe.safe_yaml import RecipeError
-from train.recipe.schema import Recipe
 from train.sweeps.points import KeyValues
+
+if TYPE_CHECKING:
+    from train.recipe.schema import Recipe
 
 SWEEP_FILE = "sweep.json"
 SWEEP_FORMAT = 1  # of that file
@@ -31,7 +33,7 @@ class SweepRun:
     point: str
     seed: int | None
     directory: Path
-    recipe: Recipe | None = None  # None when a sweep is only read
+    recipe: "Recipe | None" = None  # None when a sweep is only read
     code: int | None = None  # exit code of its last start that has ended
     error: str = ""  # why that failed, in a line
     seconds: float = 0.0  # of all its starts that did not fail
