@@ -21,7 +21,7 @@ from typing import Any
 
 from train.estimates.costs import GPUS
 from train.estimates.memory import find_shape
-from train.estimates.pairs import Question, find_pairs
+from train.estimates.pairs import PlanOptions, find_pairs
 from train.estimates.tables import plan_text
 from train.recipe import cli
 from train.recipe.safe_yaml import RecipeError
@@ -30,27 +30,27 @@ from train.recipe.schema import load_recipe
 
 @cli.command(__doc__)
 def main(arguments: list[str]) -> None:
-    question, others = read_question(arguments)
-    if question.pairs is None and question.tokens_per_pair is not None:
+    options, others = read_options(arguments)
+    if options.pairs is None and options.tokens_per_pair is not None:
         raise RecipeError("tokens_per_pair: is for pairs=N; give that too")
-    recipe = load_recipe(others, with_data=question.pairs is None)
-    print(plan_text(recipe, find_shape(recipe, question.config), find_pairs(recipe, question), question))
+    recipe = load_recipe(others, with_data=options.pairs is None)
+    print(plan_text(recipe, find_shape(recipe, options.config), find_pairs(recipe, options), options))
 
 
-def read_question(arguments: list[str]) -> tuple[Question, list[str]]:
+def read_options(arguments: list[str]) -> tuple[PlanOptions, list[str]]:
     """The command's own keys, and the arguments that are the recipe's. Raises: RecipeError."""
-    question, others = Question(), []
-    known = [f.name for f in fields(Question)]
+    options, others = PlanOptions(), []
+    known = [f.name for f in fields(PlanOptions)]
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key not in known or not equals:
             others.append(argument)
             continue
         try:
-            setattr(question, key, _read_value(key, value))
+            setattr(options, key, _read_value(key, value))
         except ValueError:
             raise RecipeError(f"{argument}: expected {_EXPECTED[key]}") from None
-    return question, others
+    return options, others
 
 
 _EXPECTED = {

@@ -9,8 +9,8 @@ import paths
 from base_shapes import SHAPES, config_of
 
 from train.estimates import costs, memory
-from train.estimates.pairs import Question, find_pairs
-from train.plan import read_question
+from train.estimates.pairs import PlanOptions, find_pairs
+from train.plan import read_options
 from train.recipe.schema import Recipe, load_recipe
 
 PAGE = paths.ROOT / "docs" / "scale.md"
@@ -20,9 +20,9 @@ GPUS = (1, 8, 64)
 
 
 @cache
-def asked(name: str, size: str, stage: int) -> tuple[Recipe, memory.Shape, Question]:
-    question, others = read_question([f"recipe={name}", *SIZES[size], f"engine.zero_stage={stage}"])
-    return load_recipe(others, with_data=False), memory.read_shape(config_of(name)), question
+def asked(name: str, size: str, stage: int) -> tuple[Recipe, memory.Shape, PlanOptions]:
+    options, others = read_options([f"recipe={name}", *SIZES[size], f"engine.zero_stage={stage}"])
+    return load_recipe(others, with_data=False), memory.read_shape(config_of(name)), options
 
 
 def memory_table() -> str:
@@ -40,9 +40,9 @@ def memory_table() -> str:
 
 
 def step_of(name: str, size: str, stage: int, gpus: int) -> costs.StepCost:
-    recipe, shape, question = asked(name, size, stage)
-    tokens = find_pairs(recipe, question).tokens
-    about = {"gpu": costs.GPUS[question.gpu], "mfu": question.mfu, "network": question.network}
+    recipe, shape, options = asked(name, size, stage)
+    tokens = find_pairs(recipe, options).tokens
+    about = {"gpu": costs.GPUS[options.gpu], "mfu": options.mfu, "network": options.network}
     return costs.step_cost(recipe, shape, tokens, gpus, **about)
 
 
@@ -63,8 +63,8 @@ def hours_table() -> str:
     for name in SHAPES:
         cells = []
         for size in SIZES:
-            recipe, _, question = asked(name, size, 3)
-            pairs = find_pairs(recipe, question)
+            recipe, _, options = asked(name, size, 3)
+            pairs = find_pairs(recipe, options)
             steps = costs.num_steps(recipe, pairs.count)
             steps_and_evaluations = steps * (1 + costs.evaluation_share(recipe, steps, pairs.held_out))
             for gpus in (8, 64):
@@ -82,9 +82,9 @@ def hours_table() -> str:
 def storage_table() -> str:
     lines = ["| base | one checkpoint | three, while one is written | export |", "|---|---|---|---|"]
     for name in SHAPES:
-        recipe, shape, question = asked(name, "26M", 3)
-        pairs = find_pairs(recipe, question)
-        disk = costs.disk_bytes(recipe, shape.parameters, question.pairs or 0, pairs.tokens)
+        recipe, shape, options = asked(name, "26M", 3)
+        pairs = find_pairs(recipe, options)
+        disk = costs.disk_bytes(recipe, shape.parameters, options.pairs or 0, pairs.tokens)
         cells = (f"{disk[key] / 1e9:.1f} GB" for key in ("one checkpoint", "all checkpoints", "export"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -93,10 +93,10 @@ def storage_table() -> str:
 def data_table() -> str:
     lines = ["| pairs | store | a rank's memory | 8 ranks | steps |", "|---|---|---|---|---|"]
     for size in SIZES:
-        recipe, shape, question = asked("qwen3-8b", size, 3)
-        pairs = find_pairs(recipe, question)
-        store = costs.disk_bytes(recipe, shape.parameters, question.pairs or 0, pairs.tokens)["tokenised pairs"]
-        host = costs.HOST_BYTES_PER_PAIR * (question.pairs or 0)
+        recipe, shape, options = asked("qwen3-8b", size, 3)
+        pairs = find_pairs(recipe, options)
+        store = costs.disk_bytes(recipe, shape.parameters, options.pairs or 0, pairs.tokens)["tokenised pairs"]
+        host = costs.HOST_BYTES_PER_PAIR * (options.pairs or 0)
         steps = costs.num_steps(recipe, pairs.count)
         lines.append(f"| {size} | {store / 1e9:.0f} GB | {host / 1e9:.2f} GB | {8 * host / 1e9:.1f} GB | {steps:,} |")
     return "\n".join(lines)
@@ -115,11 +115,11 @@ def test_the_gpu_hours_of_the_recipes_are_what_the_command_computes():
     """The last column of docs/recipes.md, which is written by hand."""
     page = PAGE.with_name("recipes.md").read_text()
     for name in SHAPES:
-        question, others = read_question([f"recipe={name}", "pairs=77e3"])
+        options, others = read_options([f"recipe={name}", "pairs=77e3"])
         recipe = load_recipe(others, with_data=False)
-        pairs = find_pairs(recipe, question)
+        pairs = find_pairs(recipe, options)
         steps = costs.num_steps(recipe, pairs.count)
-        about = {"gpu": costs.GPUS[question.gpu], "mfu": question.mfu, "network": question.network}
+        about = {"gpu": costs.GPUS[options.gpu], "mfu": options.mfu, "network": options.network}
         slow, fast = costs.step_cost(recipe, memory.read_shape(config_of(name)), pairs.tokens, 1, **about).computing
         all_steps = steps * (1 + costs.evaluation_share(recipe, steps, pairs.held_out))
         hours = "{:.2g} to {:.2g}".format(*(seconds * all_steps / 3600 for seconds in (fast, slow)))

@@ -9,8 +9,8 @@ from train.recipe.schema import Recipe, RecipeError
 
 
 @dataclass
-class Question:
-    """The command's own keys; the others are the recipe's."""
+class PlanOptions:
+    """The own keys of `train/plan.py`, whose usage explains each; all others are the recipe's."""
 
     gpus: list[int] = field(default_factory=lambda: [8])
     pairs: float | None = None
@@ -32,19 +32,19 @@ class PairCounts:
     origin: str  # a sentence: where these figures are from
 
 
-def find_pairs(recipe: Recipe, question: Question) -> PairCounts:
+def find_pairs(recipe: Recipe, options: PlanOptions) -> PairCounts:
     """The given pairs, or the recipe's own where they are tokenised here. Raises: RecipeError, DataError."""
     data = recipe.data
-    if question.pairs is None:
+    if options.pairs is None:
         return prepared_pairs(recipe)
-    held_out = min(data.eval.fraction * question.pairs, data.eval.limit or float("inf"))
-    tokens_per_pair = question.tokens_per_pair or float(costs.TOKENS_PER_PAIR)
+    held_out = min(data.eval.fraction * options.pairs, data.eval.limit or float("inf"))
+    tokens_per_pair = options.tokens_per_pair or float(costs.TOKENS_PER_PAIR)
     published = "published average of Skywork-Reward-Preference-80K, an assumption for other pairs"
-    of = f"{tokens_per_pair:,.0f} tokens a pair ({'given' if question.tokens_per_pair else published})"
+    of = f"{tokens_per_pair:,.0f} tokens a pair ({'given' if options.tokens_per_pair else published})"
     prompt = costs.PROMPT_TOKENS / costs.TOKENS_PER_PAIR
-    origin = f"{question.pairs:,.0f} pairs (given) of {of}, {prompt:.1%} of them in the common prompt (that average's)"
+    origin = f"{options.pairs:,.0f} pairs (given) of {of}, {prompt:.1%} of them in the common prompt (that average's)"
     tokens = costs.assumed_pairs(tokens_per_pair, data.share_prefix)
-    count = (1 - data.eval.fraction) * question.pairs
+    count = (1 - data.eval.fraction) * options.pairs
     return PairCounts(count, held_out, None, tokens, origin)
 
 

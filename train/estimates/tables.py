@@ -3,7 +3,7 @@
 from data.common.text import text_table
 from train.estimates import costs, memory
 from train.estimates.costs import GPUS, StepCost
-from train.estimates.pairs import PairCounts, Question
+from train.estimates.pairs import PairCounts, PlanOptions
 from train.recipe.schema import Recipe
 
 SPEED_COLUMNS = {  # name -> width in characters
@@ -20,12 +20,12 @@ SPEED_COLUMNS = {  # name -> width in characters
 }
 
 
-def plan_text(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question) -> str:
+def plan_text(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, options: PlanOptions) -> str:
     """Everything that `train/plan.py` prints."""
-    gpu, steps = GPUS[question.gpu], costs.num_steps(recipe, pairs.count)
+    gpu, steps = GPUS[options.gpu], costs.num_steps(recipe, pairs.count)
     training, tokens = recipe.training, pairs.tokens
     work = 3 * costs.forward_work(shape, training.pairs_per_step, tokens)
-    low, high = (f"{100 * share:g}" for share in question.mfu)
+    low, high = (f"{100 * share:g}" for share in options.mfu)
     lines = [
         f"{recipe.name}: {shape.parameters:,} parameters",
         f"pairs: {pairs.origin}",
@@ -33,13 +33,13 @@ def plan_text(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: 
         f"{training.pairs_per_step * tokens.packed:,.0f} tokens in packs ({tokens.packed:,.0f} a pair) and "
         f"{work:.3g} FLOPs (useful ones, forward and backward)",
         "",
-        f"Memory (computed; train/memory.py). {question.gpu}: {gpu.memory:g} GiB",
-        memory.memory_table(recipe, shape, question.gpus),
-        *_misfits(recipe, shape, question),
+        f"Memory (computed; train/memory.py). {options.gpu}: {gpu.memory:g} GiB",
+        memory.memory_table(recipe, shape, options.gpus),
+        *_misfits(recipe, shape, options),
         "",
-        f"Speed (computed). {question.gpu}: {gpu.peak / 1e12:g} TFLOP/s, of which {low} to {high} % are assumed to do "
-        f"useful work; NVLink {gpu.nvlink:g} GB/s, nodes of {costs.PER_NODE} joined by {question.network:g} GB/s",
-        _speed_table(recipe, shape, pairs, question, steps),
+        f"Speed (computed). {options.gpu}: {gpu.peak / 1e12:g} TFLOP/s, of which {low} to {high} % are assumed to do "
+        f"useful work; NVLink {gpu.nvlink:g} GB/s, nodes of {costs.PER_NODE} joined by {options.network:g} GB/s",
+        _speed_table(recipe, shape, pairs, options, steps),
         *_notes(recipe, pairs, steps),
         "",
         *_storage(recipe, shape, pairs),
@@ -47,22 +47,22 @@ def plan_text(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: 
     return "\n".join(lines)
 
 
-def _misfits(recipe: Recipe, shape: memory.Shape, question: Question) -> list[str]:
-    lines, limit = [], GPUS[question.gpu].memory
-    for count in question.gpus:
+def _misfits(recipe: Recipe, shape: memory.Shape, options: PlanOptions) -> list[str]:
+    lines, limit = [], GPUS[options.gpu].memory
+    for count in options.gpus:
         parts = memory.estimate_memory(recipe, shape, count)
         if parts["longest pair"] / memory.GIB > limit:
             fits = "packs fit, but not the longest pair" if parts["total"] / memory.GIB <= limit else "it does not fit"
-            lines.append(f"{count} x {question.gpu}: {fits}")
+            lines.append(f"{count} x {options.gpu}: {fits}")
     return lines
 
 
-def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, question: Question, steps: int) -> str:
+def _speed_table(recipe: Recipe, shape: memory.Shape, pairs: PairCounts, options: PlanOptions, steps: int) -> str:
     extra = 1 + costs.evaluation_share(recipe, steps, pairs.held_out)
     rows = [list(SPEED_COLUMNS)]
-    for count in question.gpus:
+    for count in options.gpus:
         step = costs.step_cost(
-            recipe, shape, pairs.tokens, count, gpu=GPUS[question.gpu], mfu=question.mfu, network=question.network
+            recipe, shape, pairs.tokens, count, gpu=GPUS[options.gpu], mfu=options.mfu, network=options.network
         )
         rows.append(_speed_row(step, recipe.training.pairs_per_step * pairs.tokens.packed, steps * extra))
     return text_table(rows, align=">", gap=1, widths=list(SPEED_COLUMNS.values()))

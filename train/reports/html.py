@@ -152,7 +152,7 @@ def table_html(table: HtmlTable, wide: bool = False) -> str:
     classes = [' class="text"' if text else "" for text in is_text]
     head = "".join(f'<th scope="col"{c}>{esc(column)}</th>' for c, column in zip(classes, table.columns, strict=True))
     rows = "".join(
-        f"<tr>{''.join(f'<td{c}>{_cell(value)}</td>' for c, value in zip(classes, row, strict=True))}</tr>"
+        f"<tr>{''.join(f'<td{c}>{_cell_html(value)}</td>' for c, value in zip(classes, row, strict=True))}</tr>"
         for row in table.rows
     )
     return (
@@ -167,7 +167,7 @@ def text_block(summary: str, text: str) -> str:
     return f"<details><summary>{esc(summary)}</summary>{inner}</details>"
 
 
-def _cell(value: Cell) -> str:
+def _cell_html(value: Cell) -> str:
     if value is None:
         return "–"
     return esc(value) if isinstance(value, str) else f'<data value="{value!r}">{esc(number(value))}</data>'

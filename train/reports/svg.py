@@ -46,7 +46,7 @@ RC_PARAMS = {
 }
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
-_numbers = itertools.count()
+_drawing_numbers = itertools.count()
 
 
 def colour_of(number: int) -> str:
@@ -77,7 +77,7 @@ def svg_of(draw: Callable[[Any], None], height: float) -> str:
     text = re.sub(
         r"font-family: [^;\"]*;?|font: ([\d.]+px) [^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", text
     )
-    text = _own_ids(text, f"f{next(_numbers)}-")
+    text = _own_ids(text, f"f{next(_drawing_numbers)}-")
     for name, colour in PLACEHOLDERS.items():
         text = text.replace(colour, f"var(--{name})")
     return re.sub(r"\s*\n\s*", " ", text)

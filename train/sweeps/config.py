@@ -44,7 +44,7 @@ def read_sweep(arguments: list[tuple[str, str]]) -> SweepConfig:
     if not given:
         raise RecipeError("which sweep? give sweep=FILE.yaml, or e.g. sweep.seeds=[0,1] or sweep.leave_one_out=true")
     config = SweepConfig(**given)
-    _check(config)
+    _check_sweep(config)
     return config
 
 
@@ -100,7 +100,7 @@ def _flat(tree: Any, what: str = "axes") -> dict[str, Any]:
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check(config: SweepConfig) -> None:
+def _check_sweep(config: SweepConfig) -> None:
     lists = {"fractions": config.fractions, "seeds": config.seeds} | config.axes
     for key, values in lists.items():
         if not isinstance(values, list) or (not values and key in config.axes):

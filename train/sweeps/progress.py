@@ -17,7 +17,7 @@ def plan_lines(sweep: Sweep, at_once: int) -> list[str]:
     """The plan of a sweep, as printed before anything starts."""
     seeds = list(dict.fromkeys(run.seed for run in sweep.runs if run.seed is not None))
     each = f" x {len(seeds)} seeds" if len(seeds) > 1 else ""
-    rows = [_point_row(sweep, name) for name in sweep.points]
+    rows = [_plan_row(sweep, name) for name in sweep.points]
     table = text_table(rows, align="<><", widths=[0, len("99,999,999 pairs")])
     todo = sweep.to_run()
     seconds = estimate_seconds(sweep, todo, at_once)
@@ -34,7 +34,7 @@ def plan_lines(sweep: Sweep, at_once: int) -> list[str]:
     ]
 
 
-def _point_row(sweep: Sweep, name: str) -> list[str]:
+def _plan_row(sweep: Sweep, name: str) -> list[str]:
     """Name, pairs, and what it changes, with the states of its runs."""
     runs = sweep.of_point(name)
     pairs = [run.pairs for run in runs if run.pairs is not None]

@@ -18,8 +18,8 @@ from data.selection.mixture import Mixture
 from data.tokens.chat import Group
 from train.estimates import costs
 from train.estimates.memory import read_shape
-from train.estimates.pairs import Question, find_pairs
-from train.plan import main, read_question
+from train.estimates.pairs import PlanOptions, find_pairs
+from train.plan import main, read_options
 from train.recipe.schema import Recipe, load_recipe
 from train.run.resolve import prepare_inputs
 from train.step.flops import forward_flops
@@ -155,7 +155,7 @@ def test_prepared_pairs_are_counted_and_others_are_not_prepared_for_it(
     assert "data.sources.mine: is not tokenised here; give pairs=N" in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
     _, _, data = prepare_inputs(recipe)
-    found = find_pairs(recipe, Question())
+    found = find_pairs(recipe, PlanOptions())
     assert found.count == data.train[0].pairs_per_epoch() == round(1.5 * len(data.train[0]))
     assert found.held_out == len(data.held_out[0]) > 0
     assert found.tokens.stored == pytest.approx(sum(map(np.mean, data.train[0].lengths())))
@@ -214,11 +214,11 @@ def test_a_mistake_is_answered_with_one_line(argument: str, expected: str, capsy
 
 
 def test_the_commands_own_keys_are_read():
-    question, others = read_question(["recipe=tiny", "gpus=8,64", "pairs=26e6", "mfu=45-30", "gpu=A100", "network=50"])
+    options, others = read_options(["recipe=tiny", "gpus=8,64", "pairs=26e6", "mfu=45-30", "gpu=A100", "network=50"])
     assert others == ["recipe=tiny"]
-    assert (question.gpus, question.pairs, question.gpu, question.network) == ([8, 64], 26e6, "A100", 50)
-    assert question.mfu == (0.30, 0.45)
-    assert read_question(["mfu=40"])[0].mfu == (0.4, 0.4)
+    assert (options.gpus, options.pairs, options.gpu, options.network) == ([8, 64], 26e6, "A100", 50)
+    assert options.mfu == (0.30, 0.45)
+    assert read_options(["mfu=40"])[0].mfu == (0.4, 0.4)
 
 
 def test_the_command_imports_nothing_heavy_where_no_data_is_read(tmp_path: Path):

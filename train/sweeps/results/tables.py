@@ -49,15 +49,15 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
 
 def _points_table(result: SweepResult) -> TextTable:
     columns = ("point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)")
-    rows = [[*columns, "loss"], *(_point_row(result, point) for point in result.points)]
+    rows = [[*columns, "loss"], *(_result_row(result, point) for point in result.points)]
     return TextTable(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, _remarks(result))
 
 
-def _point_row(result: SweepResult, point: PointResult) -> list[str]:
+def _result_row(result: SweepResult, point: PointResult) -> list[str]:
     effect, pairs, loss = point.effects.get(ALL), point.pairs, point.mean("eval/all/loss")
     both = None if effect is None or effect.both_low is None else (effect.both_low, effect.both_high or 0.0)
     return [
-        _name(result, point),
+        _starred_name(result, point),
         f"{len(point.runs)}" if len(point.runs) == point.planned else f"{len(point.runs)} of {point.planned}",
         "-" if pairs is None else f"{pairs:,}",
         _percent_or_dash(point.mean(ACCURACY)),
@@ -69,7 +69,7 @@ def _point_row(result: SweepResult, point: PointResult) -> list[str]:
     ]
 
 
-def _name(result: SweepResult, point: PointResult) -> str:
+def _starred_name(result: SweepResult, point: PointResult) -> str:
     return point.name + (" *" if point.name == result.sweep.baseline else "")
 
 
@@ -128,7 +128,7 @@ def _benchmark_table(result: SweepResult) -> TextTable:
             for key in keys
         ]
         differences = [_with_interval(point.benchmarks[name]) if name in point.benchmarks else "-" for name in scored]
-        rows.append([_name(result, point), *means, *differences])
+        rows.append([_starred_name(result, point), *means, *differences])
     return TextTable("benchmarks: headline scores in percent, means over seeds", rows, [])
 
 
