@@ -79,7 +79,7 @@ test)
     processes=()
     if [[ "$*" == "" || "$*" == --all ]]; then
         # A file stays in one process, and the collected order holds: files whose tests train come first.
-        processes=(--numprocesses "$(nproc)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+        processes=(--numprocesses "$(nproc 2>/dev/null || echo 2)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
     fi
     exec .venv/bin/python -m pytest "${processes[@]}" "$@"
     ;;

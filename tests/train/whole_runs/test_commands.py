@@ -47,16 +47,16 @@ def test_the_next_command_works(tiny, tmp_path):
     assert len(row["rewards"]) == 2
 
 
-def test_a_finished_run_says_so(tiny, runs):
-    again = run_training(tiny.directory, runs.cache, ["recipe=tiny"])
-    assert again.code == 0
+def test_a_finished_run_says_so(tiny, warm):
+    again = warm.run(["recipe=tiny", f"run_dir={tiny.directory}"])
+    assert again.codes == [0]
     assert "this run is finished" in again.output
     assert again.output.count("\n") == 1
 
 
-def test_another_recipe_in_a_used_directory_is_refused(tiny, runs):
-    other = run_training(tiny.directory, runs.cache, ["recipe=tiny", "optimizer.learning_rate=5"])
-    assert other.code == 2
+def test_another_recipe_in_a_used_directory_is_refused(tiny, warm):
+    other = warm.run(["recipe=tiny", "optimizer.learning_rate=5", f"run_dir={tiny.directory}"])
+    assert other.codes == [2]
     assert "holds a run of another recipe; it differs in optimizer.learning_rate (0.001 -> 5.0)" in other.output
     assert (tiny.directory / "export" / "parity.json").is_file()
 
@@ -85,20 +85,20 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path,
         assert torch.equal(tensor, straight.weights()[name]), name
 
 
-def test_all_rows_refused_says_why(tmp_path):
+def test_all_rows_refused_says_why(warm, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "Hi", "chosen": "a", "rejected": "a"}\n' * 3)
     given = [f"data.sources.mine.path={tmp_path}/mine.jsonl", "data.sources.twins=null"]
-    done = run_training(tmp_path / "run", tmp_path, ["recipe=smoke-qwen3", *given])
-    assert done.code == 2
+    done = warm.run(["recipe=smoke-qwen3", *given, f"run_dir={tmp_path / 'run'}"])
+    assert done.codes == [2]
     assert "3 row(s) were refused for 'identical', e.g. " in done.output
     assert f"{tmp_path}/mine.jsonl:1: chosen and rejected are the same conversation" in done.output
     assert len((tmp_path / "run" / "dropped.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_run_directory_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_run_directory_that_cannot_be_made_is_one_line(warm, tmp_path):
     (tmp_path / "file").touch()
-    done = run_training(tmp_path / "file" / "run", tmp_path, ["recipe=smoke-qwen3"])
-    assert done.code == 1
+    done = warm.run(["recipe=smoke-qwen3", f"run_dir={tmp_path / 'file' / 'run'}"])
+    assert done.codes[0] == 1
     assert "Not a directory" in done.output
     assert "Traceback" not in done.output
 
