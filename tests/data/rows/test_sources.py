@@ -307,19 +307,10 @@ def test_json_that_is_no_rows(tmp_path: Path) -> None:
     [
         ({}, "data.sources.x: give exactly one of path, dataset and builtin (it has none)"),
         ({"path": "a.jsonl", "dataset": "b"}, "(it has path and dataset)"),
-        (
-            {"builtin": "twins-train", "format": "chatml"},
-            "data.sources.x.format='chatml': expected one of ['messages'",
-        ),
+        ({"builtin": "twins-train", "format": "chatml"}, "data.sources.x.format='chatml': expected one of ['messages'"),
         ({"builtin": "triplets"}, "data.sources.x.builtin='triplets': expected one of ['twins-train'"),
-        (
-            {"builtin": "twins-train", "weight": -1.0},
-            "data.sources.x.weight=-1.0: expected 0 (held out only) or more",
-        ),
-        (
-            {"builtin": "twins-train", "fraction": 0.0},
-            "data.sources.x.fraction=0.0: expected above 0 and at most 1",
-        ),
+        ({"builtin": "twins-train", "weight": -1.0}, "data.sources.x.weight=-1.0: expected 0 (held out only) or more"),
+        ({"builtin": "twins-train", "fraction": 0.0}, "data.sources.x.fraction=0.0: expected above 0 and at most 1"),
         ({"builtin": "twins-train", "fraction": 1.5}, "data.sources.x.fraction=1.5"),
         (
             {"builtin": "twins-train", "min_tokens": 9, "max_tokens": 8},

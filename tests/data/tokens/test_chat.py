@@ -291,8 +291,7 @@ def test_a_date_that_is_another_on_another_machine_is_refused(part: str) -> None
 
 
 @pytest.mark.parametrize(
-    "call",
-    ["strftime_now(format)", "strftime_now (format)", "strftime_now('%d' + x)", "strftime_now('%'~'d')"],
+    "call", ["strftime_now(format)", "strftime_now (format)", "strftime_now('%d' + x)", "strftime_now('%'~'d')"]
 )
 def test_a_clock_that_cannot_be_replaced_is_refused(call: str) -> None:
     with pytest.raises(DataError, match="give one with a fixed date"):

@@ -159,13 +159,7 @@ def test_a_file_that_moved_is_found_by_its_content(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"max_length": 100},
-        {"over_length": "truncate_prompt"},
-        {"target_margin": True},
-    ],
-    ids=str,
+    "change", [{"max_length": 100}, {"over_length": "truncate_prompt"}, {"target_margin": True}], ids=str
 )
 def test_other_settings_make_another_store(change: dict[str, Any], build_store: Build) -> None:
     rows = numbered(5, margin=1)
