@@ -12,6 +12,11 @@ def talk(*turns: str, system: str | None = None) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
+def with_role(role: str, content: str = "more") -> list[dict[str, str]]:
+    """A conversation with a message of another role in its middle."""
+    return [*talk("a", "b"), {"role": role, "content": content}, *talk("c", "d")]
+
+
 def pair(prompt: str = "Say hi.", chosen: str = "Hi there.", rejected: str = "No.", **extra: Any) -> dict[str, Any]:
     """A row of the plainest schema."""
     return {"chosen": talk(prompt, chosen), "rejected": talk(prompt, rejected), **extra}
