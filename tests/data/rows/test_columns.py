@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from handmade_rows import numbered, pair, talk, write_jsonl
-from pair_schemas import CHOSEN, REJECTED, SCHEMAS
+from pair_schemas import CHOSEN, REJECTED, SCHEMAS, said
 
 from data.common.errors import InvalidPair
 from data.rows.columns import MAX_COLUMNS, without
@@ -24,43 +24,39 @@ ROW = {"prompt": "and now?", "chosen": "Now this.", "rejected": "Never."}
 LONG = "The passage that the question is about, which is long enough to be found inside a message."
 
 
-OTHER_SPELLINGS = (
-    *("chatHistory", "systemMessage", "history ", "context_1", "system_prompts", "system_msg", "context_messages"),
-    *("previous_conversation", "prior_turns", "dialogue_context", "input_text", "extra_context", "passage_text"),
-)
-
-
 def refusal(row: dict[str, Any]) -> InvalidPair:
     with pytest.raises(InvalidPair) as caught:
         parse_pair(row)
     return caught.value
 
 
+WRITE = "write its text into the messages"
+TEXT_ALONE = "the model reads text alone"
+RENDER = "render the definitions into a system message"
+RENAME = "rename it to loss_weight"
+SPELLINGS = (
+    *("chatHistory", "systemMessage", "history ", "context_1", "system_prompts", "system_msg", "context_messages"),
+    *("previous_conversation", "prior_turns", "dialogue_context", "input_text", "extra_context", "passage_text"),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        ("history", [["Hi", "Hello"]], "write its text into the messages"),
-        ("system_prompt", "Answer in French only.", "write its text into the messages"),
-        ("input", "A text.", "write its text into the messages"),
-        ("instruction", "Do it.", "write its text into the messages"),
-        ("context", {"title": "A", "text": LONG}, "write its text into the messages"),
-        ("messages", talk("Hi", "Hello"), "write its text into the messages"),
-        ("chat-history", json.dumps(talk("Hi", "Hello")), "write its text into the messages"),
-        ("chosen_thinking", "Hm.", "write its text into the messages"),
-        ("images", ["a.png"], "the model reads text alone"),
-        ("Image", {"bytes": b"x", "path": None}, "the model reads text alone"),
-        ("rejected_images", ["and now?"], "the model reads text alone"),
-        ("videos", ["a.mp4"], "the model reads text alone"),
-        ("functions", [{"name": "f"}], "render the definitions into a system message"),
-        ("tools", '[{"name": "f"}]', "render the definitions into a system message"),
-        ("weight", 0.5, "rename it to loss_weight"),
+        *(("history", [["Hi", "Hello"]], WRITE), ("system_prompt", "Answer in French only.", WRITE)),
+        *(("input", "A text.", WRITE), ("input", 21, WRITE), ("instruction", "Do it.", WRITE)),
+        ("context", {"title": "A", "text": LONG}, WRITE),
+        ("context", "Never.", WRITE),  # which one of the two says, and not the prompt
+        *(("messages", talk("Hi", "Hello"), WRITE), ("chat-history", json.dumps(talk("Hi", "Hello")), WRITE)),
+        ("chosen_thinking", "Hm.", WRITE),
+        *((name, "A text.", WRITE) for name in SPELLINGS),
+        *(("images", ["a.png"], TEXT_ALONE), ("Image", {"bytes": b"x", "path": None}, TEXT_ALONE)),
+        *(("rejected_images", ["and now?"], TEXT_ALONE), ("videos", ["a.mp4"], TEXT_ALONE)),
+        *((name, "a.png", TEXT_ALONE) for name in ("image_1", "image0", "imgPath", "image_base64")),
+        ("functions", [{"name": "f"}], RENDER),
+        *((name, '[{"name": "f"}]', RENDER) for name in ("tools", "tools_json")),
+        *(("weight", 0.5, RENAME), ("loss_weights", 2, RENAME)),
         ("chat_template_kwargs", {"enable_thinking": False}, "the chat template is rendered without arguments"),
-        ("input", 21, "write its text into the messages"),
-        ("context", "Never.", "write its text into the messages"),  # which one of the two says, and not the prompt
-        *((name, "A text.", "write its text into the messages") for name in OTHER_SPELLINGS),
-        *((name, "a.png", "the model reads text alone") for name in ("image_1", "image0", "imgPath", "image_base64")),
-        ("tools_json", '[{"name": "f"}]', "render the definitions into a system message"),
-        ("loss_weights", 2, "rename it to loss_weight"),
     ],
 )
 def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value: Any, remedy: str) -> None:
@@ -68,7 +64,7 @@ def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value:
     assert f"the row has a field {name if name.isidentifier() else repr(name)}, which is not read" in str(refused)
     assert remedy in str(refused)
     assert "ignore_columns" in str(refused)
-    assert refused.reason == ("tool definitions" if name in ("functions", "tools", "tools_json") else "unread column")
+    assert refused.reason == ("tool definitions" if remedy == RENDER else "unread column")
     assert parse_pair(without(ROW | {name: value}, [name])) == parse_pair(ROW)
     for empty in (None, "", " ", [], {}, [None], {"path": None}, [[], ""], float("nan"), "[]"):
         assert parse_pair(ROW | {name: empty}) == parse_pair(ROW)
@@ -80,33 +76,25 @@ def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value:
         {"id": 7, "source": "x", "rating_chosen": 5, "rejected_2": "z", "response": "Other.", "meta": {"k": [1]}},
         {"context_length": 3, "input_tokens": 5, "question_type": "x", "prompt_id": "p1", "history": True},
         {"instruction": " and now? ", "question": "and now?"},
-        {"messages": [{"role": "user", "content": "and now?"}, {"role": "assistant", "content": "Now this."}]},
-        {"history": [], "messages": [{"role": "user", "content": "and now?"}]},
+        {"messages": talk("and now?", "Now this.")},
+        {"messages": talk("and now?", "Never.")},
+        {"history": [], "messages": talk("and now?")},
         {"conversation": [{"input": "and now?", "output": "Never."}]},
+        {"prompt": f"Read this: {LONG}\nWhat does it say?", "context": LONG},
     ],
 )
 def test_other_columns_are_left_unread_and_so_is_context_that_the_conversation_holds(extra: dict[str, Any]) -> None:
-    assert parse_pair(ROW | extra) == parse_pair(ROW)
+    assert parse_pair(ROW | extra) == parse_pair(ROW | {"prompt": extra.get("prompt", ROW["prompt"])})
 
 
-def test_short_texts_are_not_found_by_chance_inside_a_message_and_long_ones_are() -> None:
-    row = ROW | {"prompt": f"Read this: {LONG}\nWhat does it say?"}
-    assert parse_pair(row | {"context": LONG}) == parse_pair(row)
-    assert "field input," in str(refusal(row | {"input": "Read this"}))
-
-
-def test_a_prompt_that_the_conversations_lack_is_refused_unless_the_format_says_so() -> None:
-    history = [{"from": "human", "value": "and now?"}]
-    row = {"conversations": history, "chosen": "Now this.", "rejected": "Never."}
+def test_context_that_the_conversation_only_seems_to_hold_is_refused() -> None:
+    by_chance = {"prompt": f"Read this: {LONG}", "input": "Read this"}  # a short text inside a message
+    assert "field input," in str(refusal(ROW | by_chance))
+    assert "field messages," in str(refusal(ROW | {"messages": talk("and now?", "Never.", "Why?")}))
+    row = {"conversations": [said("and now?", "human")], "chosen": "Now this.", "rejected": "Never."}
     assert parse_pair(row | {"prompt": "and now?"}) == parse_pair(row)
     assert "a field prompt," in str(refusal(row | {"prompt": "and before?"}))
-    assert parse_pair(row | {"prompt": "and before?"}, "sharegpt") == parse_pair(row)
-
-
-def test_a_column_of_messages_is_one_of_the_conversations_or_lost() -> None:
-    talked = [{"role": "user", "content": "and now?"}, {"role": "assistant", "content": "Never."}]
-    assert parse_pair(ROW | {"messages": talked}) == parse_pair(ROW)
-    assert "field messages," in str(refusal(ROW | {"messages": [*talked, {"role": "user", "content": "Why?"}]}))
+    assert parse_pair(row | {"prompt": "and before?"}, "sharegpt") == parse_pair(row), "the format says so"
 
 
 @pytest.mark.parametrize(
@@ -114,24 +102,21 @@ def test_a_column_of_messages_is_one_of_the_conversations_or_lost() -> None:
     [
         ({"prompt": LONG, "chosen": f"{LONG}\nYes.", "rejected": f"{LONG} No."}, "prompt repeated"),
         ({"prompt": "Is it?", "chosen": "Is it?\nYes.", "rejected": "Is it?\nNo."}, "prompt repeated"),
+        ({"prompt": "Say hi", "chosen": "Say hi to her?", "rejected": "Say hi."}, None),
+        ({"prompt": LONG, "chosen": f"{LONG} Yes.", "rejected": "No."}, None),
         (ROW | {"chosen": json.dumps([{"role": "assistant", "content": "a"}])}, "messages as text"),
         (ROW | {"chosen": repr([{"content": "it's", "role": "assistant"}])}, "messages as text"),
         (ROW | {"prompt": json.dumps([{"from": "human", "value": "a"}])}, "messages as text"),
+        (ROW | {"chosen": '[{"role": "admin"}]', "rejected": "[1, 2]"}, None),
         (ROW | {"prompt": "You are kind.\n<|im_start|>user\nHi"}, "rendered prompt"),
         (ROW | {"prompt": "<bos><start_of_turn>user\nHi"}, "rendered prompt"),
+        (ROW | {"prompt": "What does <|im_start|> mean?"}, None),
     ],
 )
-def test_texts_that_are_more_than_one_turn_are_refused(row: dict[str, Any], reason: str) -> None:
-    assert refusal(row).reason == reason
-
-
-def test_texts_that_look_like_it_are_read() -> None:
-    for row in (
-        {"prompt": "Say hi", "chosen": "Say hi to her?", "rejected": "Say hi."},
-        {"prompt": LONG, "chosen": f"{LONG} Yes.", "rejected": "No."},
-        ROW | {"chosen": '[{"role": "admin"}]', "rejected": "[1, 2]"},
-        ROW | {"prompt": "What does <|im_start|> mean?"},
-    ):
+def test_texts_that_are_more_than_one_turn_are_refused_and_no_others(row: dict[str, Any], reason: str | None) -> None:
+    if reason:
+        assert refusal(row).reason == reason
+    else:
         assert parse_pair(row).chosen[-1]["content"] == row["chosen"]
 
 
@@ -147,26 +132,34 @@ def messages_in(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def fresh(schema: str) -> dict[str, Any]:
-    """A row in which no two messages are one object."""
-    return json.loads(json.dumps(SCHEMAS[schema][1]))
+@pytest.mark.parametrize("name", [name for name in SCHEMAS if messages_in(SCHEMAS[name][1])])
+def test_a_key_of_any_message_in_any_schema_is_harmless_or_refuses_the_row(name: str) -> None:
+    for number, (where, _) in enumerate(messages_in(SCHEMAS[name][1])):
+        for key, value in [("", None), *SAYS.items()]:
+            row = json.loads(json.dumps(SCHEMAS[name][1]))  # in which no two messages are one object
+            messages_in(row)[number][1].update({key: value} if key else SAYS_NOTHING)
+            if key:
+                assert f"{where} has " in str(refusal(row))
+                assert key in str(refusal(row))
+            else:
+                assert (parse_pair(row).chosen, parse_pair(row).rejected) == (CHOSEN, REJECTED)
 
 
 SAYS = {
     "thinking": "Hm.",
     "reasoning": "Hm.",
     "reasoning_content": "Hm.",
-    "function_call": {"name": "f", "arguments": "{}"},
-    "tool_calls": [{"name": "f"}],
     "refusal": "I will not.",
     "name": "light",
+    "function_call": {"name": "f", "arguments": "{}"},
+    "tool_calls": [{"name": "f"}],
     "tool_call_id": "c1",
     "images": ["a.png"],
     "prefix": True,
     "a key of tomorrow": 0,
 }
 SAYS_NOTHING = {
-    **dict(zip(SAYS, [None, "", " ", {}, [], None, float("nan"), [""], [], False, None], strict=True)),
+    **dict(zip(SAYS, [None, "", " ", [], None, {}, float("nan"), "", [""], False, None], strict=True)),
     "id": "m1",
     "index": 0,
     "model": "gpt",
@@ -176,19 +169,6 @@ SAYS_NOTHING = {
     "train": True,
     "loss": 1,
 }
-
-
-@pytest.mark.parametrize("name", [name for name in SCHEMAS if messages_in(SCHEMAS[name][1])])
-def test_a_key_of_any_message_in_any_schema_is_harmless_or_refuses_the_row(name: str) -> None:
-    for number, (where, _) in enumerate(messages_in(SCHEMAS[name][1])):
-        row = fresh(name)
-        messages_in(row)[number][1].update(SAYS_NOTHING)
-        assert (parse_pair(row).chosen, parse_pair(row).rejected) == (CHOSEN, REJECTED)
-        for key, value in SAYS.items():
-            row = fresh(name)
-            messages_in(row)[number][1][key] = value
-            assert f"{where} has " in str(refusal(row))
-            assert key in str(refusal(row))
 
 
 def test_masks_of_a_response_refuse_and_those_of_other_turns_mask_nothing() -> None:
@@ -206,12 +186,11 @@ def test_conversations_that_differ_only_in_what_is_not_read_are_not_called_ident
     assert refusal(row).reason == "message key"
 
 
-# Layouts of tools and of published sets whose content would be lost.
-LOST = (
-    *("silent_context", "silent_history", "silent_images", "silent_input", "silent_system_prompt", "weights_rows"),
-    *("functions_column", "tools_string_json", "lf_sharegpt_images"),
-    *("function_call_key", "function_call_key2", "reasoning_key", "reasoning_content", "trl_thinking_key"),
-    *("tool_msg_name", "sharegpt_tool_calls_key", "trl_tools"),
+LOST = (  # layouts of tools and of published sets whose content would be lost
+    *("silent_context", "silent_history", "silent_images", "silent_input", "silent_system_prompt"),
+    *("weights_rows", "sharegpt_tool_calls_key"),
+    *("functions_column", "tools_string_json", "lf_sharegpt_images", "function_call_key", "function_call_key2"),
+    *("reasoning_key", "reasoning_content", "trl_thinking_key", "tool_msg_name", "trl_tools"),
 )
 
 
@@ -247,30 +226,28 @@ def test_each_source_says_once_what_was_read_and_what_was_not(prepare: Callable[
     rows[2]["history"] = [["Hi", "Hello"]]
     rows[3] |= {"\x1b[31m": 1, "|a|": {"b": []}, "long" * 100: True}
     card = describe(prepare(rows, ignore_columns=["history"], where="LANG = 'en'"))
-    names = card["sources"]["mine"]["columns"]
-    assert names == {
+    assert card["sources"]["mine"]["columns"] == {
         "read": ["chosen", "rejected", "loss_weight"],
         "where": ["lang"],
         "ignored": ["history"],
         "not_read": ["source", "\x1b[31m", ("long" * 100)[:100]],
         "not_in_loss": [],
     }
-    (line,) = columns(card)
-    assert line == (
+    assert columns(card) == [
         "mine: columns read: chosen, rejected, loss_weight; read by where: lang; ignored: history; "
         f"not read: source, \\x1b[31m, {('long' * 100)[:37]}..."
-    )
+    ]
     assert "| mine | chosen, rejected, loss_weight | lang | history | source, " in to_markdown(card, "x")
 
 
 def test_a_margin_that_the_loss_does_not_use_is_said_once(prepare: Callable[..., PreparedData]) -> None:
     said = "margin of mine: not used by the loss; loss.target_margin=true does"
-    unused = describe(prepare(numbered(3, margin=1.5)))
+    rows = numbered(3, margin=1.5)
+    unused = describe(prepare(rows))
     assert columns(unused)[1:] == [said]
     assert to_markdown(unused, "x").count(said) == 1
-    assert len(columns(describe(prepare(numbered(3, margin=1.5), target_margin=True)))) == 1
-    assert len(columns(describe(prepare(numbered(3, margin=1.5), ignore_columns=["margin"])))) == 1
-    assert len(columns(describe(prepare(numbered(3))))) == 1
+    for used in (prepare(rows, target_margin=True), prepare(rows, ignore_columns=["margin"]), prepare(numbered(3))):
+        assert len(columns(describe(used))) == 1
 
 
 def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare: Callable[..., PreparedData]) -> None:
@@ -279,6 +256,15 @@ def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare: Callable[..
     assert data.report["mine"]["refused"] == {"unread column": 2}
     assert "mine.jsonl:4: the row has a field history," in data.warnings[0]
     assert prepare(rows, ignore_columns=["history"]).report["mine"]["trained"] == 5
+    misspelled = prepare(numbered(2, history=None), ignore_columns=["history", "histroy"])
+    said = "mine: ignore_columns names histroy, and no row has it; there are chosen, rejected, history"
+    assert misspelled.warnings == [said]
+
+
+def test_rows_with_ever_new_columns_are_counted_up_to_a_bound(prepare: Callable[..., PreparedData]) -> None:
+    data = prepare([row | {f"{i} {k}": 1 for k in range(600)} for i, row in enumerate(numbered(2))])
+    assert len(data.selections["mine"].store.info["columns"]) == MAX_COLUMNS
+    assert "and 978 more" in columns(describe(data))[0]
 
 
 def test_what_is_ignored_decides_what_is_tokenised_and_compared(
@@ -294,19 +280,6 @@ def test_what_is_ignored_decides_what_is_tokenised_and_compared(
         source = dataclasses.replace(source, ignore_columns=names)
         signatures = RowFeatures("x", source, "content", tmp_path, builder=True, workers=1).signatures()
         assert bool(len(signatures._rows)) == found
-
-
-def test_a_name_to_ignore_that_no_row_has_is_a_warning(prepare: Callable[..., PreparedData]) -> None:
-    data = prepare(numbered(2, history=None), ignore_columns=["history", "histroy"])
-    assert data.warnings == [
-        "mine: ignore_columns names histroy, and no row has it; there are chosen, rejected, history"
-    ]
-
-
-def test_rows_with_ever_new_columns_are_counted_up_to_a_bound(prepare: Callable[..., PreparedData]) -> None:
-    data = prepare([row | {f"{i} {k}": 1 for k in range(600)} for i, row in enumerate(numbered(2))])
-    assert len(data.selections["mine"].store.info["columns"]) == MAX_COLUMNS
-    assert "and 978 more" in columns(describe(data))[0]
 
 
 @pytest.mark.parametrize(

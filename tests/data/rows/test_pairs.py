@@ -28,22 +28,19 @@ def test_every_schema_is_detected_and_becomes_the_same_pair(name: str) -> None:
     assert row == before
 
 
-def test_prompt_string_with_response_strings() -> None:
+def test_prompt_string_with_response_strings_and_the_key_of_a_prompt() -> None:
     parsed = parse_pair({"prompt": "Why?", "chosen": "Because.", "rejected": "Dunno."})
     assert parsed == Pair(talk("Why?", "Because."), talk("Why?", "Dunno."))
+    assert parse_pair({"chosen": talk("a", "b", system="s"), "rejected": talk("a", "c")}).prompt_key == "a"
 
 
 def test_system_and_tool_turns_are_kept_in_every_schema_that_has_them() -> None:
-    whole = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Weather?"},
-        {"role": "tool", "content": "sunny"},
-    ]
-    roles = {"system": "system", "user": "human", "tool": "observation"}
-    history = [said(m["content"], roles[m["role"]]) for m in whole]
-    expected = [*whole, {"role": "assistant", "content": "Sun."}]
-    assert parse_pair({"prompt": whole, "chosen": "Sun.", "rejected": "Rain."}).chosen == expected
-    assert parse_pair({"conversations": history, "chosen": "Sun.", "rejected": "Rain."}).chosen == expected
+    whole = [*talk("Weather?", system="Be brief."), {"role": "tool", "content": "sunny"}]
+    speakers = {"system": "system", "user": "human", "tool": "observation"}
+    history = [said(m["content"], speakers[m["role"]]) for m in whole]
+    for row in ({"prompt": whole}, {"conversations": history}):
+        parsed = parse_pair({**row, "chosen": "Sun.", "rejected": "Rain."})
+        assert parsed.chosen == [*whole, {"role": "assistant", "content": "Sun."}]
 
 
 def test_a_named_format_overrules_detection() -> None:
@@ -53,155 +50,95 @@ def test_a_named_format_overrules_detection() -> None:
         parse_pair(row)
 
 
-def test_prompt_key_is_the_first_user_turn() -> None:
-    assert parse_pair({"chosen": talk("a", "b", system="s"), "rejected": talk("a", "c")}).prompt_key == "a"
-
-
 # --- refusals -------------------------------------------------------------------------------------------------------
+
+
+PLAIN: dict[str, Any] = {"chosen": CHOSEN, "rejected": REJECTED}
+AB, HH = {"chosen": "a", "rejected": "b"}, "\n\nHuman: a\n\nAssistant: "
+TOOL_CALLS = {"tool_calls": [{"name": "f"}]}
+PARTS = [{"type": "text", "text": "x"}]
+HISTORIES = {"conversations": HISTORY} | AB
+
+
+def refusal(row: Any, **more: Any) -> InvalidPair:
+    with pytest.raises(InvalidPair) as caught:
+        parse_pair(row, **more)
+    return caught.value
 
 
 def with_message(index: int, **changes: Any) -> dict[str, Any]:
     """The plain row, one message of chosen changed."""
-    row = copy.deepcopy({"chosen": CHOSEN, "rejected": REJECTED})
+    row = copy.deepcopy(PLAIN)
     row["chosen"][index].update(changes)
     return row
 
 
-# (row, reason, what the sentence names)
-REFUSED: dict[str, tuple[Any, str, str]] = {
-    "a list": ([1, 2], "not an object", "the row is list"),
-    "a string": ("text", "not an object", "the row is str"),
-    "nothing": (None, "not an object", "the row is missing"),
-    "no chosen": ({"rejected": REJECTED}, "missing field", "no chosen among the fields ['rejected']"),
-    "neither side": ({"text": "x"}, "missing field", "no chosen and no rejected among the fields ['text']"),
-    "strings without a prompt": ({"chosen": "a", "rejected": "b"}, "unknown format", "no prompt field"),
-    "content is a number": (with_message(0, content=5), "not text", "chosen[0].content is int 5"),
-    "content is missing": (with_message(3, content=None), "not text", "chosen[3].content is missing"),
-    "content in parts": (
-        with_message(0, content=[{"type": "text", "text": "x"}]),
-        "not text",
-        "chosen[0].content is list",
-    ),
-    "blank content": (with_message(2, content=" \n\t"), "blank text", "chosen[2].content is blank"),
-    "empty content": (with_message(3, content=""), "blank text", "chosen[3].content is blank"),
-    "blank on the other side": ({"chosen": CHOSEN, "rejected": talk("x", " ")}, "blank text", "rejected[1].content"),
-    "lone surrogate": (with_message(3, content="12\ud800"), "not unicode", "chosen[3].content holds a lone surrogate"),
-    "unknown role": (with_message(1, role="bot"), "unknown role", "chosen[1] has role 'bot'"),
-    "role that is no text": (with_message(1, role=["x"]), "unknown role", "chosen[1] has role ['x']"),
-    "ends with the user": (
-        {"chosen": CHOSEN[:-1], "rejected": REJECTED},
-        "no response",
-        "chosen ends with role 'user'",
-    ),
-    "no user turn": ({"chosen": CHOSEN[-1:], "rejected": REJECTED}, "no user turn", "chosen has no user turn"),
-    "tool calls": (with_message(1, tool_calls=[{"name": "f"}]), "tool calls", "chosen[1] has structured tool_calls"),
-    "tool calls without content": (
-        with_message(1, tool_calls=[{"name": "f"}], content=None),
-        "tool calls",
-        "chosen[1] has structured tool_calls",
-    ),
-    "tool calls in the prompt": (
-        {"prompt": [{**PROMPT[0], "tool_calls": [1]}], "chosen": "a", "rejected": "b"},
-        "tool calls",
-        "prompt[0] has structured tool_calls",
-    ),
-    "empty list": ({"chosen": [], "rejected": REJECTED}, "not a conversation", "chosen is list []"),
-    "a message that is text": ({"chosen": ["hi"], "rejected": REJECTED}, "not a message", "chosen[0] is str 'hi'"),
-    "a message without content": (
-        {"chosen": CHOSEN, "rejected": [{"role": "user"}]},
-        "not a message",
-        "rejected[0] is an object with fields ['role']",
-    ),
-    "identical": ({"chosen": CHOSEN, "rejected": CHOSEN}, "identical", "chosen and rejected"),
-    "identical response strings": ({"prompt": "p", "chosen": "a", "rejected": "a"}, "identical", "chosen and rejected"),
-    "different first user turns": (
-        {"chosen": talk("a", "x"), "rejected": talk("b", "y")},
-        "different prompts",
-        "same_first_turn=false",
-    ),
-    "other users than the prompt": (
-        {"prompt": "p", "chosen": CHOSEN, "rejected": REJECTED},
-        "different prompts",
-        "chosen holds user turns that differ from the prompt field",
-    ),
-    "blank prompt": ({"prompt": " ", "chosen": "a", "rejected": "b"}, "blank text", "prompt is blank"),
-    "prompt that is no text": ({"prompt": 5, "chosen": "a", "rejected": "b"}, "not a conversation", "prompt is int 5"),
-    "prompt message blank": (
-        {"prompt": [{"role": "user", "content": ""}], "chosen": "a", "rejected": "b"},
-        "blank text",
-        "prompt[0].content is blank",
-    ),
-    "blank response string": ({"prompt": "p", "chosen": "a", "rejected": ""}, "blank text", "rejected is blank"),
-    "response that is no text": (
-        {"prompt": "p", "chosen": 3.5, "rejected": "b"},
-        "not a conversation",
-        "chosen is float 3.5",
-    ),
-    "response not unicode": ({"prompt": "p", "chosen": "\udfff", "rejected": "b"}, "not unicode", "chosen holds"),
-    "whole conversation without a response": (
-        {"prompt": PROMPT, "chosen": PROMPT, "rejected": REJECTED},
-        "no response",
-        "chosen ends with role 'user'",
-    ),
-    "HH ends with the human": (
-        {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: d"},
-        "no response",
-        "chosen ends with role 'user'",
-    ),
-    "HH on one side only": (
-        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "d"},
-        "not a conversation",
-        "rejected does not start with",
-    ),
-    "HH and something else": ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": 7}, "not text", "rejected is int"),
-    "HH with a blank turn": (
-        {"chosen": "\n\nHuman: \n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: d"},
-        "blank text",
-        "chosen[0].content is blank",
-    ),
-    "from/value: unknown speaker": (
-        {"conversations": [said("hi", "martian")], "chosen": "a", "rejected": "b"},
-        "unknown role",
-        "conversations[0] is from 'martian'",
-    ),
-    "from/value: no list": (
-        {"conversations": "hi", "chosen": "a", "rejected": "b"},
-        "not a conversation",
-        "conversations is str 'hi'",
-    ),
-    "from/value: not a turn": (
-        {"conversations": HISTORY, "chosen": {"text": "a"}, "rejected": "b"},
-        "not a message",
-        "chosen[0] is an object with fields ['text']",
-    ),
-    "from/value: not text": (
-        {"conversations": HISTORY, "chosen": said("a"), "rejected": {"from": "gpt", "value": 1}},
-        "not text",
-        "rejected[0].value is int 1",
-    ),
-    "from/value: blank history": (
-        {"conversations": [said("", "human")], "chosen": "a", "rejected": "b"},
-        "blank text",
-        "conversations[0].value is blank",
-    ),
-    "weight is text": (pair(loss_weight="2"), "bad number", "loss_weight is str '2'"),
-    "weight is true": (pair(loss_weight=True), "bad number", "loss_weight is bool True"),
-    "weight is negative": (pair(loss_weight=-0.5), "bad number", "loss_weight is -0.5, expected 0 or more"),
-    "weight is not a number": (pair(loss_weight=float("nan")), "bad number", "loss_weight is float nan"),
-    "weight is infinite": (pair(loss_weight=float("inf")), "bad number", "loss_weight is float inf"),
-    "weight beyond float32": (pair(loss_weight=1e300), "bad number", "loss_weight is float 1e+300"),
-    "weight beyond any float": (pair(loss_weight=10**400), "bad number", "loss_weight is int 1000"),
-}
+REFUSED: list[tuple[Any, str, str]] = [  # row, reason, what the sentence names
+    ([1, 2], "not an object", "the row is list"),
+    ("text", "not an object", "the row is str"),
+    (None, "not an object", "the row is missing"),
+    ({"rejected": REJECTED}, "missing field", "no chosen among the fields ['rejected']"),
+    ({"text": "x"}, "missing field", "no chosen and no rejected among the fields ['text']"),
+    (AB, "unknown format", "no prompt field"),
+    (with_message(0, content=5), "not text", "chosen[0].content is int 5"),
+    (with_message(3, content=None), "not text", "chosen[3].content is missing"),
+    (with_message(0, content=PARTS), "not text", "chosen[0].content is list"),
+    (with_message(2, content=" \n\t"), "blank text", "chosen[2].content is blank"),
+    (with_message(3, content=""), "blank text", "chosen[3].content is blank"),
+    ({"chosen": CHOSEN, "rejected": talk("x", " ")}, "blank text", "rejected[1].content"),
+    (with_message(3, content="12\ud800"), "not unicode", "chosen[3].content holds a lone surrogate"),
+    (with_message(1, role="bot"), "unknown role", "chosen[1] has role 'bot'"),
+    (with_message(1, role=["x"]), "unknown role", "chosen[1] has role ['x']"),
+    (PLAIN | {"chosen": CHOSEN[:-1]}, "no response", "chosen ends with role 'user'"),
+    (PLAIN | {"chosen": CHOSEN[-1:]}, "no user turn", "chosen has no user turn"),
+    (with_message(1, **TOOL_CALLS), "tool calls", "chosen[1] has structured tool_calls"),
+    (with_message(1, **TOOL_CALLS, content=None), "tool calls", "chosen[1] has structured tool_calls"),
+    (AB | {"prompt": [PROMPT[0] | TOOL_CALLS]}, "tool calls", "prompt[0] has structured tool_calls"),
+    (with_message(1, reasoning_content="Hm."), "reasoning content", "chosen[1] has structured reasoning_content"),
+    (PLAIN | {"chosen": []}, "not a conversation", "chosen is list []"),
+    (PLAIN | {"chosen": ["hi"]}, "not a message", "chosen[0] is str 'hi'"),
+    (PLAIN | {"rejected": [{"role": "user"}]}, "not a message", "rejected[0] is an object with fields ['role']"),
+    (PLAIN | {"rejected": CHOSEN}, "identical", "chosen and rejected"),
+    ({"prompt": "p", "chosen": "a", "rejected": "a"}, "identical", "chosen and rejected"),
+    ({"chosen": talk("a", "x"), "rejected": talk("b", "y")}, "different prompts", "same_first_turn=false"),
+    (PLAIN | {"prompt": "p"}, "different prompts", "chosen holds user turns that differ from the prompt field"),
+    (AB | {"prompt": " "}, "blank text", "prompt is blank"),
+    (AB | {"prompt": 5}, "not a conversation", "prompt is int 5"),
+    (AB | {"prompt": [{"role": "user", "content": ""}]}, "blank text", "prompt[0].content is blank"),
+    (AB | {"prompt": "p", "rejected": ""}, "blank text", "rejected is blank"),
+    (AB | {"prompt": "p", "chosen": 3.5}, "not a conversation", "chosen is float 3.5"),
+    (AB | {"prompt": "p", "chosen": "\udfff"}, "not unicode", "chosen holds"),
+    (PLAIN | {"prompt": PROMPT, "chosen": PROMPT}, "no response", "chosen ends with role 'user'"),
+    ({"chosen": HH + "b\n\nHuman: c", "rejected": HH + "d"}, "no response", "chosen ends with role 'user'"),
+    ({"chosen": HH + "b", "rejected": "d"}, "not a conversation", "rejected does not start with"),
+    ({"chosen": HH + "b", "rejected": 7}, "not text", "rejected is int"),
+    ({"chosen": "\n\nHuman: \n\nAssistant: b", "rejected": HH + "d"}, "blank text", "chosen[0].content is blank"),
+    (AB | {"conversations": [said("hi", "martian")]}, "unknown role", "conversations[0] is from 'martian'"),
+    (AB | {"conversations": "hi"}, "not a conversation", "conversations is str 'hi'"),
+    (AB | {"conversations": [said("", "human")]}, "blank text", "conversations[0].value is blank"),
+    (HISTORIES | {"chosen": {"text": "a"}}, "not a message", "chosen[0] is an object with fields ['text']"),
+    (HISTORIES | {"rejected": {"from": "gpt", "value": 1}}, "not text", "rejected[0].value is int 1"),
+    (pair(loss_weight="2"), "bad number", "loss_weight is str '2'"),
+    (pair(loss_weight=True), "bad number", "loss_weight is bool True"),
+    (pair(loss_weight=-0.5), "bad number", "loss_weight is -0.5, expected 0 or more"),
+    (pair(loss_weight=float("nan")), "bad number", "loss_weight is float nan"),
+    (pair(loss_weight=float("inf")), "bad number", "loss_weight is float inf"),
+    (pair(loss_weight=1e300), "bad number", "loss_weight is float 1e+300"),
+    (pair(loss_weight=10**400), "bad number", "loss_weight is int 1000"),
+    # What is long in a row is not long in its refusal.
+    ({"chosen": [{"role": "x" * 10**6, "content": "y"}], "rejected": "b"}, "unknown role", "chosen[0] has role 'xx"),
+    ({"chosen": [{"from": ["x"] * 10**5, "value": "y"}], "rejected": "b"}, "unknown role", "chosen[0] is from ['x'"),
+    ({"chosen": "c", "x" * 10**6: 1}, "missing field", "no rejected among"),
+    ({"chosen": [{"x" * 10**6: 1}], "rejected": "b"}, "not a message", "chosen[0]"),
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refusal_names_its_reason_and_field(name: str) -> None:
-    row, reason, sentence = REFUSED[name]
-    with pytest.raises(InvalidPair) as caught:
-        parse_pair(row)
-    assert caught.value.reason == reason
-    assert sentence in str(caught.value)
-    assert len(str(caught.value)) < 300
+@pytest.mark.parametrize(("row", "reason", "sentence"), REFUSED, ids=range(len(REFUSED)))
+def test_refusal_names_its_reason_and_field(row: Any, reason: str, sentence: str) -> None:
+    error = refusal(row)
+    assert error.reason == reason
+    assert sentence in str(error)
+    assert len(str(error)) < 400
 
 
 @pytest.mark.parametrize("format", ["messages", "prompt", "hh", "sharegpt"])
@@ -213,8 +150,8 @@ def test_a_named_format_refuses_what_is_not_of_it(format: str) -> None:
 
 def test_different_first_user_turns_on_request() -> None:
     row = {"chosen": talk("a", "x"), "rejected": talk("b", "y")}
-    assert parse_pair(row, same_first_turn=False) == Pair(row["chosen"], row["rejected"])
     later = {"chosen": talk("a", "x", "b", "y"), "rejected": talk("a", "z")}
+    assert parse_pair(row, same_first_turn=False) == Pair(row["chosen"], row["rejected"])
     assert parse_pair(later) == Pair(later["chosen"], later["rejected"])
 
 
@@ -238,21 +175,16 @@ def test_margin_is_read_only_when_the_loss_asks_for_it() -> None:
 )
 def test_margin_that_the_loss_cannot_use(extra: dict[str, Any], reason: str, sentence: str) -> None:
     assert parse_pair(pair(**extra)).target_margin is None
-    with pytest.raises(InvalidPair) as caught:
-        parse_pair(pair(**extra), target_margin=True)
-    assert caught.value.reason == reason
-    assert sentence in str(caught.value)
+    error = refusal(pair(**extra), target_margin=True)
+    assert error.reason == reason
+    assert sentence in str(error)
+    sent = pickle.loads(pickle.dumps(error))  # as it comes from a worker process
+    assert (type(sent), sent.reason, str(sent)) == (InvalidPair, reason, str(error))
 
 
 def test_loss_weight() -> None:
-    assert parse_pair(pair()).loss_weight == 1.0
-    assert parse_pair(pair(loss_weight=None)).loss_weight == 1.0
-    assert parse_pair(pair(loss_weight=0)).loss_weight == 0.0
-
-
-def test_a_refusal_survives_the_way_to_a_worker_process() -> None:
-    sent = pickle.loads(pickle.dumps(InvalidPair("blank text", "chosen is blank")))
-    assert (type(sent), sent.reason, str(sent)) == (InvalidPair, "blank text", "chosen is blank")
+    for extra, weight in (({}, 1.0), ({"loss_weight": None}, 1.0), ({"loss_weight": 0}, 0.0)):
+        assert parse_pair(pair(**extra)).loss_weight == weight
 
 
 # --- properties -----------------------------------------------------------------------------------------------------
@@ -317,93 +249,55 @@ def test_hh_text_is_split_into_its_turns() -> None:
 # --- what stands beside the conversations ---------------------------------------------------------------------------
 
 
-def test_system_column_opens_both_conversations():
-    row = {"system": "Be brief.", "prompt": "Hi", "chosen": "Hello", "rejected": "No"}
-    pair = parse_pair(row)
-    assert pair.chosen[0] == pair.rejected[0] == {"role": "system", "content": "Be brief."}
+QUESTION = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
+
+
+def test_system_column_opens_both_conversations() -> None:
+    row = QUESTION | {"system": "Be brief."}
+    assert parse_pair(row) == Pair(talk("Hi", "Hello", system="Be brief."), talk("Hi", "No", system="Be brief."))
     assert parse_pair(row | {"system": ""}).chosen[0]["role"] == "user"
-    own = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "Hi"}]
+    own = talk("Hi", system="Be brief. ")
     assert parse_pair(row | {"prompt": own}).chosen[0]["content"] == "Be brief. "
-    with pytest.raises(InvalidPair, match="system says other than the conversation's system message"):
-        parse_pair(row | {"prompt": own, "system": "Be long."})
-    with pytest.raises(InvalidPair, match="system is list"):
-        parse_pair(row | {"system": ["Be brief."]})
+    assert "system says other than the conversation's" in str(refusal(row | {"prompt": own, "system": "Be long."}))
+    assert "system is list" in str(refusal(row | {"system": ["Be brief."]}))
 
 
-def test_tools_column_is_refused_when_there_is_something_in_it():
-    row = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
-    assert parse_pair(row | {"tools": "[]"}) == parse_pair(row)
-    with pytest.raises(InvalidPair, match="tools") as refusal:
-        parse_pair(row | {"tools": '[{"name": "search"}]'})
-    assert refusal.value.reason == "tool definitions"
-
-
-def test_reasoning_content_is_refused():
-    thinking = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", "reasoning_content": "Hm."}]
-    with pytest.raises(InvalidPair, match=r"chosen\[1\] has structured reasoning_content"):
-        parse_pair({"chosen": thinking, "rejected": [thinking[0], {"role": "assistant", "content": "No"}]})
-
-
-def test_prompt_in_anthropics_form_is_split_into_turns():
-    prompt = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: A joke?\n\nAssistant:"
-    pair = parse_pair({"prompt": prompt, "chosen": " Knock knock.", "rejected": " No."})
-    assert [m["role"] for m in pair.chosen] == ["user", "assistant", "user", "assistant"]
-    assert [m["content"] for m in pair.chosen[:3]] == ["Hi", "Hello", "A joke?"]
-    assert (
-        parse_pair({"prompt": prompt.removesuffix("\n\nAssistant:"), "chosen": "a", "rejected": "b"}).chosen[:3]
-        == (pair.chosen[:3])
-    )
-
-
-def test_a_prompt_that_is_a_whole_conversation_as_text_is_refused():
-    chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    llama = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-    others = [
-        "<s>[INST] Hi [/INST]",
-        "Human: Hi\n\nAssistant:",
-        "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nYo",
-    ]
-    for prompt in (chatml, llama, *others):
-        with pytest.raises(InvalidPair, match="prompt is the text of a whole conversation") as refusal:
-            parse_pair({"prompt": prompt, "chosen": "a", "rejected": "b"})
-        assert refusal.value.reason == "rendered prompt"
-    for prompt in ("What does <|im_start|> mean?", "Human: a word. Assistant: another?", "Use [INST] here"):
-        assert parse_pair({"prompt": prompt, "chosen": "a", "rejected": "b"}).prompt_key == prompt
-
-
-def test_a_prompt_that_begins_the_answer_is_refused():
-    prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure, here is"}]
-    text = "\n\nHuman: Hi\n\nAssistant: Sure, here is"
-    answer = {"role": "assistant", "content": "a"}
-    for row in (
-        {"prompt": prompt, "chosen": "a"},
-        {"prompt": prompt, "chosen": [answer]},
-        {"prompt": text, "chosen": "a"},
-    ):
-        with pytest.raises(InvalidPair, match="prompt ends with words of the assistant, and chosen is another message"):
-            parse_pair(row | {"rejected": "b"})
-    tool = {"role": "tool", "content": "42"}
-    assert len(parse_pair({"prompt": prompt, "chosen": [tool, answer], "rejected": [tool, GOOD]}).chosen) == 4
-
-
-def test_responses_in_anthropics_form_may_repeat_the_prompt():
+def test_prompt_in_anthropics_form_is_split_into_turns() -> None:
     prompt = "\n\nHuman: What is 2+2?\n\nAssistant: 4\n\nHuman: And times 3?\n\nAssistant:"
-    whole = {"prompt": prompt, "chosen": f"{prompt} 12", "rejected": f"{prompt} 13"}
-    assert parse_pair(whole) == Pair(CHOSEN, REJECTED)
-    with pytest.raises(InvalidPair, match="chosen holds user turns that differ"):
-        parse_pair(whole | {"prompt": "Hi"})
+    for form, chosen, rejected in (
+        (prompt, " 12", "13"),
+        (prompt.removesuffix("\n\nAssistant:"), "12", "13"),
+        (prompt, f"{prompt} 12", f"{prompt} 13"),
+    ):
+        parsed = parse_pair({"prompt": form, "chosen": chosen, "rejected": rejected})
+        assert [m | {"content": m["content"].strip()} for m in parsed.chosen] == CHOSEN
+    repeated = {"prompt": "Hi", "chosen": f"{prompt} 12", "rejected": f"{prompt} 13"}
+    assert "chosen holds user turns that differ" in str(refusal(repeated))
 
 
 @pytest.mark.parametrize(
-    "row",
+    "prompt",
     [
-        {"chosen": [{"role": "x" * 10**6, "content": "y"}], "rejected": "b"},
-        {"chosen": [{"from": ["x"] * 10**5, "value": "y"}], "rejected": "b"},
-        {"chosen": "c", "x" * 10**6: 1},
-        {"chosen": [{"x" * 10**6: 1}], "rejected": "b"},
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+        "<s>[INST] Hi [/INST]",
+        "Human: Hi\n\nAssistant:",
+        "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nYo",
     ],
 )
-def test_a_refusal_is_short_whatever_the_row_holds(row: dict[str, Any]) -> None:
-    with pytest.raises(InvalidPair) as caught:
-        parse_pair(row)
-    assert len(str(caught.value)) < 600
+def test_a_prompt_that_is_a_whole_conversation_as_text_is_refused(prompt: str) -> None:
+    error = refusal(AB | {"prompt": prompt})
+    assert error.reason == "rendered prompt"
+    assert "prompt is the text of a whole conversation" in str(error)
+    for harmless in ("What does <|im_start|> mean?", "Human: a word. Assistant: another?", "Use [INST] here"):
+        assert parse_pair(AB | {"prompt": harmless}).prompt_key == harmless
+
+
+def test_a_prompt_that_begins_the_answer_is_refused() -> None:
+    prompt, answer = talk("Hi", "Sure, here is"), {"role": "assistant", "content": "a"}
+    text = "\n\nHuman: Hi\n\nAssistant: Sure, here is"
+    for begun, chosen in ((prompt, "a"), (prompt, [answer]), (text, "a")):
+        error = refusal({"prompt": begun, "chosen": chosen, "rejected": "b"})
+        assert "prompt ends with words of the assistant, and chosen is another message" in str(error)
+    tool = {"role": "tool", "content": "42"}
+    assert len(parse_pair({"prompt": prompt, "chosen": [tool, answer], "rejected": [tool, GOOD]}).chosen) == 4
