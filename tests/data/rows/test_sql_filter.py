@@ -48,123 +48,81 @@ ROWS = [
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        ("margin >= 0.5", [0]),
-        ("MARGIN < 1 or source = 'x'", [0, 1]),
-        ("source = 'x'", [0]),
-        ("source IN ('x', 'y') AND NOT good", [1]),
-        ("source is null", [2]),
-        ("margin IS DISTINCT FROM 1", [1, 2]),
-        ("coalesce(margin, 0) = 0", [2]),
-        ("good", [0]),
-        ("null", []),
-        ("true -- all of them", [0, 1, 2]),
-        ("true\n/* of these */", [0, 1, 2]),
+        *(("margin >= 0.5", [0]), ("MARGIN < 1 or source = 'x'", [0, 1]), ("margin IS DISTINCT FROM 1", [1, 2])),
+        *(("source = 'x'", [0]), ("source IN ('x', 'y') AND NOT good", [1]), ("source is null", [2])),
+        *(("coalesce(margin, 0) = 0", [2]), ("good", [0]), ("null", []), ("source = '/etc/passwd'", [])),
+        *(("true -- all of them", [0, 1, 2]), ("true\n/* of these */", [0, 1, 2])),
         ("day >= '2024-01-01' and year(day::date) = 2024 and strftime(day::date, '%m') = '01'", [0]),
-        ("chosen->>'$[0].content' = 'Say hi.'", [0, 1]),
-        ("chosen->1->>'role' = 'assistant'", [0]),
-        ("json_array_length(chosen) = 2", [0]),
-        ("json_extract_string(chosen, '$[#-1].content') LIKE 'H%'", [0]),
-        ("list_sum(tags::int[]) = 6", [0]),
-        ("len(list_filter(tags::int[], lambda tag: tag > 1)) = 2", [0]),
+        *(("chosen->>'$[0].content' = 'Say hi.'", [0, 1]), ("chosen->1->>'role' = 'assistant'", [0])),
+        *(("json_array_length(chosen) = 2", [0]), ("json_extract_string(chosen, '$[#-1].content') LIKE 'H%'", [0])),
+        *(("list_sum(tags::int[]) = 6", [0]), ("len(list_filter(tags::int[], lambda tag: tag > 1)) = 2", [0])),
         ("len(list_filter(tags::int[], lambda margin: margin > 1)) = 2 and margin = 1", [0]),
-        (
-            "list_transform(tags::int[], lambda x, i: x * i) = [1, 4, 9] and [x for x in tags::int[] if x > 2] = [3]",
-            [0],
-        ),
-        ("mix = '1'", [0]),
-        ("mix = '\"1\"'", [1]),
-        ("mix->>'$' = '1'", [0, 1]),
-        ('"odd ""name"" é" = 5', [2]),
+        ("list_transform(tags::int[], lambda x, i: x * i) = [1, 4, 9]", [0]),
+        ("[x for x in tags::int[] if x > 2] = [3]", [0]),
+        *(("mix = '1'", [0]), ("mix = '\"1\"'", [1]), ("mix->>'$' = '1'", [0, 1]), ('"odd ""name"" é" = 5', [2])),
         ("source ~ '[xz]' or regexp_matches(source, '^y$')", [0, 1]),
         ("case when source = 'x' then margin > 0 else false end", [0]),
         ("TRY_CAST(source AS INT) IS NULL", [0, 1, 2]),
-        ("source = '/etc/passwd'", []),
     ],
 )
 def test_conditions(where, expected):
     check_where(KEY, where)
+    check_where(KEY, None)
     assert match(where, ROWS) == expected
 
 
-def test_no_condition_costs_nothing():
-    check_where(KEY, None)
-
-
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        ("", "expected a SQL condition"),
-        (" \n", "expected a SQL condition"),
-        (1, "expected a SQL condition"),
-        ("a = ", "at its end"),
-        ("(a = 1", "syntax error"),
-        ("a = 1)", "syntax error"),
-        ("a = '", "unterminated"),
-        ("a = 1;", "syntax error"),
-        ("1=1) union select (1", "nothing after it"),
-        ("1=1] union select [1", "syntax error"),
-        ("1=1) from rows_of_this_source; select (1", "nothing after it"),
-        ("1=1] from other where [a", "syntax error"),
-        ("1=1] from rows_of_this_source -- ", "syntax error"),
-        ("a /* ", "unterminated"),
-        ("1=1), (2=2", "nothing after it"),
-        ("1=1,", "nothing after it"),
-        ("1=1) = (1=1", "syntax error"),
-        ("1=1, 2=2", "nothing after it"),
-        ("1] = [1", "syntax error"),
-        ("true from rows_of_this_source", "syntax error"),
-        ("true order by 1", "syntax error"),
-        ("a in (select 1)", "a subquery"),
-        ("a = any([1, 2])", "column IN ('a', 'b')"),
-        ("exists(from 'file.csv')", "a subquery"),
-        ("(select count(*) from read_csv('/etc/passwd')) > 0", "a subquery"),
-        ("sum(a) > 1", "an aggregate"),
-        ("count(*) > 1", "aggregate"),
-        ("row_number() over () = 1", "a window function"),
-        ("unnest([a]) = 1", "unnest()"),
-        ("a = ?", "a parameter"),
-        ("a = $1", "a parameter"),
-        ("*", "name the columns"),
-        ("columns('a') = 1", "name the columns"),
-        ("#1 = 1", "name the column"),
-        ("random() < 0.5", "random()"),
-        ("system.main.random() < 0.5", "random()"),
-        ("now() > '2024-01-01'", "now()"),
-        ("age(a::date) > interval 1 day", "age()"),
-        ("uuid() = ''", "uuid()"),
-        ("getvariable('x') = 1", "getvariable()"),
-        ("current_setting('threads') = '1'", "current_setting()"),
-        ("nextval('x') = 1", "nextval()"),
-        ("getenv('HOME') = 'x'", "getenv()"),
-        ("read_csv('/etc/passwd')", "read_csv()"),
-        ("read_text('/etc/passwd') = 'x'", "read_text()"),
-        ("glob('*') = 'x'", "glob()"),
-        ("query('select 1')", "query()"),
-        ("json_serialize_plan('select 1') = '{}'", "json_serialize_plan()"),
-        ("sleep_ms(1000)", "sleep_ms()"),
-        ("error('x')", "error()"),
-        ("repeat('x', 1000000000) = 'x'", "repeat()"),
-        ("regexp_match(a, 'x')", "did you mean regexp_matches?"),
-        ("copy rows_of_this_source to 'out.csv'", "syntax error"),
-        ("install httpfs", "syntax error"),
-        ("pragma version", "syntax error"),
-        ("set threads = 2", "syntax error"),
-        ("a.b = 1", "column->>'$.field'"),
-        ("a = '\0'", "control characters"),
-        ("\ud800 = 1", "surrogates"),
-        ("a = '" + "x" * 20_000 + "'", "20,006 characters"),
-        ("(" * 4000 + "a" + ")" * 4000, "depth"),
-        ("not " * 2000 + "true", "depth"),
-        ("case when a then " * 450 + "true" + " end" * 450, "nested too deep"),
+NO_CONDITION = {  # message: conditions
+    "expected a SQL condition": ["", " \n", 1],
+    "at its end": ["a = "],
+    "syntax error": [
+        *("(a = 1", "a = 1)", "a = 1;", "1=1] union select [1", "1=1] from other where [a", "1=1) = (1=1"),
+        *("1=1] from rows_of_this_source -- ", "1] = [1", "true from rows_of_this_source", "true order by 1"),
+        *("copy rows_of_this_source to 'out.csv'", "install httpfs", "pragma version", "set threads = 2"),
     ],
-)
-def test_what_is_no_condition_on_one_row(where, message):
-    with pytest.raises(DataError) as caught:
-        check_where(KEY, where)
-    text = str(caught.value)
-    assert text.startswith(f"{KEY}.where=")
-    assert len(text) < 500
-    assert message in text
+    "unterminated": ["a = '", "a /* "],
+    "nothing after it": [
+        *("1=1) union select (1", "1=1) from rows_of_this_source; select (1", "1=1), (2=2", "1=1,", "1=1, 2=2"),
+    ],
+    "a subquery": [
+        *("a in (select 1)", "exists(from 'file.csv')", "(select count(*) from read_csv('/etc/passwd')) > 0"),
+    ],
+    "column IN ('a', 'b')": ["a = any([1, 2])"],
+    "an aggregate": ["sum(a) > 1"],
+    "aggregate": ["count(*) > 1"],
+    "a window function": ["row_number() over () = 1"],
+    "a parameter": ["a = ?", "a = $1"],
+    "name the columns": ["*", "columns('a') = 1"],
+    "name the column": ["#1 = 1"],
+    "unnest()": ["unnest([a]) = 1"],
+    "random()": ["random() < 0.5", "system.main.random() < 0.5"],
+    **{
+        f"{call.partition('(')[0]}()": [call]
+        for call in (
+            *("now() > '2024-01-01'", "age(a::date) > interval 1 day", "uuid() = ''", "getvariable('x') = 1"),
+            *("current_setting('threads') = '1'", "nextval('x') = 1", "getenv('HOME') = 'x'", "sleep_ms(1000)"),
+            *("read_csv('/etc/passwd')", "read_text('/etc/passwd') = 'x'", "glob('*') = 'x'", "query('select 1')"),
+            *("json_serialize_plan('select 1') = '{}'", "error('x')", "repeat('x', 1000000000) = 'x'"),
+        )
+    },
+    "did you mean regexp_matches?": ["regexp_match(a, 'x')"],
+    "column->>'$.field'": ["a.b = 1"],
+    "control characters": ["a = '\0'"],
+    "surrogates": ["\ud800 = 1"],
+    "20,006 characters": ["a = '" + "x" * 20_000 + "'"],
+    "depth": ["(" * 4000 + "a" + ")" * 4000, "not " * 2000 + "true"],
+    "nested too deep": ["case when a then " * 450 + "true" + " end" * 450],
+}
+
+
+@pytest.mark.parametrize("message", NO_CONDITION)
+def test_what_is_no_condition_on_one_row(message):
+    for where in NO_CONDITION[message]:
+        with pytest.raises(DataError) as caught:
+            check_where(KEY, where)
+        text = str(caught.value)
+        assert text.startswith(f"{KEY}.where=")
+        assert len(text) < 500
+        assert message in text
 
 
 _HIDDEN = "len(list_filter([a], lambda current_date: current_date = 1)) = 1 and current_date > '2020-01-01'"
@@ -184,17 +142,10 @@ def test_the_connection_is_locked():
 
     secret = [1]  # a Python variable is a table of that name in an open connection
     for statement in (
-        "SELECT * FROM read_text('/etc/passwd')",
-        "SELECT * FROM '/etc/passwd'",
-        "SELECT * FROM glob('/*')",
-        "ATTACH '/tmp/other.db'",
-        "COPY (SELECT 1) TO '/tmp/out.csv'",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "SET enable_external_access = true",
-        "SET lock_configuration = false",
-        "SELECT * FROM secret",
-        "SELECT getenv('HOME')",
+        *("SELECT * FROM read_text('/etc/passwd')", "SELECT * FROM '/etc/passwd'", "SELECT * FROM glob('/*')"),
+        *("ATTACH '/tmp/other.db'", "COPY (SELECT 1) TO '/tmp/out.csv'", "INSTALL httpfs", "LOAD httpfs"),
+        *("SET enable_external_access = true", "SET lock_configuration = false"),
+        *("SELECT * FROM secret", "SELECT getenv('HOME')"),
     ):
         with pytest.raises(duckdb.Error):
             connect().execute(statement)
@@ -237,32 +188,22 @@ def test_a_condition_on_another_type():
 def test_types_do_not_depend_on_chunks(first):
     """One value of another kind, wherever it lies, decides the type of all rows."""
     values = [{"a": 1} for _ in range(CHUNK + 10)]
-    everything = list(range(len(values)))
-    assert match("typeof(a) = 'BIGINT'", values) == everything
-    values[first] = {"a": 0.5}
-    assert match("typeof(a) = 'DOUBLE'", values) == everything
-    assert match("a < 1", values) == [first]
-    values[first] = {"a": "text"}
-    assert match("typeof(a) = 'VARCHAR'", values) == everything
-    assert match("a = '\"text\"'", values) == [first]
-    values[first] = {}
-    assert match("typeof(a) = 'BIGINT'", values) == everything
-    assert match("a is null", values) == [first]
+    for value, kind, its_own in (
+        ({"a": 0.5}, "DOUBLE", "a < 1"),
+        ({"a": "text"}, "VARCHAR", "a = '\"text\"'"),
+        ({}, "BIGINT", "a is null"),
+    ):
+        values[first] = value
+        assert match(f"typeof(a) = '{kind}'", values) == list(range(len(values)))
+        assert match(its_own, values) == [first]
 
 
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
-        ([True, None], "BOOLEAN"),
-        ([True, 1], "VARCHAR"),
-        ([2**63 - 1, -(2**63)], "BIGINT"),
-        ([2**63, 1], "DOUBLE"),
-        ([10**400, -(10**400)], "DOUBLE"),
-        ([Decimal("1.5"), 1], "DOUBLE"),
-        (["x", None], "VARCHAR"),
-        ([[1], {"b": 2}], "VARCHAR"),
-        ([datetime(2024, 1, 2), None], "VARCHAR"),
-        ([None, None], '"NULL"'),
+        *(([True, None], "BOOLEAN"), ([True, 1], "VARCHAR"), (["x", None], "VARCHAR"), ([None, None], '"NULL"')),
+        *(([2**63 - 1, -(2**63)], "BIGINT"), ([2**63, 1], "DOUBLE"), ([10**400, -(10**400)], "DOUBLE")),
+        *(([Decimal("1.5"), 1], "DOUBLE"), ([[1], {"b": 2}], "VARCHAR"), ([datetime(2024, 1, 2), None], "VARCHAR")),
     ],
 )
 def test_types(values, kind):
@@ -270,14 +211,17 @@ def test_types(values, kind):
     assert match(f"typeof(a) = '{kind}'", rows) == list(range(len(rows)))
 
 
-def test_values_that_are_hard_to_hand_over():
-    assert match("a > 1e300", [{"a": 10**400}, {"a": 1}]) == [0]
-    assert match("a = 'x?'", [{"a": "x\ud800"}, {"a": "x"}]) == [0]
-    assert match("a->>'b' = '?'", [{"a": {"b": "\ud800"}}]) == [0]
-    assert match("a = 'x' || chr(0)", [{"a": "x\0"}]) == [0]
-    assert match("isnan(a)", [{"a": float("nan")}, {"a": 1.0}]) == [0]
-    assert match("a = '2024-01-02 00:00:00'", [{"a": datetime(2024, 1, 2)}]) == [0]
-    assert match("length(a) = 1000000", [{"a": "é" * 1_000_000}]) == [0]
+@pytest.mark.parametrize(
+    ("where", "value", "other"),
+    [
+        *(("a > 1e300", 10**400, 1), ("a = 'x?'", "x\ud800", "x"), ("a->>'b' = '?'", {"b": "\ud800"}, "x")),
+        *(("a = 'x' || chr(0)", "x\0", "x"), ("isnan(a)", float("nan"), 1.0)),
+        *(("a = '2024-01-02 00:00:00'", datetime(2024, 1, 2), None), ("length(a) = 1000000", "é" * 1_000_000, "é")),
+    ],
+    ids=str,
+)
+def test_values_that_are_hard_to_hand_over(where, value, other):
+    assert match(where, [{"a": value}, {"a": other}]) == [0]
 
 
 def test_rows_that_are_no_rows_never_match():
@@ -291,19 +235,18 @@ def test_rows_that_are_no_rows_never_match():
     assert match("true", [{}, {}]) == [0, 1]
 
 
-@pytest.mark.parametrize("bad", [0, 7, CHUNK - 1, CHUNK, 2 * CHUNK + 1])
+@pytest.mark.parametrize("bad", [0, CHUNK - 1, CHUNK, 2 * CHUNK + 1])
 def test_a_condition_that_fails_names_the_first_row(bad):
     values = [{"a": "1"} for _ in range(2 * CHUNK + 9)]
-    values[bad] = {"a": "one"}
-    values[-1] = {"a": "two"}
+    values[bad], values[-1] = {"a": "one"}, {"a": "two"}
     text = refusal("a::int = 1", values)
     assert f"at mine.jsonl:{bad + 1}: " in text
     assert "'one'" in text
     assert "TRY_CAST" in text
     # The other side of AND does not hide it: which side DuckDB takes first is nothing to rely on.
     assert f"at mine.jsonl:{bad + 1}: " in refusal("a <> 'one' and a::int = 1", values)
-    assert len(match("try_cast(a as int) = 1", values)) == len(values) - 2
-    assert len(match("case when a in ('one', 'two') then false else a::int = 1 end", values)) == len(values) - 2
+    for guarded in ("try_cast(a as int) = 1", "case when a in ('one', 'two') then false else a::int = 1 end"):
+        assert len(match(guarded, values)) == len(values) - 2
 
 
 def test_chunks_ascend_and_keep_row_numbers():
@@ -326,19 +269,15 @@ def test_what_rows_need_together_is_no_fault_of_any(monkeypatch):
 
 def test_real_rows(shared_file):
     path = shared_file("data/prefs/noncommercial/alpaca_eval_gpt4turbo.test.jsonl.gz")
-    config = SourceConfig(path=str(path))
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-
-    def matches(where):
-        return np.concatenate(list(matching_rows(KEY, where, lambda: read_rows(KEY, config)))).tolist()
-
-    expected = [i for i, row in enumerate(rows) if row["margin"] >= 0.5]
-    assert 0 < len(expected) < len(rows)
-    assert matches("margin >= 0.5") == expected
-    assert matches(f"source = '{rows[0]['source']}'") == [
-        i for i, row in enumerate(rows) if row["source"] == rows[0]["source"]
-    ]
-    longer = [i for i, row in enumerate(rows) if len(row["chosen"][1]["content"]) > 2000]
-    assert 0 < len(longer) < len(rows)
-    assert matches("length(chosen->>'$[1].content') > 2000") == longer
+    first = rows[0]["source"]
+    for where, holds in (
+        ("margin >= 0.5", lambda row: row["margin"] >= 0.5),
+        (f"source = '{first}'", lambda row: row["source"] == first),
+        ("length(chosen->>'$[1].content') > 2000", lambda row: len(row["chosen"][1]["content"]) > 2000),
+    ):
+        found = matching_rows(KEY, where, lambda: read_rows(KEY, SourceConfig(path=str(path))))
+        expected = [i for i, row in enumerate(rows) if holds(row)]
+        assert len(expected) > 0
+        assert np.concatenate(list(found)).tolist() == expected
