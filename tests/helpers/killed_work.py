@@ -1,6 +1,7 @@
-"""Work to be killed in the middle (tests/helpers/kill_everywhere.py)."""
+"""Work to be killed in the middle (tests/helpers/kill_everywhere.py), and whether a process ends."""
 
 import json
+import time
 from pathlib import Path
 
 from data.common import atomic
@@ -25,3 +26,16 @@ def rewrite(directory: Path) -> None:
 def replace(directory: Path) -> None:
     atomic.recover(directory / "final")
     atomic.publish(make_sealed(directory / "final.tmp", NEW), directory / "final")
+
+
+def ends(pid: int, seconds: float = 10) -> bool:
+    """Whether a process ends within that time; a zombie has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.02)
+    return False

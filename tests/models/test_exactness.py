@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface
 
 from data.packing.pack import build_pack, unshare
-from data.tokens.chat import Group, make_group
+from data.tokens.chat import Group
 from models.attention import BACKENDS, choose_backend, implementation
 from models.build import ATTENTION, ModelConfig, build_model, resolve_base
 from models.errors import ModelError
@@ -29,14 +29,15 @@ def random_groups(seed: int, shapes: list[tuple[int, ...]]) -> list[Group]:
 GROUPS = [(11, 5, 9), (0, 4, 7), (23, 1, 1), (6, 30, 2), (1, 3, 3)]
 
 
-def conversations(groups: list[Group]) -> list[np.ndarray]:
-    return [np.concatenate([group.prefix_ids, response]) for group in groups for response in group.response_ids]
-
-
 def separate_rewards(plain: torch.nn.Module, groups: list[Group]) -> torch.Tensor:
     """The reference: one conversation at a time, through Hugging Face's own classifier."""
-    ids = [torch.from_numpy(c.astype(np.int64))[None] for c in conversations(groups)]
+    conversations = [(group.prefix_ids, response) for group in groups for response in group.response_ids]
+    ids = [torch.from_numpy(np.concatenate(parts).astype(np.int64))[None] for parts in conversations]
     return torch.cat([plain(input_ids=i).logits[:, 0] for i in ids])
+
+
+def packed_rewards(model: torch.nn.Module, groups: list[Group]) -> torch.Tensor:
+    return model(**build_pack(groups).inputs())
 
 
 def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -56,9 +57,8 @@ def test_packed_equals_separate(family, attention, share_prefix, checkpointing):
     if checkpointing:
         model.model.activation_checkpointing_enable()
     model.train()
-    groups = random_groups(1, GROUPS)
-    pack = build_pack(groups if share_prefix else [unshare(group) for group in groups])
-    rewards = model(**pack.inputs())
+    groups = random_groups(1, [*GROUPS, (17, 5, 9, 1, 12, 3, 4)])  # several responses may share one prefix
+    rewards = packed_rewards(model, groups if share_prefix else [unshare(group) for group in groups])
     expected = separate_rewards(plain, groups)
     # The head and the norms compute in float32 inside a float64 model, hence not 1e-15.
     torch.testing.assert_close(rewards.double(), expected, rtol=2e-6, atol=2e-6)
@@ -77,22 +77,12 @@ def test_sharing_saves_tokens():
     assert shared.num_separate_tokens == separate.num_tokens == separate.num_separate_tokens
 
 
-def test_many_responses_share_one_prefix(family):
-    model = tiny_model(family, dtype=torch.float64)
-    plain = classifier_of(model, torch.float64)
-    groups = random_groups(2, [(17, 5, 9, 1, 12, 3), (0, 8), (4, 6), (9, 2, 2, 2)])
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model(**build_pack(groups).inputs()).double(), separate_rewards(plain, groups), rtol=2e-6, atol=2e-6
-        )
-
-
 def test_rejected_does_not_see_chosen(family):
     model = tiny_model(family)
     (group,) = random_groups(3, [(9, 6, 8)])
     other = Group(group.prefix_ids, (group.response_ids[0][::-1].copy() + 1, group.response_ids[1]))
     with torch.no_grad():
-        first, second = (model(**build_pack([g]).inputs()) for g in (group, other))
+        first, second = (packed_rewards(model, [g]) for g in (group, other))
     assert first[0] != second[0]
     assert first[1] == second[1]  # to the bit
 
@@ -101,11 +91,11 @@ def test_rewards_do_not_depend_on_neighbours_or_order(family):
     model = tiny_model(family, dtype=torch.float64)
     groups = random_groups(4, GROUPS)
     with torch.no_grad():
-        together = model(**build_pack(groups).inputs()).view(-1, 2)
-        turned = model(**build_pack(groups[::-1]).inputs()).view(-1, 2).flip(0)
-        alone = torch.stack([model(**build_pack([group]).inputs()) for group in groups])
-    torch.testing.assert_close(together, turned, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+        together = packed_rewards(model, groups).view(-1, 2)
+        turned = packed_rewards(model, groups[::-1]).view(-1, 2).flip(0)
+        alone = torch.stack([packed_rewards(model, [group]) for group in groups])
+    for other in (turned, alone):
+        torch.testing.assert_close(together, other, rtol=1e-6, atol=1e-6)
 
 
 def test_contaminated_packing_would_be_noticed(family):
@@ -122,10 +112,9 @@ def test_contaminated_packing_would_be_noticed(family):
 
 def test_empty_pack_adds_exactly_nothing(family):
     model = tiny_model(family)
-    groups = random_groups(6, GROUPS[:2])
-    pair_loss(model(**build_pack(groups).inputs())).backward()
+    pair_loss(packed_rewards(model, random_groups(6, GROUPS[:2]))).backward()
     before = gradients(model)
-    rewards = model(**build_pack([]).inputs())
+    rewards = packed_rewards(model, [])
     assert rewards.shape == (0,)
     loss = pair_loss(rewards)
     assert loss.item() == 0
@@ -139,7 +128,7 @@ def test_head_is_float32_and_only_at_ends(family):
     calls = []
     model.score.register_forward_hook(lambda _, args, out: calls.append((args[0].shape, out.dtype)))
     with torch.no_grad():
-        rewards = model(**build_pack(random_groups(7, GROUPS)).inputs())
+        rewards = packed_rewards(model, random_groups(7, GROUPS))
     assert calls == [(torch.Size([2 * len(GROUPS), 32]), torch.float32)]
     assert rewards.dtype == torch.float32
     assert (rewards != rewards.bfloat16().float()).any()
@@ -147,15 +136,14 @@ def test_head_is_float32_and_only_at_ends(family):
 
 def test_sdpa_equals_eager_gradient_in_float32(family):
     groups = random_groups(8, [*GROUPS, (40, 3, 50)])
-    results = []
-    for attention in ("sdpa", "eager"):
-        model = tiny_model(family, attention=attention)
-        rewards = model(**build_pack(groups).inputs())
-        pair_loss(rewards).backward()
-        results.append((rewards.detach(), gradients(model)))
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
-    for name, gradient in results[1][1].items():
-        torch.testing.assert_close(results[0][1][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+    models = [tiny_model(family, attention=attention) for attention in ("sdpa", "eager")]
+    rewards = [packed_rewards(model, groups) for model in models]
+    torch.testing.assert_close(*rewards, rtol=1e-5, atol=1e-5)
+    for one in rewards:
+        pair_loss(one).backward()
+    ours = gradients(models[0])
+    for name, gradient in gradients(models[1]).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
 
 
 def test_sdpa_equals_the_reference_segment_by_segment():
@@ -302,13 +290,6 @@ def test_a_broken_flash_attn_costs_one_line(tmp_path, monkeypatch, kind):
     for backend in ("flash", "fa4"):
         with pytest.raises(ModelError, match=rf"model.attention={backend}: .* \({kind}: .*undefined symbol"):
             choose_backend(backend, torch.device("cuda"), torch.bfloat16)
-
-
-def test_prefix_leaves_every_response_an_end_of_its_own():
-    group = make_group([[1, 2, 3], [1, 2, 3, 4]])
-    assert [len(group.prefix_ids), *map(len, group.response_ids)] == [2, 1, 2]
-    group = make_group([[1, 2, 3], [1, 2, 9, 4]])
-    assert group.prefix_ids.tolist() == [1, 2]
 
 
 def test_padding_embedding_is_the_tokenizers(family):

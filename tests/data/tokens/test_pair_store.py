@@ -1,6 +1,5 @@
 """A store is made once, found ever after, and holds exactly what tokenising the rows gives."""
 
-import dataclasses
 import json
 import os
 import threading
@@ -9,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from handmade_rows import numbered, pair, talk, write_jsonl
 
@@ -23,8 +21,7 @@ from data.tokens.chat import Chat
 from data.tokens.pair_store import PairStore, TokenizeSettings, open_store
 
 Build = Callable[..., PairStore]
-# (what stands on the line, its reason, what the sentence names); the lines between are good or blank.
-BAD_LINES = [
+BAD_LINES = [  # what stands on the line, its reason, what the sentence names
     ("{not json", "not JSON", "the line is not JSON"),
     ([1], "not an object", "the row is list"),
     ({"prompt": "x"}, "missing field", "no chosen and no rejected"),
@@ -36,21 +33,8 @@ BAD_LINES = [
     (pair(chosen="\ud800"), "not unicode", "chosen[1].content holds a lone surrogate"),
     (pair(loss_weight=-1), "bad number", "loss_weight is -1.0"),
     (pair(chosen="long " * 100), "over length", "more than max_length=200"),
-    (pair(chosen="Hi", rejected="Hi<|im_end|>\n"), None, ""),  # unusual, and a pair
 ]
-
-
-@pytest.fixture
-def never_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, reading rows is an error."""
-
-    def forbid() -> None:
-        def fail(*_: Any) -> Any:
-            raise AssertionError("the rows were read again")
-
-        monkeypatch.setattr(store_module, "read_rows", fail)
-
-    return forbid
+UNUSUAL = pair(chosen="Hi", rejected="Hi<|im_end|>\n")  # and a pair
 
 
 def stores(tmp_path: Path) -> list[Path]:
@@ -78,39 +62,37 @@ def test_a_store_holds_the_ids_lengths_and_numbers_of_its_pairs(build_store: Bui
 
 
 def test_refused_rows_are_listed_with_source_line_reason_and_field(build_store: Build, tmp_path: Path) -> None:
-    lines: list[Any] = ["", pair("first")]
+    lines: list[Any] = ["", UNUSUAL]
     for bad, _, _ in BAD_LINES:
         lines += [bad, "", pair(f"good {len(lines)}")]
     store = build_store(lines, name="mixed", settings=TokenizeSettings(max_length=200))
     refused = list(store.dropped())
-    expected = [(3 + 3 * i, reason, said) for i, (_, reason, said) in enumerate(BAD_LINES) if reason]
-    assert [record["reason"] for record in refused] == [reason for _, reason, _ in expected]
-    for record, (line, _, said) in zip(refused, expected, strict=True):
-        assert record["where"] == f"{tmp_path}/mixed.jsonl:{line}"
+    for i, (record, (_, reason, said)) in enumerate(zip(refused, BAD_LINES, strict=True)):
+        where = {"source": "mixed", "where": f"{tmp_path}/mixed.jsonl:{3 + 3 * i}", "reason": reason}
+        assert record | where == record
         assert said in record["detail"]
-        assert record["source"] == "mixed"
-    numbers = [record["row"] for record in refused] + store.row.tolist()
-    assert sorted(numbers) == list(range(store.info["rows"]))
-    assert len(store) + len(refused) == store.info["rows"] == 1 + 2 * len(BAD_LINES)
+    assert sorted([record["row"] for record in refused] + store.row.tolist()) == list(range(store.info["rows"]))
+    assert store.info["rows"] == 1 + 2 * len(BAD_LINES)
 
 
-@pytest.mark.parametrize("index", [i for i, (_, reason, _) in enumerate(BAD_LINES) if reason])
+@pytest.mark.parametrize(("bad", "said"), [(bad, said) for bad, _, said in BAD_LINES], ids=range(len(BAD_LINES)))
 def test_on_request_the_first_bad_row_stops_with_source_line_and_detail(
-    index: int, build_store: Build, tmp_path: Path
+    bad: Any, said: str, build_store: Build, tmp_path: Path
 ) -> None:
-    bad, _, said = BAD_LINES[index]
-    settings = TokenizeSettings(max_length=200)
+    def build(rows: list[Any], **more: Any) -> int:
+        return len(build_store(rows, name="strict", settings=TokenizeSettings(max_length=200), **more))
+
     rows = [pair(), "", bad, pair("next"), "{also bad"]
     for _ in range(2):  # nothing is left behind that a second try could take for a store
         with pytest.raises(DataError) as caught:
-            build_store(rows, name="strict", settings=settings, stop_at_bad_row=True)
+            build(rows, stop_at_bad_row=True)
         assert str(caught.value).startswith(f"strict: {tmp_path}/strict.jsonl:3: ")
         assert said in str(caught.value)
     assert stores(tmp_path) == []
-    assert len(build_store(rows, name="strict", settings=settings)) == 2
+    assert build(rows) == 2
     with pytest.raises(DataError, match=r"strict\.jsonl:3: "):  # the store that is there now is no way around it
-        build_store(rows, name="strict", settings=settings, stop_at_bad_row=True)
-    assert len(build_store([pair()], name="strict", settings=settings, stop_at_bad_row=True)) == 1
+        build(rows, stop_at_bad_row=True)
+    assert build([pair()], stop_at_bad_row=True) == 1
 
 
 def test_a_margin_is_needed_only_when_the_loss_asks_for_it(build_store: Build) -> None:
@@ -131,63 +113,35 @@ def test_a_store_without_pairs_can_be_opened(rows: list[Any], build_store: Build
 # --- found again, or made anew --------------------------------------------------------------------------------------
 
 
-def test_the_second_time_a_store_is_found(build_store: Build, tmp_path: Path, never_read: Callable[[], None]) -> None:
+@pytest.mark.parametrize("other", [{}, {"weight": 0.5}, {"limit": 2}, {"flip": True}], ids=str)
+def test_a_store_is_found_again_by_content_wherever_the_file_lies_and_whatever_only_the_mixture_reads(
+    other: dict[str, Any], build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = build_store(numbered(5))
     written = os.stat(first.directory / "ids.bin").st_mtime_ns
-    never_read()
-    again = build_store(path=str(tmp_path / "handmade.jsonl"))
-    assert again.directory == first.directory
-    assert os.stat(again.directory / "ids.bin").st_mtime_ns == written
+    monkeypatch.setattr(store_module, "read_rows", lambda *_: pytest.fail("the rows were read again"))
+    path = tmp_path / "handmade.jsonl"
+    assert build_store(path=str(path), **other).directory == first.directory
+    assert build_store(path=str(path.rename(tmp_path / "moved.jsonl")), **other).directory == first.directory
+    assert os.stat(first.directory / "ids.bin").st_mtime_ns == written
 
 
-@pytest.mark.parametrize("other", [{"weight": 0.5}, {"limit": 2}, {"flip": True}], ids=str)
-def test_what_only_the_mixture_reads_does_not_tokenise_again(
-    other: dict[str, Any], build_store: Build, tmp_path: Path, never_read: Callable[[], None]
-) -> None:
-    first = build_store(numbered(5))
-    never_read()
-    assert build_store(path=str(tmp_path / "handmade.jsonl"), **other).directory == first.directory
+OTHERS = [{"max_length": 100}, {"over_length": "truncate_prompt"}, {"target_margin": True}]
 
 
-def test_a_file_that_moved_is_found_by_its_content(
-    build_store: Build, tmp_path: Path, never_read: Callable[[], None]
-) -> None:
-    first = build_store(numbered(5))
-    moved = (tmp_path / "handmade.jsonl").rename(tmp_path / "elsewhere.jsonl")
-    never_read()
-    assert build_store(path=str(moved)).directory == first.directory
-
-
-@pytest.mark.parametrize(
-    "change", [{"max_length": 100}, {"over_length": "truncate_prompt"}, {"target_margin": True}], ids=str
-)
-def test_other_settings_make_another_store(change: dict[str, Any], build_store: Build) -> None:
+def test_other_content_settings_reading_or_template_make_another_store(build_store: Build, tmp_path: Path) -> None:
     rows = numbered(5, margin=1)
-    first = build_store(rows)
-    other = build_store(rows, settings=dataclasses.replace(TokenizeSettings(), **change))
-    assert other.directory != first.directory
-    assert len(other) == 5
-
-
-@pytest.mark.parametrize("change", [{"format": "messages"}, {"same_first_turn": False}], ids=str)
-def test_another_reading_of_the_rows_makes_another_store(change: dict[str, Any], build_store: Build) -> None:
-    assert build_store(numbered(5)).directory != build_store(numbered(5), **change).directory
-
-
-def test_changed_content_makes_another_store(build_store: Build) -> None:
-    first, second = build_store(numbered(5)), build_store([*numbered(4), pair("New?")])
-    assert first.directory != second.directory
-    assert (len(first), len(second)) == (5, 5)
-
-
-def test_another_template_makes_another_store_with_its_ids(tmp_path: Path, chat: Chat) -> None:
-    config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(3))))
-    other = Chat(byte_tokenizer(), CHATML.replace("assistant", "model"))
+    config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    model = Chat(byte_tokenizer(), CHATML.replace("assistant", "model"))
     made = [
-        open_store("x", config, c, TokenizeSettings(), tmp_path / "cache", builder=True) for c in (chat, other, chat)
+        *(build_store(rows), build_store([*rows[:4], pair("New?", margin=1)])),
+        *(build_store(rows, settings=TokenizeSettings(**change)) for change in OTHERS),
+        *(build_store(rows, format="messages"), build_store(rows, same_first_turn=False)),
+        open_store("handmade", config, model, TokenizeSettings(), tmp_path / "cache", builder=True),
     ]
-    assert made[0].directory == made[2].directory != made[1].directory
-    assert len(stores(tmp_path)) == 2
+    assert stores(tmp_path) == sorted(store.directory for store in made)
+    assert len(set(stores(tmp_path))) == 8
+    assert [len(store) for store in made] == [5] * 8
 
 
 def test_a_misnamed_file_is_read_anew_under_its_right_name(build_store: Build, tmp_path: Path) -> None:
@@ -220,52 +174,37 @@ def test_the_hash_of_a_file_is_remembered_under_path_size_and_time(
 # --- several processes ----------------------------------------------------------------------------------------------
 
 
-def test_who_waits_gets_the_store_that_the_builder_makes(tmp_path: Path, chat: Chat) -> None:
+def test_builders_make_one_store_and_who_waits_gets_it(
+    tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(300))))
+    reads, original = [], store_module.read_rows
+    monkeypatch.setattr(store_module, "read_rows", lambda *args: reads.append(args) or original(*args))
     got: list[PairStore] = []
 
-    def wait() -> None:
-        got.append(open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=False))
+    def open_it(builder: bool) -> None:
+        got.append(open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=builder))
 
-    waiting = [threading.Thread(target=wait, daemon=True) for _ in range(2)]
-    for thread in waiting:
+    threads = [threading.Thread(target=open_it, args=(i >= 2,), daemon=True) for i in range(5)]
+    for thread in threads[:2]:
         thread.start()
     time.sleep(0.3)
     assert not got
     assert stores(tmp_path) == [], "one who waits must not build"
-    built = open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=True)
-    for thread in waiting:
-        thread.join(timeout=20)
-    assert [store.directory for store in got] == [built.directory] * 2
-    assert all(np.array_equal(store.group(299).prefix_ids, built.group(299).prefix_ids) for store in got)
-
-
-def test_two_builders_make_one_store(tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(300))))
-    reads = []
-    original = store_module.read_rows
-    monkeypatch.setattr(store_module, "read_rows", lambda *args: reads.append(args) or original(*args))
-    got: list[PairStore] = []
-
-    def build() -> None:
-        got.append(open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=True))
-
-    threads = [threading.Thread(target=build, daemon=True) for _ in range(3)]
-    for thread in threads:
+    for thread in threads[2:]:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert len({store.directory for store in got}) == 1
-    assert len(got) == 3
     assert len(reads) == 1
+    assert [store.directory for store in got] == stores(tmp_path) * 5
+    assert len({tuple(store.group(299).prefix_ids) for store in got}) == 1
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_build_leaves_no_half_store(
     interruption: type[BaseException], build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = store_module.tokenize_rows
-    calls = []
+    calls, original = [], store_module.tokenize_rows
 
     def stop_later(*args: Any) -> Any:
         calls.append(1)
@@ -281,15 +220,18 @@ def test_an_interrupted_build_leaves_no_half_store(
     assert len(build_store(numbered(1000))) == 1000
 
 
-def test_several_processes_give_the_same_bytes_as_one(tmp_path: Path, chat: Chat) -> None:
-    rows: list[Any] = numbered(pool_module.ROWS_PER_WORKER + 700, margin=1)
-    rows[1000], rows[4500] = "{not json", pair(chosen="")
+def test_several_processes_give_the_same_bytes_as_one(
+    tmp_path: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ROWS_PER_WORKER", 300)
+    rows: list[Any] = numbered(1000, margin=1)
+    rows[100], rows[900] = "{not json", pair(chosen="")
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
     one, two = (
-        open_store("x", config, chat, TokenizeSettings(), tmp_path / f"cache{workers}", builder=True, workers=workers)
+        open_store("x", config, chat, TokenizeSettings(), tmp_path / str(workers), builder=True, workers=workers)
         for workers in (1, 2)
     )
     assert len(one) == len(rows) - 2
-    assert [record["where"].rsplit(":")[-1] for record in two.dropped()] == ["1001", "4501"]
+    assert [record["where"].rsplit(":")[-1] for record in two.dropped()] == ["101", "901"]
     for name in ("ids.bin", "dropped.jsonl", "store.json", "manifest.json"):
         assert (one.directory / name).read_bytes() == (two.directory / name).read_bytes()

@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
+from fuzz_settings import within
 from handmade_rows import talk
+from killed_work import ends
 from paths import ROOT
 
 from data.common import child
@@ -54,11 +54,9 @@ def limits(monkeypatch):
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_template_that_takes_too_much_is_refused(limits, kind):
     template, message = HOSTILE[kind]
-    started = time.monotonic()
-    with pytest.raises(DataError, match=f"the chat template {message}.*; use another one") as caught:
+    with within(30), pytest.raises(DataError, match=f"the chat template {message}.*; use another one") as caught:
         Chat(byte_tokenizer(), template)
     assert not isinstance(caught.value, InvalidPair)  # a refused row is left out; this stops the run
-    assert time.monotonic() - started < 30
     assert Chat(byte_tokenizer()).render(TALK).startswith("<|im_start|>user")  # a harmless one, right after it
 
 
@@ -76,52 +74,37 @@ def render_in_worker(template):
 
 
 def test_limits_hold_in_worker_processes_and_in_threads(limits):
+    harmless = Chat(byte_tokenizer()).render(TALK)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(render_in_worker, CHATML).result() == Chat(byte_tokenizer()).render(TALK)
+        assert pool.submit(render_in_worker, CHATML).result() == harmless
         with pytest.raises(DataError, match=r"took more than 0\.2 s"):
             pool.submit(render_in_worker, LOOP).result()
-    answers = []
-
-    def work(template):
-        try:
-            answers.append(Chat(byte_tokenizer(), template).render(TALK))
-        except DataError as error:
-            answers.append(str(error))
-
-    threads = [threading.Thread(target=work, args=(template,)) for template in (LOOP, CHATML, CHATML)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answer.split(" s ")[0] for answer in answers)[2] == "the chat template took more than 0.2"
-    assert answers.count(Chat(byte_tokenizer()).render(TALK)) == 2
-
-
-def test_templates_reach_neither_files_nor_the_insides_of_python():
-    for template in (
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{% include '/etc/passwd' %}",
-        "{{ messages.append(1) }}",
-        "{{ raise_exception.__globals__ }}",
-    ):
-        with pytest.raises(InvalidPair, match=r"unsafe|no loader|makes nothing of it"):
-            Chat(byte_tokenizer(), template)
+    with ThreadPoolExecutor(3) as pool:
+        refused, *answers = [pool.submit(render_in_worker, template) for template in (LOOP, CHATML, CHATML)]
+        assert [answer.result() for answer in answers] == [harmless] * 2
+        with pytest.raises(DataError, match=r"took more than 0\.2 s"):
+            refused.result()
 
 
 @pytest.mark.parametrize(
     "template",
     [
-        "{% set f = strftime_now %}{{ f('%f') }}",
-        "{{ (strftime_now)('%f') }}",
-        "{{ [strftime_now][0]('%f') }}",
-        "{{ ['%f']|map(strftime_now)|first }}",
-        "{{ dict(f=strftime_now).f('%f') }}",
-        "{{ strftime_now|string }}",
-        "{{ range(9)|random }}",
-        "{{ [range(9)]|map('random')|first }}",
-        "{{ [range(9)]|map('ran' ~ 'dom')|first }}",
-        "{{ lipsum() }}",
-        "{% set f = lipsum %}{{ f() }}",
+        *("{{ ''.__class__.__mro__[1].__subclasses__() }}", "{% include '/etc/passwd' %}"),
+        *("{{ messages.append(1) }}", "{{ raise_exception.__globals__ }}"),
+    ],
+)
+def test_templates_reach_neither_files_nor_the_insides_of_python(template):
+    with pytest.raises(InvalidPair, match=r"unsafe|no loader|makes nothing of it"):
+        Chat(byte_tokenizer(), template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{% set f = strftime_now %}{{ f('%f') }}", "{{ (strftime_now)('%f') }}", "{{ [strftime_now][0]('%f') }}"),
+        *("{{ ['%f']|map(strftime_now)|first }}", "{{ dict(f=strftime_now).f('%f') }}", "{{ strftime_now|string }}"),
+        *("{{ range(9)|random }}", "{{ [range(9)]|map('random')|first }}", "{{ [range(9)]|map('ran' ~ 'dom')|first }}"),
+        *("{{ lipsum() }}", "{% set f = lipsum %}{{ f() }}"),
         "{% if messages[0].content == 'x' %}{{ range(9)|random }}{% endif %}x",
     ],
 )
@@ -132,10 +115,8 @@ def test_templates_reach_neither_the_clock_nor_chance(template):
 
 @pytest.mark.parametrize("value", ["range", "messages|map(attribute='content')", "messages[0].items", "range|upper"])
 def test_a_template_that_prints_an_address_is_refused(value):
-    for template in (
-        CHATML + "{{ " + value + " }}",
-        CHATML + "{% if messages|length > 2 %}{{ " + value + " }}{% endif %}",
-    ):
+    printed = "{{ " + value + " }}"
+    for template in (CHATML + printed, CHATML + "{% if messages|length > 2 %}" + printed + "{% endif %}"):
         with pytest.raises(DataError, match=r"the chat template prints an address in memory .*(?i: at 0x)") as caught:
             Chat(byte_tokenizer(), template).render(talk("a", "b", "c", "d"))
         assert not isinstance(caught.value, InvalidPair)
@@ -185,16 +166,13 @@ def test_the_child_keeps_nothing_of_its_parent_and_comes_back(monkeypatch):
     template_sandbox.release()
     chat.render(TALK)
     idle = template_sandbox._renderer._pid
-    deadline = time.monotonic() + 10
-    while not has_ended(idle) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert has_ended(idle)
+    assert ends(idle)
     assert chat.render(TALK) == text
     assert template_sandbox._renderer._pid != idle
     template_sandbox.release()
 
 
-def test_the_child_ends_with_its_parent(tmp_path):
+def test_the_child_ends_with_its_parent():
     code = (
         "import os, signal\nfrom data.tokens import template_sandbox\n"
         f"template_sandbox.render('x', {{}}, [{TALK!r}], add_generation_prompt=False)\n"
@@ -202,14 +180,4 @@ def test_the_child_ends_with_its_parent(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 10
-    while not has_ended(int(done.stdout)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert has_ended(int(done.stdout))
-
-
-def has_ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    assert ends(int(done.stdout))
