@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fuzz_settings import fuzz
 from handmade_rows import numbered, pair
 from hypothesis import given
@@ -41,6 +42,10 @@ def pairs_of(packs: list[PairPack]) -> list[tuple[int, ...]]:
     return [tuple(row) for pack in packs for row in pack.pairs.tolist()]
 
 
+def all_pairs(sets: Sets) -> list[tuple[int, int]]:
+    return [(n, i) for n, s in enumerate(sets) for i in range(len(s))]
+
+
 def all_steps(sets: Sets, world_size: int, pairs_per_step: int, total: int, **more: Any) -> list[list[Step]]:
     """Steps of every rank: [rank][step]."""
     ranks = [loader(sets, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -50,39 +55,33 @@ def all_steps(sets: Sets, world_size: int, pairs_per_step: int, total: int, **mo
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_pair_is_in_one_pack_of_one_rank_in_every_epoch_and_ranks_have_equally_many(sets: Sets) -> None:
+def test_a_step_is_the_next_pairs_of_the_mixture_each_in_one_pack_of_one_rank_and_ranks_have_equally_many(
+    sets: Sets,
+) -> None:
     seen: Counter[str] = Counter()
-    epoch = sum(map(len, sets))
-    everything = {(n, i): 1 for n, s in enumerate(sets) for i in range(len(s))}
+    epoch = len(all_pairs(sets))
 
     @fuzz(25)
     @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 2))
     def check(pairs_per_step: int, world_size: int, epochs: int) -> None:
         ranks = all_steps(sets, world_size, pairs_per_step, epochs * epoch)
-        for steps in zip(*ranks, strict=True):
+        done = 0
+        for number, steps in enumerate(zip(*ranks, strict=True)):
+            count = min(pairs_per_step, epochs * epoch - done)
+            expected = Mixture(sets, 7).take(done, count).tolist()
+            assert sorted(p for step in steps for p in pairs_of(step.packs)) == sorted(map(tuple, expected))
+            done += count
+            assert {(step.number, step.num_pairs, step.pairs_seen) for step in steps} == {(number + 1, count, done)}
             assert len({len(step.packs) for step in steps}) == 1
-            assert sum(len(pack.pairs) for step in steps for pack in step.packs) == steps[0].num_pairs
-            assert len({(step.number, step.num_pairs, step.pairs_seen) for step in steps}) == 1
             seen["several packs"] += len(steps[0].packs) > 1
         taken = Counter(p for steps in ranks for step in steps for p in pairs_of(step.packs))
-        assert taken == dict.fromkeys(everything, epochs)
-        assert ranks[0][-1].pairs_seen == epochs * epoch
+        assert taken == dict.fromkeys(all_pairs(sets), epochs)
         seen["rest"] += ranks[0][-1].num_pairs < pairs_per_step
         seen["ranks"] += world_size > 1
 
     check()
     assert min(seen.values()) > 0, seen
     assert len(seen) == 3
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_a_step_is_the_next_pairs_of_the_mixture_whatever_the_number_of_ranks(sets: Sets, world_size: int) -> None:
-    ranks = all_steps(sets, world_size, 8, 40)
-    for number, steps in enumerate(zip(*ranks, strict=True)):
-        expected = Mixture(sets, 7).take(8 * number, 8).tolist()
-        assert sorted(p for step in steps for p in pairs_of(step.packs)) == sorted(map(tuple, expected))
-        assert (steps[0].number, steps[0].num_pairs, steps[0].pairs_seen) == (number + 1, 8, 8 * (number + 1))
-    assert len(ranks[0]) == 5
 
 
 def described(step: Step) -> tuple[Any, ...]:
@@ -113,21 +112,17 @@ def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets: Sets, 
     made = loader(sets, pack_tokens=pack_tokens)
     largest = made.largest_pack()
     taken, tokens = set(pairs_of([largest])), largest.pack.num_tokens
-    size = {(n, i): made.build(np.array([[n, i]])).pack.num_tokens for n, s in enumerate(sets) for i in range(len(s))}
+    size = {pair: made.build(np.array([pair])).pack.num_tokens for pair in all_pairs(sets)}
     assert len(taken) == len(largest.pairs)
     assert max(size[pair] for pair in taken) == max(size.values())
     assert tokens <= pack_tokens or len(taken) == 1
     assert all(tokens + size[pair] > pack_tokens for pair in size.keys() - taken)
 
 
-def test_a_pair_is_called_by_its_source_and_row(sets: Sets) -> None:
-    names = loader(sets).describe(np.array([[0, 0], [1, 2]]))
-    rows = [int(sets[0].store.row[sets[0].indices[0]]) + 1, int(sets[1].store.row[sets[1].indices[2]]) + 1]
-    assert names == [f"{sets[0].name} row {rows[0]}", f"{sets[1].name} row {rows[1]}"]
-
-
-def test_a_step_can_be_left_early(sets: Sets) -> None:
-    steps = loader(sets).steps(Mixture(sets, 7), 5, 34)
+def test_a_pair_is_called_by_its_source_and_row_and_a_step_can_be_left_early(sets: Sets) -> None:
+    made = loader(sets)
+    assert made.describe(np.array([[0, 0], [1, 2]])) == ["first row 1", "second row 4"]  # position 2 is row 4
+    steps = made.steps(Mixture(sets, 7), 5, 34)
     assert next(steps).number == 1
     steps.close()
     assert list(steps) == []
@@ -146,13 +141,14 @@ def conversations(pack: PairPack) -> list[list[int]]:
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_a_pack_holds_chosen_and_rejected_of_its_pairs_in_turn(sets: Sets, chat: Chat, share_prefix: bool) -> None:
     pack = loader(sets, share_prefix=share_prefix).build(np.array([[0, 5], [1, 3], [0, 0]]))
-    straight = pair("Question 5?", "yes " * 6, "no " * 3)
-    other_way = pair("Task 4!", "y", "x" * 13)  # position 3 is row 4, flipped
-    last = pair("Question 0?", "yes ", "no ")
-    expected = [chat.ids(row[side]) for row in (straight, other_way, last) for side in ("chosen", "rejected")]
+    rows = [
+        pair("Question 5?", "yes " * 6, "no " * 3),
+        pair("Task 4!", "y", "x" * 13),  # position 3 is row 4, flipped
+        pair("Question 0?", "yes ", "no "),
+    ]
+    expected = [chat.ids(row[side]) for row in rows for side in ("chosen", "rejected")]
     assert conversations(pack) == expected
-    ends = pack.pack.input_ids[0][pack.pack.reward_index].tolist()
-    assert ends == [ids[-1] for ids in expected]
+    assert pack.pack.input_ids[0][pack.pack.reward_index].tolist() == [ids[-1] for ids in expected]
     assert pack.pack.num_separate_tokens == sum(map(len, expected))
     assert (pack.pack.num_tokens < pack.pack.num_separate_tokens) == share_prefix
 
@@ -167,17 +163,15 @@ def test_sharing_prefixes_changes_packs_and_not_pairs(sets: Sets) -> None:
 
 
 def test_margins_and_weights_travel_with_their_pair(sets: Sets) -> None:
-    steps = [s for rank in all_steps(sets, 2, 10, 34) for s in rank]
     scale = 34 / (23 + sum(range(1, 12)))
-    checked = 0
-    for pack in (pack for step in steps for pack in step.packs):
-        for (number, position), margin, weight in zip(
-            pack.pairs.tolist(), pack.target_margin.tolist(), pack.loss_weight.tolist(), strict=True
-        ):
-            assert margin == (position + 1 if number == 1 else 0)
-            assert weight == pytest.approx(scale * (position + 1 if number == 1 else 1), rel=1e-6)
-            checked += number == 1
-    assert checked == 11
+    found = {}
+    for pack in (pack for steps in all_steps(sets, 2, 10, 34) for step in steps for pack in step.packs):
+        numbers = zip(pack.target_margin.tolist(), pack.loss_weight.tolist(), strict=True)
+        found |= dict(zip(pairs_of([pack]), numbers, strict=True))
+    assert len(found) == 34
+    for (number, position), (margin, weight) in found.items():
+        assert margin == (position + 1 if number == 1 else 0)
+        assert weight == pytest.approx(scale * (position + 1 if number == 1 else 1), rel=1e-6)
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 0.5])
@@ -198,30 +192,24 @@ def test_weights_of_nothing_but_zero_stay_zero(build_store: Callable[..., PairSt
 
 def test_a_pack_without_pairs_has_no_margins_and_weights(sets: Sets) -> None:
     empty = loader(sets).build(np.empty((0, 2), np.int64))
-    assert (len(empty.pairs), len(empty.target_margin), len(empty.loss_weight)) == (0, 0, 0)
-    assert len(empty.pack.reward_index) == 0
+    lengths = [len(values) for values in (empty.pairs, empty.target_margin, empty.loss_weight, empty.pack.reward_index)]
+    assert lengths == [0, 0, 0, 0]
 
 
-def test_a_pack_moved_to_a_device_is_the_same_pack(sets: Sets) -> None:
-    import torch
-
-    pack = loader(sets).build(np.array([[0, 5], [1, 3]]))
-    moved = pack.to(torch.device("cpu"))
-    assert conversations(moved) == conversations(pack)
-    assert moved.loss_weight.tolist() == pack.loss_weight.tolist()
-    assert moved.pairs.tolist() == pack.pairs.tolist()
+def tensors_of(pack: PairPack) -> list[torch.Tensor]:
+    return [v for part in (pack, pack.pack) for v in vars(part).values() if isinstance(v, torch.Tensor)]
 
 
-def test_every_tensor_of_a_pack_is_pinned_when_asked_for(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tensor_of_a_pack_is_pinned_when_asked_for_and_moved(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU there is no page-locked memory, so a stand-in says which tensors were to be there."""
-    import torch
-
     pinned: list[int] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t.data_ptr()) or t)
     pack = loader(sets, pin_memory=True).build(np.array([[0, 5], [1, 3]]))
-    tensors = [v for part in (pack, pack.pack) for v in vars(part).values() if isinstance(v, torch.Tensor)]
-    assert sorted(pinned) == sorted(t.data_ptr() for t in tensors)
-    assert len(tensors) == 8
+    assert sorted(pinned) == sorted(tensor.data_ptr() for tensor in tensors_of(pack))
+    assert len(pinned) == 8
+    moved = pack.to(torch.device("cpu"))
+    assert all(map(torch.equal, tensors_of(moved), tensors_of(pack)))
+    assert all(tensor.is_meta for tensor in tensors_of(pack.to(torch.device("meta"))))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
@@ -230,10 +218,8 @@ def test_a_sweep_covers_every_pair_once_with_equally_many_packs_a_rank(
     sets: Sets, world_size: int, pairs_per_plan: int
 ) -> None:
     empty = PairSet("empty", sets[0].store, np.arange(0))
-    swept = [
-        list(loader([*sets, empty], rank=r, world_size=world_size).sweep(pairs_per_plan)) for r in range(world_size)
-    ]
-    everything = Counter((n, i) for n, s in enumerate(sets) for i in range(len(s)))
-    assert Counter(p for packs in swept for p in pairs_of(packs)) == everything
+    ranks = [loader([*sets, empty], rank=rank, world_size=world_size) for rank in range(world_size)]
+    swept = [list(rank.sweep(pairs_per_plan)) for rank in ranks]
+    assert Counter(p for packs in swept for p in pairs_of(packs)) == Counter(all_pairs(sets))
     assert len({len(packs) for packs in swept}) == 1
     assert list(loader([empty], world_size=world_size).sweep()) == []

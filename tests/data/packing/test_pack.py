@@ -8,7 +8,7 @@ from fuzz_settings import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.packing.pack import build_pack, ranges, split_group
+from data.packing.pack import build_pack, split_group
 from data.tokens.chat import Group
 
 
@@ -28,18 +28,6 @@ def test_the_drawing():
     assert (pack.max_seqlen_q, pack.max_seqlen_k) == (7, 7)
     assert (pack.num_tokens, pack.num_separate_tokens) == (9, 13)
     assert pack.num_attended == 7 * 8 // 2 + (5 + 6)
-
-
-def test_second_group_is_shifted():
-    pack = build_pack([group(4, 3, 2), group(1, 1, 2)])
-    assert pack.position_ids[0].tolist()[9:] == [0, 1, 1, 2]
-    assert pack.kv_index.tolist()[13:] == [9, 10, 9, 11, 12]
-    assert pack.reward_index.tolist() == [6, 8, 10, 12]
-
-
-def test_nothing_is_gathered_without_sharing():
-    assert build_pack([group(0, 3, 2), group(0, 4)]).kv_index is None
-    assert build_pack([group(3, 4)]).kv_index is None
 
 
 def slow_pack(groups: list[Group]) -> dict[str, Any]:
@@ -95,10 +83,6 @@ def test_every_tensor_is_that_of_the_slow_reference(shapes):
         else:
             assert fast[key] == value
             assert type(fast[key]) is type(value)
-
-
-def test_ranges_by_hand():
-    assert ranges(np.array([5, 0, 7]), np.array([2, 0, 3])).tolist() == [5, 6, 7, 8, 9]
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(20, 80))
