@@ -1,4 +1,4 @@
-"""Rows made by hand, for the tests of this folder."""
+"""Rows made by hand, and files of rows."""
 
 import json
 from collections.abc import Iterable
@@ -32,3 +32,8 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """What every line holds."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -177,38 +177,21 @@ def test_damage_is_named_with_file_found_and_expected(sealed: Path) -> None:
     assert len(find_damage(sealed, ["a.txt"])) == 1
 
 
-def changed_size(manifest: dict[str, Any]) -> str:
+def changed_size(manifest: dict[str, Any]) -> None:
     manifest["files"]["a.txt"]["bytes"] += 1
-    return json.dumps(manifest)
 
 
-def without_a_file(manifest: dict[str, Any]) -> str:
-    del manifest["files"]["a.txt"]
-    return json.dumps(manifest)
+CHANGED = [changed_size, lambda manifest: manifest["files"].pop("a.txt"), lambda manifest: manifest.pop("seal")]
 
 
-def without_seal(manifest: dict[str, Any]) -> str:
-    del manifest["seal"]
-    return json.dumps(manifest)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        changed_size,
-        without_a_file,
-        without_seal,
-        lambda manifest: "",
-        lambda manifest: "{}",
-        lambda manifest: "[]",
-        lambda manifest: "null",
-        lambda manifest: "[" * 100_000,
-        lambda manifest: json.dumps(manifest)[:-1],
-        lambda manifest: "\0" * 500,
-    ],
-)
+@pytest.mark.parametrize("damage", [*CHANGED, "", "{}", "[]", "null", "[" * 100_000, "cut short", "\0" * 500])
 def test_a_damaged_manifest_vouches_for_nothing(sealed: Path, damage: Any) -> None:
-    (sealed / atomic.MANIFEST).write_text(damage(read_manifest(sealed)))
+    manifest = read_manifest(sealed)
+    text = json.dumps(manifest)[:-1] if damage == "cut short" else damage
+    if callable(damage):
+        damage(manifest)
+        text = json.dumps(manifest)
+    (sealed / atomic.MANIFEST).write_text(text)
     assert find_damage(sealed) == [f"{sealed}: manifest.json is damaged"]
 
 
@@ -229,3 +212,36 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with no_file_larger_than(10), pytest.raises(OSError, match=re.escape(f"File too large: '{path}'")):
         append_lines(path, ["x" * 20])
+
+
+# --- whether a directory can be written -------------------------------------------------------------------------------
+
+
+def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    atomic.check_directory(tmp_path / "runs" / "new")
+    assert names(tmp_path) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.jsonl").touch()
+    atomic.check_directory(tmp_path / "old")
+    assert names(tmp_path / "old") == ["metrics.jsonl"]
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a file or below one; it has no room for a few MiB; nothing in it can be renamed."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match=rf"^{path}: .*Not a directory.*another run_dir=PATH"):
+            atomic.check_directory(path)
+    with (
+        no_file_larger_than(atomic.ROOM // 2),
+        pytest.raises(OSError, match=rf"^{tmp_path}/new: .*too large.*Make room"),
+    ):
+        atomic.check_directory(tmp_path / "new")
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match=r"Permission denied. Make room or mend its permissions"):
+        atomic.check_directory(tmp_path)
+    assert names(tmp_path) == ["file"]

@@ -1,17 +1,18 @@
 """What may change between two starts of one run directory: each kind of key, sources, commits, the run's end."""
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from handmade_rows import write_jsonl
+from messages import message_of
 from paths import ROOT
-from running import no_file_larger_than
 from short_runs import RECIPE, metrics
 
-from data.common.atomic import ROOM, check_directory
 from data.common.markdown import cell
 from data.rows.sources import SourceConfig
 from train.checkpoints.state import TrainState
@@ -31,7 +32,7 @@ def directory(tmp_path: Path) -> Path:
 def make_run(directory: Path, *arguments: str, step: int = 4, checkpoint: bool = True) -> Recipe:
     """What a run leaves behind that has done some steps."""
     recipe = load_recipe([*TINY, *arguments, f"run_dir={directory}"])
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "recipe.yaml").write_text(to_yaml(recipe))
     (directory / "metrics.jsonl").write_text(json.dumps({"step": step}) + "\n")
     if checkpoint:
@@ -46,7 +47,8 @@ def start(directory: Path, *arguments: str) -> Changes:
     return check_same_run(load_recipe([*TINY, *arguments, f"run_dir={directory}"]))
 
 
-# --- the kinds of keys ----------------------------------------------------------------------------------------------
+def refusal(directory: Path, *arguments: str) -> str:
+    return message_of(RecipeError, start, directory, *arguments)
 
 
 def marks(kind: type = Recipe, prefix: str = "") -> dict[str, str | None]:
@@ -68,6 +70,10 @@ def test_marks_are_spelled_as_they_are_read():
 
 
 def test_the_same_command_changes_nothing(directory):
+    assert start(directory) == Changes()
+    make_run(directory, checkpoint=False)
+    (directory / "metrics.jsonl").write_text("")  # it ended before the first step: too little memory, say
+    assert start(directory, "data.max_length=512") == Changes()
     make_run(directory)
     assert start(directory) == Changes()
     assert start(directory).lines() == []
@@ -94,30 +100,24 @@ IDENTITY = {
 }
 
 
-WAY = "run_dir=RUN-2 checkpoint.resume=RUN/checkpoints/step-4"
-
-
 @pytest.mark.parametrize("argument", IDENTITY)
 def test_another_identity_is_another_run(directory, argument):
     make_run(directory)
-    with pytest.raises(RecipeError) as caught:
-        start(directory, argument)
     expected = f"{directory} holds a run of another recipe; it differs in {IDENTITY[argument]}: "
     expected += "give another run_dir=PATH, or checkpoint.resume=never to replace it"
-    branch = f". To go on from where it stands with what you give now, as a run of its own: the same command with {WAY}"
-    may = argument.startswith(("loss", "training", "optimizer"))  # neither data nor model: what a checkpoint is of
-    assert str(caught.value) == expected + (branch.replace("RUN", str(directory)) if may else "")
+    if argument.startswith(("loss", "training", "optimizer")):  # neither data nor model: what a checkpoint is of
+        expected += ". To go on from where it stands with what you give now, as a run of its own: the same command "
+        expected += f"with run_dir={directory}-2 checkpoint.resume={directory}/checkpoints/step-4"
+    assert refusal(directory, argument) == expected
     assert start(directory, argument, "checkpoint.resume=never") == Changes()
 
 
 def test_all_keys_that_differ_are_named(directory):
     make_run(directory)
-    with pytest.raises(RecipeError) as caught:
-        start(directory, *IDENTITY, "data.pack_tokens=8192", "training.epochs=30")
-    for named in IDENTITY.values():
-        assert named in str(caught.value)
-    assert "pack_tokens" not in str(caught.value)
-    assert "epochs" not in str(caught.value)
+    told = refusal(directory, *IDENTITY, "data.pack_tokens=8192", "training.epochs=30")
+    assert [named for named in IDENTITY.values() if named not in told] == []
+    assert "pack_tokens" not in told
+    assert "epochs" not in told
 
 
 def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
@@ -128,12 +128,12 @@ def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
     arguments = [*TINY, f"run_dir={directory}", "checkpoint.resume=auto", "optimizer.learning_rate=5", "name=a.b"]
 
     def told(*more: str) -> list[str]:
-        with pytest.raises(RecipeError) as caught:
-            check_same_run(load_recipe([*arguments, *more]), [*arguments, *more])
-        return shlex.split(str(caught.value).partition("as a run of its own: ")[2])
+        message = message_of(RecipeError, check_same_run, load_recipe([*arguments, *more]), [*arguments, *more])
+        return shlex.split(message.partition("as a run of its own: ")[2])
 
     kept = [*TINY, "optimizer.learning_rate=5", "name=a.b"]
     way = [f"run_dir={tmp_path}/a run-3", f"checkpoint.resume={directory}/checkpoints/step-4"]
+    same = ["the", "same", "command", "with", *way]
     monkeypatch.chdir(ROOT)
     assert told() == [sys.executable, "train/main.py", *kept, *way]
     assert load_recipe([*kept, *way]).optimizer.learning_rate == 5
@@ -142,11 +142,11 @@ def test_the_command_of_a_branch_is_given_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert told() == ["torchrun", "--nproc-per-node", "2", "train/main.py", *kept, *way]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # two machines
-    assert told() == ["the", "same", "command", "with", *way]
+    assert told() == same
     (directory / "finished.json").touch()
-    assert told() == ["the", "same", "command", "with", *way, "training.epochs=50"]
+    assert told() == [*same, "training.epochs=50"]
     assert told("training.max_steps=4")[-2:] == ["training.max_steps=8", "training.epochs=50"]
-    assert told("training.epochs=26") == ["the", "same", "command", "with", *way]  # which is more already
+    assert told("training.epochs=26") == same  # which is more already
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert told("training.epochs=9")[4:] == [*kept, *way, "training.epochs=50"]
     assert told("optimizer.weight_decay=0.1") == told("seed=1") == []  # with which its state cannot go on
@@ -192,16 +192,6 @@ def test_a_longer_run_is_the_same_run(directory):
     assert changes.lines() == []  # `explain_extension` says it
 
 
-def test_a_directory_in_which_nothing_was_trained_may_have_any_recipe(directory):
-    assert start(directory) == Changes()
-    make_run(directory, checkpoint=False)
-    (directory / "metrics.jsonl").write_text("")  # it ended before the first step: too little memory, say
-    assert start(directory, "data.max_length=512") == Changes()
-
-
-# --- sources and the hub --------------------------------------------------------------------------------------------
-
-
 def test_a_source_may_move(directory, tmp_path):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     first.touch()
@@ -214,13 +204,12 @@ def test_a_source_may_move(directory, tmp_path):
 
 
 def test_the_order_of_sources_is_that_of_the_pairs(directory, tmp_path):
-    files = [tmp_path / "one.yaml", tmp_path / "other.yaml"]
-    files[0].write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout}\n")
-    files[1].write_text("b: {builtin: twins-heldout}\na: {builtin: twins-train}\n")
-    make_run(directory, f"data.sources={files[0]}")
-    assert start(directory, "data.sources.twins=null", f"data.sources={files[0]}") == Changes()
-    with pytest.raises(RecipeError, match=r'the order of data\.sources \(\["a", "b"\] -> \["b", "a"\]\)'):
-        start(directory, f"data.sources={files[1]}")
+    first, second = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    first.write_text("a: {builtin: twins-train}\nb: {builtin: twins-heldout}\n")
+    second.write_text("b: {builtin: twins-heldout}\na: {builtin: twins-train}\n")
+    make_run(directory, f"data.sources={first}")
+    assert start(directory, "data.sources.twins=null", f"data.sources={first}") == Changes()
+    assert 'the order of data.sources (["a", "b"] -> ["b", "a"])' in refusal(directory, f"data.sources={second}")
 
 
 def test_a_run_goes_on_at_the_commits_that_it_began_with(directory):
@@ -238,34 +227,22 @@ def test_a_run_goes_on_at_the_commits_that_it_began_with(directory):
     assert check_same_run(before) == Changes()  # `recipe=runs/x/recipe.yaml`
 
 
-# --- recipes of other versions --------------------------------------------------------------------------------------
-
-
-def test_a_key_that_the_last_start_did_not_know_had_its_default(directory):
+def test_keys_of_another_version(directory):
+    """One that the last start did not know had its default; one that is no longer known is named."""
     make_run(directory)
     written = (directory / "recipe.yaml").read_text()
     assert "  label_smoothing: 0.0\n" in written
     (directory / "recipe.yaml").write_text(written.replace("  label_smoothing: 0.0\n", ""))
     assert start(directory) == Changes()
-    with pytest.raises(RecipeError, match=r"loss\.label_smoothing \(0\.0 -> 0\.1\)"):
-        start(directory, "loss.label_smoothing=0.1")
-
-
-def test_a_key_that_is_no_longer_known_is_named(directory):
-    make_run(directory)
-    with open(directory / "recipe.yaml", "a") as file:
-        file.write("momentum: 0.9\n")
-    with pytest.raises(RecipeError) as caught:
-        start(directory)
-    assert f"{directory}/recipe.yaml: unknown key momentum" in str(caught.value)
-    assert "written by another version" in str(caught.value)
+    assert "loss.label_smoothing (0.0 -> 0.1)" in refusal(directory, "loss.label_smoothing=0.1")
+    (directory / "recipe.yaml").write_text(f"{written}momentum: 0.9\n")
+    told = refusal(directory)
+    assert f"{directory}/recipe.yaml: unknown key momentum" in told
+    assert "written by another version" in told
     assert start(directory, "checkpoint.resume=never") == Changes()
 
 
-# --- where it goes on and where it ends -----------------------------------------------------------------------------
-
-
-def test_a_run_without_a_checkpoint_says_that_it_begins_again(directory):
+def test_a_run_without_a_checkpoint_begins_again_and_is_not_extended_once_it_is_finished(directory):
     make_run(directory, checkpoint=False)
     changes = start(directory, "training.epochs=30")
     assert changes.starts_again
@@ -273,26 +250,18 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_again(directory):
         "changed since the last start: training.epochs (25 -> 30)",
         "the last start left no checkpoint: the run begins again at its first step",
     ]
-
-
-def test_a_finished_run_without_checkpoints_is_not_extended(directory):
-    make_run(directory, checkpoint=False)
     (directory / "export").mkdir()
-    with pytest.raises(RecipeError, match=r"its checkpoints are gone, so training\.epochs cannot extend it"):
-        start(directory, "training.epochs=30")
+    assert "its checkpoints are gone, so training.epochs cannot extend it" in refusal(directory, "training.epochs=30")
     assert not start(directory).extension
 
 
 def test_a_run_cannot_end_before_where_it_stands(directory):
     make_run(directory, step=4)
     assert start(directory, "training.max_steps=4").extension == {"training.max_steps": (None, 4)}
-    with pytest.raises(RecipeError) as caught:
-        start(directory, "training.max_steps=3")
-    assert str(caught.value).startswith("training.max_steps=3: the run has done 4 steps (")
-    with pytest.raises(
-        RecipeError, match=r"has done 4 steps \(.*\)\. Give more to go on"
-    ):  # a new directory, from a checkpoint of another one
-        start(directory / "new", "training.max_steps=3", f"checkpoint.resume={directory}/checkpoints/step-4")
+    told = refusal(directory, "training.max_steps=3")
+    assert told.startswith("training.max_steps=3: the run has done 4 steps (")
+    other = [directory / "new", "training.max_steps=3", f"checkpoint.resume={directory}/checkpoints/step-4"]
+    assert re.search(r"has done 4 steps \(.*\)\. Give more to go on", refusal(*other))
 
 
 def test_the_consequence_for_the_schedule():
@@ -310,18 +279,17 @@ def test_the_consequence_for_the_schedule():
     assert same.startswith("training.max_steps (null -> 99): 10 steps in all, as before; the learning rate of step 5")
 
 
+PATIENCE = ["evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"]
+EITHER = "evaluation.patience together with training.epochs or training.max_steps"
+
+
 @pytest.mark.parametrize(
     ("ended", "not_better", "key", "more"),
     [
         ([], 0, "training.epochs", ["training.epochs=50"]),
         (["training.max_steps=9"], 0, "training.epochs", ["training.epochs=50"]),
         (["training.max_steps=4"], 0, "training.max_steps", ["training.max_steps=8"]),
-        (
-            ["evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
-            2,
-            "evaluation.patience together with training.epochs or training.max_steps",
-            ["evaluation.patience=4"],
-        ),
+        (PATIENCE, 2, EITHER, ["evaluation.patience=4"]),
     ],
 )
 def test_of_a_finished_run_the_key_that_ended_it_is_named(directory, ended, not_better, key, more):
@@ -330,39 +298,33 @@ def test_of_a_finished_run_the_key_that_ended_it_is_named(directory, ended, not_
     state.write_text(json.dumps({"step": 4, "not_better": not_better}))
     (directory / "finished.json").write_text(json.dumps({"step": 4}))
     assert keys_that_extend(recipe) == key
-    with pytest.raises(RecipeError) as caught:
-        start(directory, *ended, "optimizer.learning_rate=2e-3")
-    assert str(caught.value).endswith(" ".join(["/step-4", *more]))
+    assert refusal(directory, *ended, "optimizer.learning_rate=2e-3").endswith(" ".join(["/step-4", *more]))
+
+
+MORE_EPOCHS, MAX_STEPS = "training.epochs=26", "training.max_steps=4"
+NOT_BETTER = ", and 2 evaluation(s) in a row were not better"
 
 
 @pytest.mark.parametrize(
     ("arguments", "not_better", "told"),
     [
-        ([], 0, " is step 4 of 4; give a larger training.epochs"),
-        (["training.max_steps=4"], 0, " is step 4 of 4; give a larger training.epochs and training.max_steps"),
-        (["training.epochs=26", "training.max_steps=4"], 0, " is step 4 of 4; give a larger training.max_steps"),
-        (
-            ["training.epochs=26", "evaluation.patience=2", "evaluation.every=1", "checkpoint.best=eval/all/loss"],
-            2,
-            " is step 4 of 4, and 2 evaluation(s) in a row were not better; give a larger evaluation.patience",
-        ),
-        (["training.epochs=26"], 2, None),
+        ([], 0, "; give a larger training.epochs"),
+        ([MAX_STEPS], 0, "; give a larger training.epochs and training.max_steps"),
+        ([MORE_EPOCHS, MAX_STEPS], 0, "; give a larger training.max_steps"),
+        ([MORE_EPOCHS, *PATIENCE], 2, f"{NOT_BETTER}; give a larger evaluation.patience"),
+        ([MORE_EPOCHS], 2, None),
     ],
 )
 def test_a_run_with_nothing_to_train_does_not_begin_at_a_checkpoint(directory, arguments, not_better, told):
     path, state = directory / "checkpoints" / "step-4", TrainState(step=4, pairs_seen=100, not_better=not_better)
     recipe = load_recipe([*TINY, *arguments, f"run_dir={directory}-2"])
     check_left(load_recipe([*TINY, *arguments, f"run_dir={directory}"]), path, state, 4, 100)  # its own: it may export
-    pairs = 4 * recipe.training.epochs
+    left = [recipe, path, state, 4, 4 * recipe.training.epochs]
     if told is None:
-        check_left(recipe, path, state, 4, pairs)
+        check_left(*left)
     else:
-        with pytest.raises(RecipeError) as caught:
-            check_left(recipe, path, state, 4, pairs)
-        assert str(caught.value) == f"nothing is left to train: {path}{told}"
-
-
-# --- real runs ------------------------------------------------------------------------------------------------------
+        message = message_of(RecipeError, check_left, *left)
+        assert message == f"nothing is left to train: {path} is step 4 of 4{told}"
 
 
 @pytest.mark.slow("a run that is extended again and again")
@@ -412,51 +374,17 @@ def test_a_finished_run_goes_on_when_it_is_extended(warm, tmp_path):
 @pytest.mark.slow("three runs")
 def test_a_held_out_file_may_move_and_not_change(warm, tmp_path):
     rows = [{"prompt": f"{n} + {n}?", "chosen": str(2 * n), "rejected": str(n)} for n in range(6)]
-    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = [*RECIPE, f"run_dir={tmp_path / 'run'}", "data.eval.sources.sums.path"]
-    assert warm.run([*arguments[:-1], f"{arguments[-1]}={first}", "training.max_steps=2"]).codes == [0]
+    first, second = write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "b.jsonl"
+
+    def run(path, steps):
+        given = [f"run_dir={tmp_path / 'run'}", f"data.eval.sources.sums.path={path}", f"training.max_steps={steps}"]
+        return warm.run([*RECIPE, *given])
+
+    assert run(first, 2).codes == [0]
     first.rename(second)
-    moved = warm.run([*arguments[:-1], f"{arguments[-1]}={second}", "training.max_steps=3"])
+    moved = run(second, 3)
     assert moved.codes == [0], moved.output
-    second.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    changed = warm.run([*arguments[:-1], f"{arguments[-1]}={second}", "training.max_steps=4"])
+    write_jsonl(second, rows[1:])
+    changed = run(second, 4)
     assert changed.codes == [2], changed.output
     assert "made with other data: eval.sums changed since" in changed.output
-
-
-# --- the run directory ----------------------------------------------------------------------------------------------
-
-
-def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path):
-    check_directory(tmp_path / "runs" / "new")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "metrics.jsonl").touch()
-    check_directory(tmp_path / "old")
-    assert [path.name for path in (tmp_path / "old").iterdir()] == ["metrics.jsonl"]
-
-
-def test_a_file_is_no_run_directory(tmp_path):
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match=r"Not a directory.*another run_dir=PATH") as caught:
-            check_directory(path)
-        assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_a_directory_that_cannot_hold_a_few_mib_is_refused_and_left_clean(tmp_path):
-    with no_file_larger_than(ROOM // 2), pytest.raises(OSError, match=r"File too large.*Make room") as caught:
-        check_directory(tmp_path / "new")
-    assert str(caught.value).startswith(f"{tmp_path / 'new'}: ")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_directory_in_which_nothing_can_be_renamed_is_refused(tmp_path, monkeypatch):
-    def refuse(self: Path, target: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match=r"Permission denied. Make room or mend its permissions"):
-        check_directory(tmp_path)
-    assert list(tmp_path.iterdir()) == []
