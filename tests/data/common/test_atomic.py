@@ -232,11 +232,9 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypat
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError, match=rf"^{path}: .*Not a directory.*another run_dir=PATH"):
             atomic.check_directory(path)
-    with (
-        no_file_larger_than(atomic.ROOM // 2),
-        pytest.raises(OSError, match=rf"^{tmp_path}/new: .*too large.*Make room"),
-    ):
-        atomic.check_directory(tmp_path / "new")
+    new, limit = tmp_path / "new", atomic.ROOM // 2
+    with no_file_larger_than(limit), pytest.raises(OSError, match=rf"^{new}: .*File too large.*Make room"):
+        atomic.check_directory(new)
 
     def refuse(self: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied", str(self))
