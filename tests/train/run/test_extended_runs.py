@@ -1,4 +1,4 @@
-"""Finished runs that are started again, by real runs: what is extended, what begins at their checkpoint, moved files."""
+"""Finished runs, started again: what is extended, what begins at their checkpoint, moved files."""
 
 import pytest
 from handmade_rows import write_jsonl

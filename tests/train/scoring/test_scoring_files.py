@@ -1,24 +1,20 @@
 """The scoring command: every kind of row, order, errors, restart, ranks; and rewards equal to plain transformers."""
 
+import datetime
 import gzip
 import json
 import subprocess
-from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-import torch
+from handmade_rows import write_jsonl
+from messages import error_line
 from paths import ROOT
 from running import environment, launcher, no_file_larger_than
-from tiny_models import classifier_of, tiny_model
 
-from data.common.errors import InvalidPair
-from data.rows.builtin import byte_tokenizer
-from models.errors import ModelError
-from models.export import load_classifier
 from train.score import main
 from train.scoring.files import PartialOutput, ScoreConfig, score_file
-from train.scoring.scorer import Scorer
 
 ROWS = [
     {"id": 1, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
@@ -31,63 +27,33 @@ ROWS = [
 ]
 
 
-def test_a_model_whose_weights_are_no_numbers_scores_nothing(tmp_path):
-    model = classifier_of(tiny_model("llama"))
-    with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[3, 2] = float("inf")
-    model.save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(
-        ModelError, match=r"NaN or infinities in model\.layers\.1\.mlp\.up_proj\.weight, so no reward would"
-    ):
-        Scorer(tmp_path)
-
-
-@pytest.fixture
-def export(one_trained_export):
-    return one_trained_export
-
-
 def write(path, rows):
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_jsonl(path.with_suffix("") if path.suffix == ".gz" else path, rows)
     if path.suffix == ".gz":
-        with gzip.open(path, "wt") as file:
-            file.write(text)
-    else:
-        path.write_text(text)
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
     return path
 
 
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def score(export, source, output, **settings):
+    """The rows of the output, by the function."""
+    return read_any(score_file(ScoreConfig(str(export), str(source), str(output), **settings)))
+
+
+def command(export, source, output):
+    return [f"model={export}", f"input={source}", f"output={output}"]
 
 
 def read_any(path):
     if path.suffix == ".parquet":
         return parquet.read_table(path).to_pylist()
-    if path.suffix == ".gz":
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    return read(path)
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def plain_reward(export, prompt, response):
-    """Straight through transformers, one conversation at a time."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(export)
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-    ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        return load_classifier(export, torch.float32)(ids).logits[0, 0].item()
-
-
-def test_every_kind_of_row(export, tmp_path):
-    source = write(tmp_path / "in.jsonl", ROWS)
-    with open(source, "a") as file:
-        file.write("{not json\n")
-    out = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))))
+def test_every_kind_of_row(export, plain_reward, tmp_path):
+    out = score(export, write(tmp_path / "in.jsonl", [*ROWS, "{not json"]), tmp_path / "out.jsonl")
     assert [row.get("id") for row in out] == [1, 2, 3, 4, 5, 6, 7, None]
-    hello, away, hey = (plain_reward(export, "Hi", text) for text in ("Hello", "Go away", "Hey"))
+    hello, away, hey = (plain_reward(text) for text in ("Hello", "Go away", "Hey"))
     assert out[0]["reward"] == pytest.approx(hello, abs=1e-5)
     assert out[1]["rewards"] == pytest.approx([hello, away, hey], abs=1e-5)
     assert (out[2]["chosen_reward"], out[2]["rejected_reward"]) == pytest.approx((hello, away), abs=1e-5)
@@ -103,64 +69,20 @@ def test_every_kind_of_row(export, tmp_path):
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
 def test_other_files_in_and_out(export, tmp_path, suffix):
     source = write(tmp_path / "in.jsonl.gz", ROWS[:1] * 3 + ROWS[3:4])
-    output = score_file(ScoreConfig(str(export), str(source), str(tmp_path / f"out{suffix}")))
-    rows = read_any(output)
+    rows = score(export, source, tmp_path / f"out{suffix}")
     assert len(rows) == 4
     assert rows[0]["reward"] == rows[2]["reward"]
     assert rows[3]["error"]
 
 
-def test_many_responses_are_split_over_packs(export):
-    prompt = [{"role": "user", "content": "Say a number. " * 10}]
-    groups = [[[*prompt, {"role": "assistant", "content": f"{i} " * (i + 1)}] for i in range(23)]]
-    wide = Scorer(export, device="cpu").score_groups(groups)
-    narrow = Scorer(export, device="cpu", pack_tokens=300).score_groups(groups)
-    assert len(wide[0]) == 23
-    torch.testing.assert_close(torch.tensor(narrow), torch.tensor(wide), rtol=1e-5, atol=1e-5)
-
-
-def test_packs_go_to_a_gpu_from_pinned_memory():
-    """From any other memory the host would wait for all that the GPU has still to do."""
-    went = []
-
-    class Tensors:
-        def map(self, change):
-            went.append(change)
-            return self
-
-        def to(self, device):
-            went.append(device.type)
-            return self
-
-    for device in ("cuda", "cpu"):
-        Scorer._to_device(SimpleNamespace(device=torch.device(device)), Tensors())
-    assert went == [torch.Tensor.pin_memory, "cuda", "cpu"]
-
-
-def test_python_function(export):
-    scorer = Scorer(export, device="cpu")
-    conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    assert scorer.score([conversation, conversation]) == pytest.approx(
-        [plain_reward(export, "Hi", "Hello")] * 2, abs=1e-5
-    )
-    assert scorer.score([]) == []
-    with pytest.raises(InvalidPair, match=r"conversations\[0\]"):
-        scorer.score([[{"role": "user", "content": "Hi"}]])
-    with pytest.raises(InvalidPair, match="more than 12"):
-        Scorer(export, device="cpu", max_length=12).score([conversation])
-
-
 def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
+    import train.scoring.rows
+
     monkeypatch.setattr("train.scoring.files.CHUNK", 4)
-    source = write(tmp_path / "in.jsonl", ROWS[:3] * 5)
-    config = ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))
-    whole = read(score_file(config))
+    arguments = export, write(tmp_path / "in.jsonl", ROWS[:3] * 5), tmp_path / "out.jsonl"
+    whole = score(*arguments)
     (tmp_path / "out.jsonl").unlink()
-
-    import train.scoring.scorer
-
-    calls = []
-    real = train.scoring.rows.score_rows
+    calls, real = [], train.scoring.rows.score_rows
 
     def dies_in_the_second_chunk(scorer, rows):
         calls.append([row.number for row in rows])
@@ -170,10 +92,10 @@ def test_interrupted_run_goes_on(export, tmp_path, monkeypatch):
 
     monkeypatch.setattr("train.scoring.rows.score_rows", dies_in_the_second_chunk)
     with pytest.raises(KeyboardInterrupt):
-        score_file(config)
+        score(*arguments)
     with open(tmp_path / "out.jsonl.partial", "a") as file:
         file.write('{"half a li')
-    assert read(score_file(config)) == whole
+    assert score(*arguments) == whole
     assert calls[2][0] == 4, "the finished rows were not scored again"
 
 
@@ -195,8 +117,7 @@ def test_unfinished_run_of_another_input_is_not_continued(export, tmp_path, caps
     (tmp_path / "out.jsonl.partial").write_text("{}\n")
     if about is not None:
         (tmp_path / "out.jsonl.partial.json").write_text(about)
-    source = write(tmp_path / "in.jsonl", ROWS)
-    assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]) == 2
+    assert main(command(export, write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl")) == 2
     assert "unfinished run of another input" in capsys.readouterr().err
 
 
@@ -206,32 +127,29 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
     monkeypatch.setattr("train.scoring.files.CHUNK", 4)
     source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": number} for number in range(15)])
     output, partial = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.partial"
-    arguments = [f"model={export}", f"input={source}", f"output={output}"]
-    whole = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "whole.jsonl"))))
-    size = (tmp_path / "whole.jsonl").stat().st_size
-    with no_file_larger_than(size * 2 // 3):
-        assert main(arguments) == 1
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(err) == 1
-    assert f"the output could not be written: [Errno 27] File too large: '{partial}'" in err[0]
-    assert f"are kept in {partial}: make room, then the same command goes on after them" in err[0]
+    whole = score(export, source, tmp_path / "whole.jsonl")
+    with no_file_larger_than((tmp_path / "whole.jsonl").stat().st_size * 2 // 3):
+        assert main(command(export, source, output)) == 1
+    (err,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"the output could not be written: [Errno 27] File too large: '{partial}'" in err
+    assert f"are kept in {partial}: make room, then the same command goes on after them" in err
     kept = partial.read_text()
     assert 8 <= kept.count("\n") < 12
     assert not kept.endswith("\n")
     if suffix != ".jsonl":
+        finish = PartialOutput.finish
+
+        def full(partial):
+            with no_file_larger_than(20):
+                finish(partial)
+
         with monkeypatch.context() as patch:
-            finish = PartialOutput.finish
-
-            def full(partial):
-                with no_file_larger_than(20):
-                    finish(partial)
-
             patch.setattr(PartialOutput, "finish", full)
-            assert main(arguments) == 1
+            assert main(command(export, source, output)) == 1
         assert f"File too large: '{output}'" in capsys.readouterr().err or suffix == ".parquet"
         assert partial.read_text().count("\n") == 15
         assert sorted(path.name for path in tmp_path.glob("out*")) == [partial.name, f"{partial.name}.json"]
-    assert main(arguments) == 0
+    assert main(command(export, source, output)) == 0
     rows = read_any(output)
     assert [row["id"] for row in rows] == list(range(15))
     # Chunks that begin elsewhere make other packs.
@@ -241,19 +159,17 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
 
 def test_rows_that_fit_no_parquet_columns_are_not_lost(export, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": 1}, ROWS[0] | {"id": [1]}])
-    assert main([f"model={export}", f"input={source}", f"output={tmp_path / 'out.parquet'}"]) == 2
+    assert main(command(export, source, tmp_path / "out.parquet")) == 2
     err = capsys.readouterr().err
     assert "do not fit into the columns of a parquet file" in err
     assert f"they are kept in {tmp_path}/out.parquet.partial, which is JSONL" in err
-    assert [row["id"] for row in read(tmp_path / "out.parquet.partial")] == [1, [1]]
+    assert [row["id"] for row in read_any(tmp_path / "out.parquet.partial")] == [1, [1]]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["modell=x"], "did you mean model"),
         (["model=x"], "missing input=, output="),
-        (["model={export}", "input={tmp}/none.jsonl", "output={tmp}/o.jsonl"], "input.path"),
         (["model={export}", "input={tmp}/in.jsonl", "output={tmp}/o.csv"], "expected a name that ends in"),
         (["model={tmp}", "input={tmp}/in.jsonl", "output={tmp}/o.jsonl"], "no config.json"),
         (["model={export}", "input={tmp}/in.jsonl", "output={tmp}/o.jsonl", "dtype=int8"], "dtype=int8"),
@@ -263,46 +179,23 @@ def test_rows_that_fit_no_parquet_columns_are_not_lost(export, tmp_path, capsys)
 def test_mistakes_get_one_line(export, tmp_path, capsys, arguments, message):
     write(tmp_path / "in.jsonl", ROWS)
     assert main([a.format(export=export, tmp=tmp_path) for a in arguments]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-
-
-def test_a_base_model_is_not_a_reward_model(export, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(export, tmp_path / "base", ignore=shutil.ignore_patterns("manifest.json"))
-    tensors = load_file(tmp_path / "base" / "model.safetensors")
-    del tensors["score.weight"]
-    save_file(tensors, tmp_path / "base" / "model.safetensors")
-    with pytest.raises(ModelError, match="not a reward model"):
-        Scorer(tmp_path / "base")
+    assert message in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.slow("two processes that import everything, started twice")
 def test_two_ranks_keep_the_order(export, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS * 4)
-    single = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "one.jsonl"))))
-    command = [*launcher("torchrun", 2), "train/score.py", f"model={export}", f"input={source}"]
-    done = subprocess.run(
-        [*command, f"output={tmp_path / 'two.jsonl'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment(tmp_path),
-    )
+    single = score(export, source, tmp_path / "one.jsonl")
+    started = [*launcher("torchrun", 2), "train/score.py", *command(export, source, tmp_path / "two.jsonl")]
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True, env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
-    both = read(tmp_path / "two.jsonl")
+    both = read_any(tmp_path / "two.jsonl")
     assert [row.keys() for row in both] == [row.keys() for row in single]
-    assert [row["reward"] for row in both if "reward" in row] == pytest.approx(
-        [row["reward"] for row in single if "reward" in row], abs=1e-5
-    )
+    one, two = ([row["reward"] for row in rows if "reward" in row] for rows in (single, both))
+    assert two == pytest.approx(one, abs=1e-5)
 
 
-def test_context_beside_the_conversation_counts(export, tmp_path):
+def test_context_beside_the_conversation_counts(export, plain_reward, tmp_path):
     rows = [
         {"system": "Be kind.", "prompt": "Hi", "responses": ["Hello"]},
         {"messages": [{"role": "system", "content": "Be kind."}, *ROWS[0]["messages"]]},
@@ -311,11 +204,10 @@ def test_context_beside_the_conversation_counts(export, tmp_path):
         {"prompt": "Hi", "chosen": "Hello", "rejected": "Hello", "reward": 99, "error": "old"},
         {"messages": [{"role": "user", "content": "Hi"}], "reward": 99},
     ]
-    source = write(tmp_path / "in.jsonl", rows)
-    out = read(score_file(ScoreConfig(str(export), str(source), str(tmp_path / "out.jsonl"))))
+    out = score(export, write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
     assert out[0]["rewards"][0] == pytest.approx(out[1]["reward"], abs=1e-5)
     assert out[2]["reward"] == pytest.approx(out[1]["reward"], abs=1e-5)
-    assert out[1]["reward"] != pytest.approx(plain_reward(export, "Hi", "Hello"), abs=1e-3)
+    assert out[1]["reward"] != pytest.approx(plain_reward("Hello"), abs=1e-3)
     assert "field tools," in out[3]["error"]
     assert out[4]["chosen_reward"] == pytest.approx(out[4]["rejected_reward"], abs=1e-5)
     assert not {"reward", "error"} & set(out[4])
@@ -323,14 +215,10 @@ def test_context_beside_the_conversation_counts(export, tmp_path):
 
 
 def test_odd_columns_do_not_stop_it(export, tmp_path):
-    import datetime
-
-    import pyarrow as pa
-
     table = pa.table({"prompt": ["Hi"], "responses": [["Hello"]], "when": [datetime.datetime(2026, 1, 2)]})
     parquet.write_table(table, tmp_path / "[in.parquet")
-    main([f"model={export}", f"input={tmp_path}/[[]in.parquet", f"output={tmp_path / 'out.jsonl'}"])
-    assert read(tmp_path / "out.jsonl")[0]["when"] == "2026-01-02 00:00:00"
+    (row,) = score(export, tmp_path / "[[]in.parquet", tmp_path / "out.jsonl")
+    assert row["when"] == "2026-01-02 00:00:00"
 
 
 def test_what_is_wrong_with_one_response_costs_it_alone(export, tmp_path, capsys):
@@ -344,21 +232,17 @@ def test_what_is_wrong_with_one_response_costs_it_alone(export, tmp_path, capsys
         {"prompt": [{"role": "user", "content": "Hi"}, {"role": "developer", "content": "x"}], "responses": ["a", "b"]},
         {"prompt": "Hi", "chosen": "Hello", "rejected": ""},
     ]
-    source = write(tmp_path / "in.jsonl", rows)
     output = tmp_path / "out.jsonl"
-    assert main([f"model={export}", f"input={source}", f"output={output}", "max_length=4096"]) == 0
+    assert main([*command(export, write(tmp_path / "in.jsonl", rows), output), "max_length=4096"]) == 0
     out = read_any(output)
-    alone = read_any(
-        score_file(ScoreConfig(str(export), str(write(tmp_path / "one.jsonl", rows[2:3])), f"{tmp_path}/o.jsonl"))
-    )
-    hello, away = alone[0]["rewards"][:2]
+    (alone,) = score(export, write(tmp_path / "one.jsonl", rows[2:3]), tmp_path / "o.jsonl")
+    hello, away = alone["rewards"][:2]
     assert [r is None for r in out[0]["rewards"]] == [False, True, False, True, True, False]
     assert out[0]["rewards"][0] == out[0]["rewards"][5] == pytest.approx(hello, abs=1e-5)
     assert out[0]["rewards"][2] == pytest.approx(away, abs=1e-5)
     assert out[0]["best"] == (0 if hello > away else 2)
-    assert [e and e.partition(" ")[0] for e in out[0]["errors"]] == [
-        None, "responses[1]", None, "responses[3][0]", "a", None,
-    ]  # fmt: skip
+    errors = [e and e.partition(" ")[0] for e in out[0]["errors"]]
+    assert errors == [None, "responses[1]", None, "responses[3][0]", "a", None]
     assert out[1]["error"] == "responses[0] is blank"
     assert out[2]["rewards"][0] == out[2]["rewards"][2]
     assert "errors" not in out[2]
@@ -366,43 +250,23 @@ def test_what_is_wrong_with_one_response_costs_it_alone(export, tmp_path, capsys
     assert out[4]["error"] == "rejected is blank"
     said = capsys.readouterr().out
     assert "3 rows have an error instead of a score" in said
-    assert (
-        "3 responses have no reward, and the others of their rows have theirs; the first: row 1: responses[1] is blank"
-        in said
-    )
-
-
-def test_equal_conversations_have_one_reward(export):
-    """Wherever in a pack they are: rounding would make one of them win."""
-    scorer = Scorer(export, device="cpu")
-    texts = ["Yes.", "No. " * 30, "Yes.", "Perhaps. " * 11, "Yes."]
-    groups = [
-        [[{"role": "user", "content": f"{i} " * i}, {"role": "assistant", "content": t}] for t in texts]
-        for i in range(1, 12)
-    ]
-    for narrow in (scorer, Scorer(export, device="cpu", pack_tokens=300)):
-        for rewards in narrow.score_groups(groups):
-            assert len(set(rewards)) == 3
-            assert rewards[0] == rewards[2] == rewards[4]
-    for group in groups:
-        rewards = scorer.score([*group, group[0]])
-        assert rewards[0] == rewards[2] == rewards[4] == rewards[5]
+    said = said.partition("3 responses have no reward, and the others of their rows have theirs; the first: ")[2]
+    assert said.startswith("row 1: responses[1] is blank")
 
 
 def test_a_file_without_anything_to_score_is_an_error(export, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", [{"question": "Hi", "answer": "Hello"}] * 3)
-    command = [f"model={export}", f"input={source}", f"output={tmp_path / 'out.jsonl'}"]
-    assert main(command) == 2
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(err) == 1
-    assert "no row could be scored; row 1: neither messages nor chosen/rejected nor prompt/responses among" in err[0]
-    assert f"the reasons are in {tmp_path}/out.jsonl" in err[0]
-    assert len(read(tmp_path / "out.jsonl")) == 3
+    given = command(export, source, tmp_path / "out.jsonl")
+    assert main(given) == 2
+    (err,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "no row could be scored; row 1: neither messages nor chosen/rejected nor prompt/responses among" in err
+    assert f"the reasons are in {tmp_path}/out.jsonl" in err
+    assert len(read_any(tmp_path / "out.jsonl")) == 3
     write(source, [])
-    assert main([*command, "overwrite=true"]) == 2
+    assert main([*given, "overwrite=true"]) == 2
     assert "has no rows" in capsys.readouterr().err
     write(source, [*ROWS[:1], {"question": "Hi"}])
-    assert main([*command, "overwrite=true"]) == 0
+    assert main([*given, "overwrite=true"]) == 0
     assert "1 rows have an error instead of a score; the first: row 2: neither messages" in capsys.readouterr().out
 
 
@@ -410,63 +274,30 @@ def test_pairs_end_with_their_accuracy_also_after_an_interruption(export, tmp_pa
     monkeypatch.setattr("train.scoring.files.CHUNK", 4)
     rows = [{"prompt": f"Is {i} prime?", "chosen": "Yes.", "rejected": "No." * (1 + i % 3)} for i in range(9)]
     rows.append({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"})
-    source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    command = [f"model={export}", f"input={source}", f"output={output}"]
-    assert main(command) == 0
+    output = tmp_path / "out.jsonl"
+    given = command(export, write(tmp_path / "in.jsonl", rows), output)
+    assert main(given) == 0
     whole = capsys.readouterr().out.splitlines()[-1]
-    won = sum(row["chosen_reward"] > row["rejected_reward"] for row in read(output))
+    won = sum(row["chosen_reward"] > row["rejected_reward"] for row in read_any(output))
     assert whole == f"accuracy {won / 10:.4f}: {won} of 10 pairs have chosen above rejected, 1 ties"
     lines = output.read_text().splitlines(keepends=True)
     output.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(PartialOutput, "finish", lambda partial: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            main(command)
+            main(given)
     (tmp_path / "out.jsonl.partial").write_text("".join(lines[:5]))
-    assert main(command) == 0
+    assert main(given) == 0
     assert capsys.readouterr().out.splitlines()[-1] == whole
 
 
 def test_a_label_called_best_is_kept(export, tmp_path, capsys):
-    rows = [
-        {"prompt": "Hi", "responses": ["Hello", "Go away"], "best": 7},
-        {"prompt": "Hi", "responses": ["Hello", "Go away"]},
-    ]
-    first = read(score_file(ScoreConfig(str(export), str(write(tmp_path / "in.jsonl", rows)), f"{tmp_path}/out.jsonl")))
+    unlabelled = {"prompt": "Hi", "responses": ["Hello", "Go away"]}
+    source = write(tmp_path / "in.jsonl", [unlabelled | {"best": 7}, unlabelled])
+    first = score(export, source, tmp_path / "out.jsonl")
     ours = first[0]["rewards"].index(max(first[0]["rewards"]))
     assert (first[0]["best"], first[0]["best_by_reward"], first[1]["best"]) == (7, ours, ours)
     assert "1 rows have a `best` of their own, which is kept" in capsys.readouterr().out
-    stale = [first[0] | {"best_by_reward": 5}, first[1] | {"best": 5, "rewards": [0, 1]}]
-    again = read(
-        score_file(ScoreConfig(str(export), str(write(tmp_path / "in2.jsonl", stale)), f"{tmp_path}/out2.jsonl"))
-    )
+    stale = write(tmp_path / "in2.jsonl", [first[0] | {"best_by_reward": 5}, first[1] | {"best": 5, "rewards": [0, 1]}])
+    again = score(export, stale, tmp_path / "out2.jsonl")
     assert again == first, "its own columns of an earlier run are replaced, the label is not"
-
-
-@pytest.mark.parametrize(
-    ("method", "given", "message"),
-    [
-        ("score", ["Hi"], r"conversations\[0\] is str"),
-        ("score", [{"role": "user", "content": "Hi"}], r"conversations\[0\] is an object with fields"),
-        (
-            "score",
-            [[{"role": "user", "content": "Hi"}, {"role": "developer", "content": "x"}]],
-            r"conversations\[0\]\[1\] has",
-        ),
-        ("score_groups", [{"role": "user"}], r"groups\[0\] is dict, expected a list of conversations"),
-        ("score_groups", [[{"role": "user", "content": "Hi"}]], r"groups\[0\]\[0\] is an object with fields"),
-        ("score_groups", [["Hi", "Hello"]], r"groups\[0\]\[0\] is str 'Hi', expected a list of messages"),
-        ("score_groups", [[[{"role": "user", "content": "Hi"}]]], r"groups\[0\]\[0\] ends with role 'user'"),
-        ("score_groups", [[[{"role": "assistant", "content": "Hi"}]]], r"groups\[0\]\[0\] has no user turn"),
-    ],
-)
-def test_a_wrong_argument_is_named(export, method, given, message):
-    with pytest.raises(InvalidPair, match=message):
-        getattr(Scorer(export, device="cpu"), method)(given)
-
-
-def test_a_conversation_that_ends_with_the_pad_token_is_refused_as_in_training(export):
-    scorer = Scorer(export, device="cpu")
-    pad = scorer.chat.tokenizer.pad_token_id
-    with pytest.raises(InvalidPair, match="ends with the pad token"):
-        scorer.check_ids([1, 2, pad])
