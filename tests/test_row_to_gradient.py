@@ -135,6 +135,19 @@ def test_the_walk_takes_fourteen_files_at_most(walked: Walk):
     assert all((ROOT / file).exists() for file in named_beside())
 
 
+def test_a_pair_gets_a_new_form_only_in_a_file_of_the_walk():
+    forms = {"Row", "Pair", "Group", "PairSet", "Mixture", "StepPlan", "Pack", "PairPack", "Step"}
+    made = {
+        (node.func.id, str(path.relative_to(ROOT)))
+        for folder in ("data", "models")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in forms
+    }
+    assert {name for name, _ in made} == forms - {"Mixture"}, "train/ makes the mixture from the sets"
+    assert {file for _, file in made} <= {file for file, _ in told()}
+
+
 def test_the_five_numbers_are_names_in_the_code():
     names = re.findall(r"`(?:\w+\.)?(\w+)`", (data.__doc__ or "").split("five numbers")[1])
     code = "".join(path.read_text() for path in (ROOT / "data").rglob("*/*.py"))

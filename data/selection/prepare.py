@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.common.errors import DataError
+from data.common.normalize import printable
+from data.rows.columns import MAX_COLUMNS
 from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, GateConfig
 from data.selection.gates import apply_gates, apply_leakage
 from data.selection.mixture import PairSet
 from data.selection.row_features import RowFeatures
-from data.selection.source_warnings import find_warnings
 from data.selection.stages import (
     Selection,
     hold_out,
@@ -30,6 +31,8 @@ from data.tokens.template_sandbox import release
 if TYPE_CHECKING:
     from data.selection.contamination import BenchmarkPrompts
     from data.tokens.chat import Chat
+
+MANY_REJECTED = 0.2  # of the rows of a source
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,15 @@ class _Preparation:
             keep_fraction(selection, self.config.fraction * selection.config.fraction, self.seed)
             if selection.config.weight == 0:
                 selection.remove(selection.left(), "weight 0")
-        sets = [selection.pairs() for selection in training]
+        sets = [training_set(selection) for selection in training]
         if any(map(len, sets)) and not any(s.store.loss_weight[s.indices].any() for s in sets):
             raise DataError("loss_weight is 0 in every row, so there is nothing to train on")
         return sets
+
+
+def training_set(selection: Selection) -> PairSet:
+    """The pairs of a source that no stage has removed."""
+    return PairSet(selection.name, selection.store, selection.left(), selection.config.weight, selection.config.flip)
 
 
 def benchmark_prompts(benchmarks: dict[str, str]) -> "BenchmarkPrompts":
@@ -155,7 +163,8 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     training = preparation.open_sources("data.sources", config.sources)
     warnings = preparation.apply_gates(training)
     evaluated = preparation.hold_out(training)
-    held_out = [pairs for s in (*training, *evaluated) if len(pairs := s.held_out())]
+    held_out = [PairSet(s.name, s.store, s.held_out(), 1.0, s.config.flip) for s in (*training, *evaluated)]
+    held_out = [pairs for pairs in held_out if len(pairs)]
     prompts = [pairs.store.prompt_hash[pairs.indices] for pairs in held_out]
     apply_leakage(config.gates.leakage, training, np.unique(np.concatenate([np.empty(0, np.uint64), *prompts])))
     train = preparation.keep_fractions(training)
@@ -171,6 +180,66 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     warnings += find_warnings(report, selections)
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
     return PreparedData(train, held_out, report, commits, warnings, config.gates, selections)
+
+
+# --- what a reader must know ----------------------------------------------------------------------------------------
+
+
+def find_warnings(report: dict[str, Any], selections: dict[str, Selection]) -> list[str]:
+    """A line for each thing to know.
+
+    Args:
+        report: name -> `Selection.report`.
+        selections: by name; those that are only evaluated on as eval.NAME.
+    """
+    rejected, emptied, found = [], [], []
+    for name, entry in report.items():
+        if sum(entry["refused"].values()) > MANY_REJECTED * entry["rows"]:
+            rejected.append(_many_rejected(name, entry, selections[name]))
+        if not entry["held_out" if name.startswith("eval.") else "trained"] and "weight 0" not in entry["left_out"]:
+            emptied.append(f"{name}: {_nothing_is_left(entry)}")
+        found += [
+            f"{name}: {count:,} pair(s): {reason}; they are trained on (data.gates drops them)"
+            for reason, count in entry["found"].items()
+            if count
+        ]
+    unknown = [line for name, selection in selections.items() for line in _unknown_columns(name, selection)]
+    return rejected + emptied + found + unknown
+
+
+def _many_rejected(name: str, entry: dict[str, Any], selection: Selection) -> str:
+    share = sum(entry["refused"].values()) / entry["rows"]
+    worst = max(entry["refused"], key=entry["refused"].get)
+    example = next(record for record in selection.store.dropped() if record["reason"] == worst)
+    return (
+        f"{share:.0%} of the rows of {name} were refused, most for {worst!r}; see dropped.jsonl in the run directory; "
+        f"e.g. {printable(example['where'])}: {printable(example['detail'])}"
+    )
+
+
+def _nothing_is_left(entry: dict[str, Any]) -> str:
+    """Of a source without a pair on its side."""
+    rows, held_out = entry["rows"], entry["held_out"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in (entry["refused"] | entry["left_out"]).items())
+    if not rows:
+        return "it has no rows"
+    if not held_out:
+        return f"no pair is left of its {rows:,} rows: {reasons}"
+    left_out = f"; {reasons}" if reasons else ""
+    return f"no pair is left to train on of its {rows:,} rows: {held_out:,} held out{left_out}"
+
+
+def _unknown_columns(name: str, selection: Selection) -> list[str]:
+    """A line for each name in `ignore_columns` that no row has: it may be misspelt."""
+    there = selection.store.info["columns"]
+    if not 0 < len(there) < MAX_COLUMNS:
+        return []
+    known = ", ".join(map(printable, [*there][:20]))
+    return [
+        f"{name}: ignore_columns names {printable(column)}, and no row has it; there are {known}"
+        for column in selection.config.ignore_columns
+        if column not in there
+    ]
 
 
 def why_nothing_is_left(data: PreparedData) -> str:

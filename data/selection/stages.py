@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.rows.sources import SourceConfig
-from data.selection.mixture import PairSet, mix, stable_hash
+from data.selection.mixture import mix, stable_hash
 from data.tokens.pair_store import PairStore
 
 HELD_OUT, BEYOND_LIMIT = "held out", "beyond the limit"
@@ -53,14 +53,9 @@ class Selection:
             (store.rejected_hash, store.chosen_hash) if self.config.flip else (store.chosen_hash, store.rejected_hash)
         )
 
-    def pairs(self) -> PairSet:
-        """The pairs to train on."""
-        return PairSet(self.name, self.store, self.left(), self.config.weight, self.config.flip)
-
-    def held_out(self) -> PairSet:
-        """The pairs that are held out."""
-        indices = next((r.indices for r in self.removed if r.reason == HELD_OUT), np.empty(0, np.int64))
-        return PairSet(self.name, self.store, indices, 1.0, self.config.flip)
+    def held_out(self) -> np.ndarray:
+        """Store indices of the pairs that are held out, ascending."""
+        return next((r.indices for r in self.removed if r.reason == HELD_OUT), np.empty(0, np.int64))
 
     def outcome(self, index: int) -> str:
         """What became of the pair at a store index."""

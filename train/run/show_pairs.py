@@ -125,7 +125,9 @@ def _ruler(title: str) -> str:
 
 
 def _show_histograms(chosen: "dict[str, Selection]") -> None:
-    sets = [pairs for pairs in (s.pairs() for s in chosen.values()) if len(pairs)]
+    from data.selection.prepare import training_set
+
+    sets = [pairs for pairs in map(training_set, chosen.values()) if len(pairs)]
     if not sets:
         return
     lengths = [np.concatenate(columns) for columns in zip(*(pairs.lengths() for pairs in sets), strict=True)]
