@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.config_check import KEYS, find_problem, read_json
 from models.errors import ModelError
-from models.weights import PATTERNS, check_files, read_tensor, weight_files
-from models.weights_check import check_checkpoint, shapes_of
+from models.weights import PATTERNS, check_checkpoint, check_files, read_tensor, shapes_of, weight_files
 
 if TYPE_CHECKING:
     import torch

@@ -23,8 +23,7 @@ from models.attention import implementation
 from models.build import read_config
 from models.errors import ModelError
 from models.reward_model import RewardModel, ScoreHead
-from models.weights import weight_files
-from models.weights_check import check_checkpoint
+from models.weights import check_checkpoint, weight_files
 
 ARCHITECTURES = {"qwen3": "Qwen3ForSequenceClassification", "llama": "LlamaForSequenceClassification"}
 MAX_SHARD_SIZE = "5GB"

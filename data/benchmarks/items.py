@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from data.common.errors import DataError, InvalidPair
 from data.rows.checks import Message
 
@@ -59,6 +61,25 @@ class Reading:
 
 
 Rewards = Sequence[Sequence[float]]  # of one item: for each group, the reward of each response
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The items to score: all, or `limit` of them drawn with a seed."""
+
+    items: list[Comparison]
+    of: int
+    limit: int | None
+    seed: int
+
+
+def draw_sample(reading: Reading, limit: int | None, seed: int) -> Sample:
+    """A smaller sample is a part of a larger one, and keeps the benchmark's order."""
+    items = reading.items
+    if limit is not None and limit < len(items):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(items))[:limit])
+        items = [items[i] for i in chosen]
+    return Sample(items, len(reading.items), limit if len(items) < len(reading.items) else None, seed)
 
 
 def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], what: str) -> list[str]:

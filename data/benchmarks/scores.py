@@ -18,6 +18,7 @@ from data.rows.pairs import Message
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 ScoreGroups = Callable[[Sequence[list[list[Message]]]], Sequence[Sequence[float] | InvalidPair | None]]
 
+CURVES = ("curve/", "oracle/")  # how the names of scores begin that are points of a curve
 SAMPLES = 2000  # of a bootstrap
 _BLOCK = 1 << 22  # weights that are in memory at a time
 

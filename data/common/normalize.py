@@ -1,4 +1,4 @@
-"""Words of texts for comparing them, without case, spacing and Unicode variants; and text that is safe to print."""
+"""Words of texts for comparing them, without case, spacing and Unicode variants."""
 
 import unicodedata
 
@@ -16,11 +16,6 @@ _UNSPACED = (
     (0x20000, 0x3FFFF),
 )
 SEPARATOR = "\0"  # always a word of its own: between two texts, it keeps n-grams from crossing the border
-
-
-def printable(text: str) -> str:
-    """Untrusted text in one line: control characters and other unprintable ones are written as \\x escapes."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def words(text: str) -> list[str]:

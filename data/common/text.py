@@ -1,15 +1,24 @@
-"""Tables and durations as plain text."""
+"""Text for people to read: data that is safe to print, tables, durations; and untrusted text in Markdown.
 
+Escaped text in Markdown cannot end its cell or block, and makes no HTML and no link.
+"""
+
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from data.common.normalize import printable
+_SPECIAL = re.compile(r"[\\`*\[\]|]")
+
+
+def printable(text: str) -> str:
+    """Untrusted text in one line: control characters and other unprintable ones are written as \\x escapes."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def text_table(rows: Sequence[Sequence[Any]], align: str = "<", gap: int = 2, widths: Sequence[int] = ()) -> str:
     """Rows of equal length as aligned columns, a line each; the first row is usually the head.
 
-    `markdown.table` makes a Markdown table of the same rows.
+    `markdown_table` makes a Markdown table of the same rows.
 
     Args:
         align: "<" (left) or ">" (right) for each column; the last sign holds for all columns after it.
@@ -38,3 +47,37 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def cell(value: Any) -> str:
+    """A text in a table, a heading, a list or a sentence, in one line."""
+    text = printable(str(value)).replace("&", "&amp;").replace("<", "&lt;")
+    return _SPECIAL.sub(lambda found: f"\\{found[0]}", text)
+
+
+def code(text: str, in_table: bool = False) -> str:
+    """A code span, in one line. In a table `|` needs a backslash even there."""
+    text = printable(text)
+    marks = "`" * (_longest_run(text) + 1)
+    space = " " if text[:1] in "` " or text[-1:] in "` " else ""  # Markdown strips one space on each side
+    text = text.replace("|", "\\|") if in_table else text
+    return f"{marks}{space}{text}{space}{marks}"
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code; `text` ends with a newline."""
+    marks = "`" * max(3, _longest_run(text) + 1)
+    return f"{marks}{language}\n{text}{marks}"
+
+
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    """A table; the first row is its head. `text_table` prints the same rows as plain text."""
+    head, *body = [[cell(value) for value in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

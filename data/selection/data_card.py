@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.common.markdown import cell, table
-from data.common.normalize import printable
-from data.common.text import text_table
+from data.common.text import cell, markdown_table, printable, text_table
 from data.rows.columns import MARGINS
 from data.rows.sources import SourceConfig
 from data.rows.sql_validate import connect, lower, parse
@@ -185,23 +183,23 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         f"{card['pairs_per_epoch']:,} pairs and {card['tokens_per_epoch']:,} tokens an epoch "
         f"(both conversations of a pair). Fingerprint `{card['fingerprint']}`.",
         "## What is trained on",
-        table(_composition(card)),
+        markdown_table(_composition(card)),
         "Shares are of an epoch's pairs and tokens; prefix is the part of the tokens that both conversations share.",
         "## Sources",
-        table([["source", "rows from", "licence"], *origins]),
+        markdown_table([["source", "rows from", "licence"], *origins]),
         "## Columns",
-        table([["source", *_KINDS.values()], *_column_rows(card)]),
+        markdown_table([["source", *_KINDS.values()], *_column_rows(card)]),
         *(f"{line}." for line in map(cell, _unused_margins(card))),
         "## Left out, and found",
-        table([["source", "reason", "rows", "left out"], *removed]) if removed else "Nothing.",
+        markdown_table([["source", "reason", "rows", "left out"], *removed]) if removed else "Nothing.",
         f"Quality gates: {', '.join(f'{key} {value}' for key, value in card['gates'].items() if key in GATES)}"
         f"{'; benchmarks: ' + ', '.join(card['gates']['benchmarks']) if card['gates']['benchmarks'] else ''}. "
         "`dropped.jsonl` names the refused rows and the pairs that a gate dropped.",
         "## Lengths and margins of the pairs that are trained on",
-        table(_length_rows(trained)),
+        markdown_table(_length_rows(trained)),
     ]
     if card["held_out"]:
-        parts += ["## Lengths and margins of the held-out pairs", table(_length_rows(card["held_out"]))]
+        parts += ["## Lengths and margins of the held-out pairs", markdown_table(_length_rows(card["held_out"]))]
     return "\n\n".join(parts) + "\n"
 
 

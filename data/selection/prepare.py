@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.common.errors import DataError
-from data.common.normalize import printable
+from data.common.text import printable
 from data.rows.columns import MAX_COLUMNS
 from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, GateConfig

@@ -16,8 +16,8 @@ import numpy as np
 
 from data.common.cache import ColumnWriter, fingerprint, open_cached, read_column
 from data.common.errors import InvalidPair
-from data.common.normalize import printable
 from data.common.progress import progress
+from data.common.text import printable
 from data.rows.columns import without
 from data.rows.pairs import Message, read_conversations
 from data.rows.parallel_map import map_chunks

@@ -15,8 +15,7 @@ from data.tokens.chat import make_group
 from models.build import ModelConfig, build_model, resolve_base
 from models.errors import ModelError
 from models.liger import use_liger
-from models.weights import find_non_finite
-from models.weights_check import check_checkpoint, check_weights
+from models.weights import check_checkpoint, check_weights, find_non_finite
 from train.step.config import EngineConfig
 from train.step.engine import checkpoint_layers
 

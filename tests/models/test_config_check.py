@@ -26,8 +26,7 @@ from models.build import FAMILIES, Base, ModelConfig, build_model, read_config, 
 from models.config_check import ACTIVATIONS, KEYS, ROPE_KEYS, find_problem
 from models.errors import ModelError
 from models.export import load_classifier
-from models.weights import weight_files
-from models.weights_check import shapes_of
+from models.weights import shapes_of, weight_files
 
 
 @pytest.fixture

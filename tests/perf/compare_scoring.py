@@ -25,9 +25,8 @@ from settings import read_settings as read_arguments
 from settings import run_command
 
 from data.benchmarks.registry import BENCHMARKS
-from data.common import markdown
 from data.common.errors import DataError
-from data.common.text import text_table
+from data.common.text import markdown_table, text_table
 from data.rows.sources import SourceConfig, check_source, read_rows
 
 TOLERANCE = 1e-4  # of max(1, |reward|), in float32
@@ -94,7 +93,7 @@ def read_settings(arguments: list[str]) -> Settings:
 
 def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
-    from data.benchmarks.sample import draw_sample
+    from data.benchmarks.items import draw_sample
     from data.common.errors import InvalidPair
     from data.rows.conversations import read_row
 
@@ -242,7 +241,7 @@ def work(settings: Settings) -> int:
             write_random_model(Path(temporary), settings.tokenizer)
         result = compare(settings, Path(settings.model or temporary))
     rows = [list(COLUMNS), *map(cells, result["sides"])]
-    print(f"{result['workload']}\n\n{text_table(rows)}\n\n{markdown.table(rows)}\n\n{json.dumps(result)}")
+    print(f"{result['workload']}\n\n{text_table(rows)}\n\n{markdown_table(rows)}\n\n{json.dumps(result)}")
     if settings.json is not None:
         Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
     return 0

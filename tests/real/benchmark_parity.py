@@ -19,8 +19,8 @@ import torch  # noqa: E402
 from compare_scoring import SHAPE, TOLERANCE, write_random_model  # noqa: E402
 from scoring_sides import encode  # noqa: E402
 
+from data.benchmarks.items import draw_sample  # noqa: E402
 from data.benchmarks.registry import BENCHMARKS  # noqa: E402
-from data.benchmarks.sample import draw_sample  # noqa: E402
 from data.benchmarks.scores import score_items  # noqa: E402
 from models.export import load_classifier  # noqa: E402
 from train.scoring.scorer import Scorer  # noqa: E402

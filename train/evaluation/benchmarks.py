@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.benchmarks.items import Comparison
+from data.benchmarks.items import Comparison, draw_sample
 from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.sample import CURVES, draw_sample
-from data.benchmarks.scores import Benchmark, aggregate
+from data.benchmarks.scores import CURVES, Benchmark, aggregate
 from data.common.errors import DataError, InvalidPair
 from data.packing.pack import build_pack, split_group
 from data.packing.plan import plan_step

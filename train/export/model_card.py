@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import Any
 
-from data.common.markdown import cell, code, fenced
+from data.common.text import cell, code, fenced
 
 TOKENIZE = '''```python
 from transformers import AutoTokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.atomic import write_file
-from data.common.normalize import printable
+from data.common.text import printable
 from data.rows.sources import SourceConfig, check_source
 from data.selection.config import GateConfig, check_gates
 from train.recipe.schema import RecipeError, load_recipe

@@ -18,7 +18,7 @@ from models.attention import choose_backend
 from models.build import Base, build_model
 from models.errors import ModelError
 from models.liger import apply_liger, use_liger
-from models.weights_check import check_weights
+from models.weights import check_weights
 from train.checkpoints import deepspeed_shards
 from train.checkpoints.manager import Checkpoints
 from train.checkpoints.state import TrainState, read_state

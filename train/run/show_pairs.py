@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.common.normalize import printable
+from data.common.text import printable
 from train.recipe.safe_yaml import RecipeError, closest
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.benchmarks.items import draw_sample
 from data.benchmarks.readers import existing
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
-from data.benchmarks.sample import draw_sample
 from data.common.atomic import write_file
 from data.common.errors import DataError
 from train.recipe.safe_yaml import closest

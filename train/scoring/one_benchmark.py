@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.benchmarks.items import Candidates, Comparison, Reading, Rewards
-from data.benchmarks.sample import CURVES, Sample
-from data.benchmarks.scores import Benchmark, combined, intervals, score_items, ties_in
+from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, Sample
+from data.benchmarks.scores import CURVES, Benchmark, combined, intervals, score_items, ties_in
 from data.common.atomic import append_lines, hash_file, keep_whole_lines, write_file
 from data.common.errors import DataError, InvalidPair
 from data.rows.pairs import Message

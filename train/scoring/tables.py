@@ -12,9 +12,7 @@ from data.benchmarks.best_of_n import kl_of
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
 from data.benchmarks.scores import Benchmark, combined, differences
 from data.common.errors import DataError
-from data.common.markdown import cell
-from data.common.markdown import table as markdown_table
-from data.common.text import text_table
+from data.common.text import cell, markdown_table, text_table
 from train.scoring.one_benchmark import measures_of, read_items
 
 COLUMNS = 8  # of scores in a table; the JSON has them all

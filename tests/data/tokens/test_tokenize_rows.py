@@ -150,7 +150,13 @@ PADDED, UNPADDED = talk("Say hi.", "Hi<|endoftext|>"), talk("Say hi.", "<|endoft
 @pytest.mark.parametrize(
     ("template", "chosen", "rejected", "reason", "said"),
     [
-        (NO_SYSTEM, talk("a", "b", system="s"), talk("a", "c", system="s"), "template error", REFUSES + "no system here"),
+        (
+            NO_SYSTEM,
+            talk("a", "b", system="s"),
+            talk("a", "c", system="s"),
+            "template error",
+            REFUSES + "no system here",
+        ),
         (NO_TOOLS, with_role("tool"), talk("a", "c"), "template error", REFUSES + "no tools"),
         (
             ADDS_A_NUMBER,

@@ -4,7 +4,7 @@ import pytest
 from handmade_rows import write_jsonl
 from short_runs import RECIPE, metrics
 
-from data.common.markdown import cell
+from data.common.text import cell
 
 
 @pytest.mark.slow("a run that is extended again and again")
