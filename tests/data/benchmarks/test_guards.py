@@ -10,12 +10,7 @@ from benchmark_files import REAL, WRITERS, by_hash, constant, permuted
 
 from data.benchmarks import judgebench, rewardbench, rewardbench2
 from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.scores import (
-    aggregate,
-    run_benchmark,
-    score_items,
-    ties_in,
-)
+from data.benchmarks.scores import aggregate, run_benchmark, score_items, ties_in
 
 
 @pytest.fixture(params=[*WRITERS, *(f"real {name}" for name in REAL)])

@@ -11,9 +11,7 @@ from handmade_rows import write_jsonl
 
 from data.benchmarks import best_of_n, judgebench, ppe_correctness, rm_bench, rmb
 from data.benchmarks.registry import BENCHMARKS
-from data.benchmarks.scores import (
-    run_benchmark,
-)
+from data.benchmarks.scores import run_benchmark
 from data.common.errors import DataError, InvalidPair
 from data.rows.conversations import read_row
 from data.rows.pairs import parse_pair

@@ -17,10 +17,7 @@ from data.selection.config import DataConfig, GateConfig, check_data
         ({"contradictions": "vote"}, "'majority'"),
         ({"near_duplicate_threshold": 0.5}, "data.gates.near_duplicate_threshold=0.5: expected 0.7 or more"),
         ({"contamination": "drop"}, "of which benchmarks? give data.gates.benchmarks.NAME=PATH"),
-        (
-            {"benchmarks": {"rmbench": "hub"}},
-            "data.gates.benchmarks.rmbench: no such benchmark; there are rewardbench",
-        ),
+        ({"benchmarks": {"rmbench": "hub"}}, "data.gates.benchmarks.rmbench: no such benchmark; there are rewardbench"),
         ({"benchmarks": {"rmb": "absent"}}, "data.gates.benchmarks.rmb=absent: no such file or directory"),
     ],
 )

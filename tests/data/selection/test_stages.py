@@ -125,11 +125,7 @@ def test_fractions_are_nested_and_leave_the_held_out_pairs_alone(prepare: Prepar
 def test_weight_0_holds_out_and_trains_on_nothing(prepare: Prepare) -> None:
     rows, others = numbered(100), [pair(f"other {i}") for i in range(60)]
     with_, without = (
-        prepare(
-            {"x": rows, "y": (others, {"weight": weight})},
-            eval=EvalDataConfig(fraction=0.2),
-        )
-        for weight in (1, 0)
+        prepare({"x": rows, "y": (others, {"weight": weight})}, eval=EvalDataConfig(fraction=0.2)) for weight in (1, 0)
     )
     assert len(with_.train[1]) > 0 == len(without.train[1])
     assert [s.indices.tolist() for s in with_.held_out] == [s.indices.tolist() for s in without.held_out]

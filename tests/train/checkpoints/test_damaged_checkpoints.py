@@ -139,12 +139,7 @@ def test_other_data_is_refused(warm, tmp_path):
     rows = [{"prompt": f"Question {n}?", "chosen": "yes " * n, "rejected": "no " * n} for n in range(1, 41)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = [
-        *RECIPE,
-        "data.sources.twins=null",
-        f"data.sources.mine.path={file}",
-        f"run_dir={tmp_path / 'run'}",
-    ]
+    arguments = [*RECIPE, "data.sources.twins=null", f"data.sources.mine.path={file}", f"run_dir={tmp_path / 'run'}"]
     assert warm.run(arguments, **KILLED).codes == [-9]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     ended = warm.run(arguments)

@@ -21,29 +21,9 @@ TINY = (RECIPES / "tiny.yaml").read_text()
 TWINS = ("path", "builtin", "limit", "weight", "flip", "format")
 KEYS = all_keys(Recipe) + [f"data.sources.twins.{name}" for name in TWINS]
 ODD_KEYS = [
-    *(
-        "",
-        ".",
-        "..",
-        "data.",
-        ".data",
-        "seed.x",
-        "data.sources.x.y.z",
-        "data.eval.sources",
-        "data.sources",
-        "[0]",
-    ),
+    *("", ".", "..", "data.", ".data", "seed.x", "data.sources.x.y.z", "data.eval.sources", "data.sources", "[0]"),
     *("optimizer.betas[0]", "optimizer.betas.0", "optimizer[betas]", "model.config.a", "engine.deepspeed.x.y", "a b"),
-    *(
-        "data.sources.é",
-        "data.sources[",
-        "seed]",
-        "recipe",
-        "data..seed",
-        "_content",
-        "model.config.${seed}",
-        "-x",
-    ),
+    *("data.sources.é", "data.sources[", "seed]", "recipe", "data..seed", "_content", "model.config.${seed}", "-x"),
     *("\ud800", "\0", "\n", "x" * 5000, "a." * 1500 + "b", "name\u2028", "data.sources.all.builtin", "${seed}"),
 ]
 VALUES = [
@@ -61,11 +41,7 @@ VALUES = [
     *("fp32", "bf16", "drop", "error", "never", "true", "false", "eval/all/accuracy", "twins-train", "messages", "2"),
 ]
 
-NEEDED = {
-    "model.tokenizer": "bytes",
-    "model.config.model_type": "qwen3",
-    "data.sources.twins.builtin": "twins-train",
-}
+NEEDED = {"model.tokenizer": "bytes", "model.config.model_type": "qwen3", "data.sources.twins.builtin": "twins-train"}
 
 values = st.sampled_from(VALUES) | st.text(st.characters(), max_size=10) | st.integers().map(str) | st.floats().map(str)
 arguments = st.tuples(st.sampled_from(KEYS) | st.sampled_from([*KEYS, *ODD_KEYS]) | st.text(max_size=6), values)

@@ -98,12 +98,7 @@ def test_a_hub_dataset_or_a_file_of_sources_is_as_good_as_a_path(tmp_path: Path,
     (tmp_path / "sources.yaml").write_text(f"mine: {{path: {pairs}}}\n")
     mine = load_recipe(["recipe=tiny", "overlay=synpref-26m", f"data.sources={tmp_path / 'sources.yaml'}"])
     assert list(mine.data.sources) == ["mine"]
-    one = [
-        "recipe=tiny",
-        "overlay=synpref-40m",
-        f"data.sources.synpref.path={pairs}",
-        "data.sources.discarded=null",
-    ]
+    one = ["recipe=tiny", "overlay=synpref-40m", f"data.sources.synpref.path={pairs}", "data.sources.discarded=null"]
     assert load_recipe(one).training.pairs_per_step == 10_240
 
 

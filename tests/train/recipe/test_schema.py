@@ -167,16 +167,9 @@ MISTAKES = {
     "data.sources.twims=null": ["data.sources.twims=null", "did you mean twins?", "there are twins"],
     "data.eval.sources.twins=null": ["data.eval.sources.twins=null", "there are twins_heldout"],
     "evaluation.benchmarks.rm_bench=null": ["evaluation.benchmarks.rm_bench=null", "nothing is there"],
-    "data.sources.twns.weight=2": [
-        "data.sources.twns",
-        "did you mean twins?",
-        "one of path, dataset and builtin",
-    ],
+    "data.sources.twns.weight=2": ["data.sources.twns", "did you mean twins?", "one of path, dataset and builtin"],
     "data.eval.sources.other.limit=2": ["data.eval.sources.other", "the other sources are twins_heldout"],
-    "data.sources.twins.path=/nowhere.jsonl": [
-        "data.sources.twins",
-        "exactly one of path, dataset and builtin",
-    ],
+    "data.sources.twins.path=/nowhere.jsonl": ["data.sources.twins", "exactly one of path, dataset and builtin"],
     "data.sources=/nowhere.yaml": ["data.sources=/nowhere.yaml", "no such file"],
     "recipe=tny": ["recipe=tny", "did you mean tiny?"],
 }

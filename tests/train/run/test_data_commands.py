@@ -118,10 +118,7 @@ def test_a_source_that_loses_all_is_told(recipe, tmp_path, capsys):
 
 
 def test_benchmarks_that_are_incomplete_are_told(recipe, tmp_path, capsys):
-    gate = [
-        f"data.gates.benchmarks.judgebench={benchmark(tmp_path)}",
-        "data.gates.contamination=drop",
-    ]
+    gate = [f"data.gates.benchmarks.judgebench={benchmark(tmp_path)}", "data.gates.contamination=drop"]
     assert prepare.main([*recipe, *gate]) == 0
     assert "data.gates.contamination: judgebench is incomplete: " in capsys.readouterr().err
     assert decontaminate.main([*recipe, f"benchmarks.judgebench={tmp_path}"]) == 0
@@ -261,10 +258,7 @@ def test_strangers_texts_are_shown_and_not_obeyed(recipe, tmp_path, capsys):
     item = {"pair_id": "\ud800\x1b]0;x\x07evil", "source": "mmlu-pro-law", "question": "Question 5?"}
     item |= {"response_model": "gpt-4o-2024-05-13", "response_A": "a", "response_B": "b", "label": "A>B"}
     (tmp_path / "bench.jsonl").write_text(json.dumps(item) + "\n")
-    gate = [
-        f"data.gates.benchmarks.judgebench={tmp_path}/bench.jsonl",
-        "data.gates.contamination=drop",
-    ]
+    gate = [f"data.gates.benchmarks.judgebench={tmp_path}/bench.jsonl", "data.gates.contamination=drop"]
     licence = 'data.sources.mine.licence="a|b\\n# H <b>"'
     assert prepare.main([*recipe, *gate, licence, f"output={tmp_path}/out"]) == 0
     assert show.main([*recipe, *gate, "reason=in a benchmark"]) == 0

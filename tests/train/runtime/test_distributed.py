@@ -203,12 +203,7 @@ def test_ranks_of_a_slurm_step():
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"SLURM_STEP_ID": "batch"},
-        {"SLURM_STEP_ID": "4294967291"},
-        {"SLURM_NTASKS": "1"},
-        {"SLURM_STEP_NUM_TASKS": "1"},
-    ],
+    [{"SLURM_STEP_ID": "batch"}, {"SLURM_STEP_ID": "4294967291"}, {"SLURM_NTASKS": "1"}, {"SLURM_STEP_NUM_TASKS": "1"}],
 )
 def test_what_is_not_a_rank_of_slurm(change):
     assert not in_slurm_step(STEP | change)

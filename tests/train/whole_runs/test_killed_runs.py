@@ -77,8 +77,7 @@ def test_kill_9_at_random_times(warm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "change"),
-    [(0, "os.rename step-4.tmp"), (1, "open step-4.tmp"), (0, "os.rename latest")],
+    ("rank", "change"), [(0, "os.rename step-4.tmp"), (1, "open step-4.tmp"), (0, "os.rename latest")]
 )
 @pytest.mark.slow("two ranks, run three times for each of three changes")
 def test_one_of_two_ranks_is_killed_in_a_save(warm, tmp_path, rank, change):
