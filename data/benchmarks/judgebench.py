@@ -7,7 +7,7 @@ unweighted mean of the four categories on the GPT-4o split; `micro` is the bench
 
 from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
 from data.benchmarks.readers import Fields, existing, rows_of, rows_of_split
-from data.benchmarks.scores import Array, Means, mean_of
+from data.benchmarks.scores import Array, Means, mean_of, skywork_v2
 from data.common.errors import DataError
 
 NAME = "judgebench"
@@ -26,19 +26,16 @@ SOURCES = {
 CATEGORIES = ("knowledge", "reasoning", "math", "coding")
 COUNTS = {"gpt": (154, 98, 56, 42), "claude": (154, 51, 34, 31)}  # pairs, in the order of CATEGORIES
 LABELS = ("A>B", "B>A")
-PUBLISHED = {
-    name: {"score": score, "micro": micro, **dict(zip(CATEGORIES, cells, strict=True))}
-    for name, score, micro, cells in (
-        ("Skywork-Reward-V2-Qwen3-0.6B", 67.6, 66.3, (62.3, 66.3, 82.1, 59.5)),
-        ("Skywork-Reward-V2-Qwen3-1.7B", 72.9, 70.9, (66.9, 69.4, 83.9, 71.4)),
-        ("Skywork-Reward-V2-Qwen3-4B", 69.3, 68.3, (66.9, 64.3, 80.4, 66.7)),
-        ("Skywork-Reward-V2-Qwen3-8B", 73.4, 71.7, (70.1, 67.3, 82.1, 73.8)),
-        ("Skywork-Reward-V2-Llama-3.2-1B", 65.0, 64.3, (61.0, 66.3, 73.2, 59.5)),
-        ("Skywork-Reward-V2-Llama-3.2-3B", 69.2, 67.7, (64.3, 65.3, 87.5, 59.5)),
-        ("Skywork-Reward-V2-Llama-3.1-8B", 80.0, 78.6, (76.6, 75.5, 89.3, 78.6)),
-        ("Skywork-Reward-V2-Llama-3.1-8B-40M", 83.4, 81.7, (79.9, 78.6, 89.3, 85.7)),
-    )
-}
+PUBLISHED = skywork_v2(
+    {
+        "score": (67.6, 72.9, 69.3, 73.4, 65.0, 69.2, 80.0, 83.4),
+        "micro": (66.3, 70.9, 68.3, 71.7, 64.3, 67.7, 78.6, 81.7),
+        "knowledge": (62.3, 66.9, 66.9, 70.1, 61.0, 64.3, 76.6, 79.9),
+        "reasoning": (66.3, 69.4, 64.3, 67.3, 66.3, 65.3, 75.5, 78.6),
+        "math": (82.1, 83.9, 80.4, 82.1, 73.2, 87.5, 89.3, 89.3),
+        "coding": (59.5, 71.4, 66.7, 73.8, 59.5, 59.5, 78.6, 85.7),
+    }
+)
 
 
 def read(path: str | None = None) -> Reading:

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.benchmarks.items import Candidates, Comparison, Reading, Rewards
 from data.benchmarks.readers import DATA_SUFFIXES, Fields, data_files, existing, rows_of, rows_of_split
-from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio
+from data.benchmarks.scores import Array, Means, expected_best_of, mean_of, ratio, skywork_v2
 from data.common.errors import DataError
 
 NAME = "ppe_correctness"
@@ -28,16 +28,7 @@ SCORES_ARE_SHARES = True
 SPLIT = "train"
 SETS = {"mmlu-pro": "MMLU-Pro", "math": "MATH", "gpqa": "GPQA", "ifeval": "IFEval", "mbpp-plus": "MBPP-Plus"}
 COUNT = 2555  # prompts of all sets together
-PUBLISHED = {
-    "Skywork-Reward-V2-Qwen3-0.6B": {"score": 68.3},
-    "Skywork-Reward-V2-Qwen3-1.7B": {"score": 70.5},
-    "Skywork-Reward-V2-Qwen3-4B": {"score": 74.7},
-    "Skywork-Reward-V2-Qwen3-8B": {"score": 75.1},
-    "Skywork-Reward-V2-Llama-3.2-1B": {"score": 67.4},
-    "Skywork-Reward-V2-Llama-3.2-3B": {"score": 72.1},
-    "Skywork-Reward-V2-Llama-3.1-8B": {"score": 83.4},
-    "Skywork-Reward-V2-Llama-3.1-8B-40M": {"score": 87.2},
-}
+PUBLISHED = skywork_v2({"score": (68.3, 70.5, 74.7, 75.1, 67.4, 72.1, 83.4, 87.2)})
 
 
 def read(path: str | None = None) -> Reading:

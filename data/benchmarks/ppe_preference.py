@@ -8,7 +8,7 @@ import math
 
 from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, beats_all
 from data.benchmarks.readers import rows_of_split
-from data.benchmarks.scores import Array, Means
+from data.benchmarks.scores import Array, Means, skywork_v2
 
 NAME = "ppe_preference"
 VERSION = "1 (lmarena-ai/PPE-Human-Preference-V1, split test)"
@@ -21,16 +21,7 @@ FLAGS = {"hard_prompt": "hard", "easy_prompt": "easy", "if_prompt": "instruction
     "is_code": "code",
     "is_refusal": "refusal",
 }
-PUBLISHED = {
-    "Skywork-Reward-V2-Qwen3-0.6B": {"score": 65.3},
-    "Skywork-Reward-V2-Qwen3-1.7B": {"score": 67.6},
-    "Skywork-Reward-V2-Qwen3-4B": {"score": 69.5},
-    "Skywork-Reward-V2-Qwen3-8B": {"score": 70.6},
-    "Skywork-Reward-V2-Llama-3.2-1B": {"score": 66.6},
-    "Skywork-Reward-V2-Llama-3.2-3B": {"score": 69.1},
-    "Skywork-Reward-V2-Llama-3.1-8B": {"score": 77.3},
-    "Skywork-Reward-V2-Llama-3.1-8B-40M": {"score": 79.8},
-}
+PUBLISHED = skywork_v2({"score": (65.3, 67.6, 69.5, 70.6, 66.6, 69.1, 77.3, 79.8)})
 
 
 def read(path: str | None = None) -> Reading:

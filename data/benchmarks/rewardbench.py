@@ -7,7 +7,7 @@ the four sections.
 
 from data.benchmarks.items import Comparison, Reading, Rewards, beats_all, best_first, what_is_missing
 from data.benchmarks.readers import Fields, rows_of_split
-from data.benchmarks.scores import Array, Means, mean_of
+from data.benchmarks.scores import Array, Means, mean_of, skywork_v2
 
 NAME = "rewardbench"
 VERSION = "1 (allenai/reward-bench, split filtered)"
@@ -41,22 +41,14 @@ SECTIONS = {  # the weights of subsets within their section
     "reasoning": {"math-prm": 984, **{f"hep-{c}": 164 for c in ("cpp", "go", "java", "js", "python", "rust")}},
 }
 COUNTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()} | {"math-prm": 447}  # pairs
-PUBLISHED = {
-    "Skywork-Reward-V2-Qwen3-0.6B": {"score": 85.2},
-    "Skywork-Reward-V2-Qwen3-1.7B": {"score": 90.3},
-    "Skywork-Reward-V2-Qwen3-4B": {"score": 93.4},
-    "Skywork-Reward-V2-Qwen3-8B": {"score": 93.7},
-    "Skywork-Reward-V2-Llama-3.2-1B": {"score": 89.9},
-    "Skywork-Reward-V2-Llama-3.2-3B": {"score": 93.0},
-    "Skywork-Reward-V2-Llama-3.1-8B": {"score": 96.4},
-    "Skywork-Reward-V2-Llama-3.1-8B-40M": {"score": 97.8},
+PUBLISHED = skywork_v2({"score": (85.2, 90.3, 93.4, 93.7, 89.9, 93.0, 96.4, 97.8)}) | {
     "Skywork-Reward-Gemma-2-27B-v0.2": {
         "score": 94.3,
         "chat": 96.1,
         "chat-hard": 89.9,
         "safety": 93.0,
         "reasoning": 98.1,
-    },
+    }
 }
 
 

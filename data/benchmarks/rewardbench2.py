@@ -14,7 +14,7 @@ import numpy as np
 
 from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
 from data.benchmarks.readers import Fields, rows_of_split
-from data.benchmarks.scores import Array, Means, mean_of
+from data.benchmarks.scores import Array, Means, mean_of, skywork_v2
 from data.common.errors import DataError
 
 NAME = "rewardbench2"
@@ -32,19 +32,17 @@ TIES = {  # measure -> its weight in the Ties score
     "ties/preferred-hard": 0.20,
     "ties/margin": 0.01,
 }
-PUBLISHED = {
-    name: {"score": score, **dict(zip(DOMAINS, cells, strict=True))}
-    for name, score, cells in (
-        ("Skywork-Reward-V2-Qwen3-0.6B", 61.3, (58.2, 40.0, 71.6, 84.4, 79.4, 34.0)),
-        ("Skywork-Reward-V2-Qwen3-1.7B", 68.3, (65.8, 45.0, 72.7, 89.1, 88.5, 48.7)),
-        ("Skywork-Reward-V2-Qwen3-4B", 75.5, (77.3, 46.2, 73.2, 92.2, 96.6, 67.4)),
-        ("Skywork-Reward-V2-Qwen3-8B", 78.2, (79.8, 49.1, 77.0, 94.0, 96.4, 72.9)),
-        ("Skywork-Reward-V2-Llama-3.2-1B", 64.3, (60.9, 45.6, 59.6, 87.3, 89.3, 43.1)),
-        ("Skywork-Reward-V2-Llama-3.2-3B", 74.7, (76.2, 45.6, 69.4, 93.1, 96.0, 67.7)),
-        ("Skywork-Reward-V2-Llama-3.1-8B", 84.1, (84.6, 66.2, 77.6, 96.7, 98.4, 81.2)),
-        ("Skywork-Reward-V2-Llama-3.1-8B-40M", 86.5, (87.9, 67.8, 83.1, 97.3, 99.2, 83.9)),
-    )
-}
+PUBLISHED = skywork_v2(
+    {
+        "score": (61.3, 68.3, 75.5, 78.2, 64.3, 74.7, 84.1, 86.5),
+        "factuality": (58.2, 65.8, 77.3, 79.8, 60.9, 76.2, 84.6, 87.9),
+        "precise-if": (40.0, 45.0, 46.2, 49.1, 45.6, 45.6, 66.2, 67.8),
+        "math": (71.6, 72.7, 73.2, 77.0, 59.6, 69.4, 77.6, 83.1),
+        "safety": (84.4, 89.1, 92.2, 94.0, 87.3, 93.1, 96.7, 97.3),
+        "focus": (79.4, 88.5, 96.6, 96.4, 89.3, 96.0, 98.4, 99.2),
+        "ties": (34.0, 48.7, 67.4, 72.9, 43.1, 67.7, 81.2, 83.9),
+    }
+)
 
 
 def read(path: str | None = None) -> Reading:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, what_is_missing
 from data.benchmarks.readers import Fields, existing, rows_of, rows_of_split
-from data.benchmarks.scores import Array, Means, mean_of
+from data.benchmarks.scores import Array, Means, mean_of, skywork_v2
 from data.common.errors import DataError
 
 NAME = "rm_bench"
@@ -25,19 +25,14 @@ HUB = ("THU-KEG/RM-Bench", "train")
 DOMAINS = {"chat": 129, "code": 228, "math": 529, "safety": 441}  # prompts
 STYLES = ("concise", "detailed", "markdown")
 LEVELS = ("hard", "normal", "easy")
-PUBLISHED = {
-    name: {"score": average, "easy": easy, "normal": normal, "hard": hard}
-    for name, (easy, normal, hard, average) in {
-        "Skywork-Reward-V2-Qwen3-0.6B": (90.3, 78.0, 54.8, 74.4),
-        "Skywork-Reward-V2-Qwen3-1.7B": (93.0, 83.4, 59.7, 78.7),
-        "Skywork-Reward-V2-Qwen3-4B": (92.1, 84.7, 67.9, 81.6),
-        "Skywork-Reward-V2-Qwen3-8B": (91.9, 85.7, 70.1, 82.6),
-        "Skywork-Reward-V2-Llama-3.2-1B": (91.3, 79.9, 57.8, 76.3),
-        "Skywork-Reward-V2-Llama-3.2-3B": (91.5, 84.1, 67.8, 81.1),
-        "Skywork-Reward-V2-Llama-3.1-8B": (97.0, 95.0, 86.5, 92.8),
-        "Skywork-Reward-V2-Llama-3.1-8B-40M": (97.6, 96.9, 93.5, 96.0),
-    }.items()
-}
+PUBLISHED = skywork_v2(
+    {
+        "score": (74.4, 78.7, 81.6, 82.6, 76.3, 81.1, 92.8, 96.0),
+        "easy": (90.3, 93.0, 92.1, 91.9, 91.3, 91.5, 97.0, 97.6),
+        "normal": (78.0, 83.4, 84.7, 85.7, 79.9, 84.1, 95.0, 96.9),
+        "hard": (54.8, 59.7, 67.9, 70.1, 57.8, 67.8, 86.5, 93.5),
+    }
+)
 
 
 def read(path: str | None = None) -> Reading:

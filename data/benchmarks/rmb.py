@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.benchmarks.items import Comparison, Reading, Rewards, beats_all, best_first, what_is_missing
 from data.benchmarks.readers import Fields, existing, rows_of
-from data.benchmarks.scores import Array, Means, mean_of
+from data.benchmarks.scores import Array, Means, mean_of, skywork_v2
 from data.common.errors import DataError
 
 NAME = "rmb"
@@ -26,19 +26,14 @@ COUNTS = {  # rows
     "best-of-n/helpful": 2109,
     "best-of-n/harmless": 1677,
 }
-PUBLISHED = {
-    name: {"score": score, "best-of-n/helpful": helpful, "best-of-n/harmless": harmless, "best-of-n": both}
-    for name, score, helpful, harmless, both in (
-        ("Skywork-Reward-V2-Qwen3-0.6B", 74.5, 68.4, 69.1, 68.8),
-        ("Skywork-Reward-V2-Qwen3-1.7B", 78.1, 72.0, 72.2, 72.1),
-        ("Skywork-Reward-V2-Qwen3-4B", 80.6, 74.7, 75.1, 74.9),
-        ("Skywork-Reward-V2-Qwen3-8B", 81.2, 76.5, 75.8, 76.2),
-        ("Skywork-Reward-V2-Llama-3.2-1B", 76.7, 68.0, 73.2, 70.6),
-        ("Skywork-Reward-V2-Llama-3.2-3B", 80.5, 74.4, 76.2, 75.3),
-        ("Skywork-Reward-V2-Llama-3.1-8B", 86.4, 82.3, 82.8, 82.6),
-        ("Skywork-Reward-V2-Llama-3.1-8B-40M", 89.3, 86.2, 86.6, 86.4),
-    )
-}
+PUBLISHED = skywork_v2(
+    {
+        "score": (74.5, 78.1, 80.6, 81.2, 76.7, 80.5, 86.4, 89.3),
+        "best-of-n/helpful": (68.4, 72.0, 74.7, 76.5, 68.0, 74.4, 82.3, 86.2),
+        "best-of-n/harmless": (69.1, 72.2, 75.1, 75.8, 73.2, 76.2, 82.8, 86.6),
+        "best-of-n": (68.8, 72.1, 74.9, 76.2, 70.6, 75.3, 82.6, 86.4),
+    }
+)
 
 
 def read(path: str | None = None) -> Reading:

@@ -75,6 +75,19 @@ class Benchmark(Protocol):
         """All scores from means over items, `score` (the headline) first."""
 
 
+# In the order in which the modules of benchmarks give their figures.
+_SKYWORK_V2 = (
+    *("Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"),
+    *("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B", "Llama-3.1-8B-40M"),
+)
+
+
+def skywork_v2(scores: dict[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
+    """`Benchmark.PUBLISHED` of the eight Skywork-Reward-V2 models. Args: scores: name -> percent of each model."""
+    rows = zip(_SKYWORK_V2, *scores.values(), strict=True)
+    return {f"Skywork-Reward-V2-{model}": dict(zip(scores, row, strict=True)) for model, *row in rows}
+
+
 def ratio(above: Array, below: Array) -> Array:
     """Elementwise quotient, NaN where the divisor is 0."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below != 0)
