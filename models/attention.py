@@ -46,11 +46,8 @@ def choose_backend(
 ) -> str:
     """The backend that runs: the requested one, or the fastest that this device and dtype have.
 
-    Args:
-        say: is told, in one line, that flash-attn is installed and cannot be imported.
-
-    Raises:
-        ModelError: the requested backend cannot run here. Nothing is downloaded.
+    Args: say: is told, in one line, that flash-attn is installed and cannot be imported.
+    Raises: ModelError: the requested backend cannot run here. Nothing is downloaded.
     """
     if requested == "auto":
         known = [name for name in BACKENDS if name not in TORCH_KERNELS]  # torch calls those prototypes

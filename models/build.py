@@ -53,11 +53,8 @@ class Base:
 def resolve_base(config: ModelConfig, *, weights: bool = True) -> Base:
     """Find (or download) the base and read its config.
 
-    Args:
-        weights: whether to fetch its weights too; without them it cannot be built.
-
-    Raises:
-        ModelError: it is not found, is of another family, or has no safetensors weights.
+    Args: weights: whether to fetch its weights too; without them it cannot be built.
+    Raises: ModelError: it is not found, is of another family, or has no safetensors weights.
     """
     if config.base is None:
         return Base(None, read_config(config.config))
@@ -70,8 +67,7 @@ def resolve_base(config: ModelConfig, *, weights: bool = True) -> Base:
 def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tuple[Path, str | None]:
     """The local directory of a model, and its commit when it comes from the hub (downloaded once, then cached).
 
-    Raises:
-        ModelError: there is no such directory, and the hub has no such model or cannot be reached.
+    Raises: ModelError: there is no such directory, and the hub has no such model or cannot be reached.
     """
     path = Path(os.path.expanduser(name))
     if path.is_dir():
@@ -96,8 +92,7 @@ def fetch(name: str, revision: str | None, key: str, weights: bool = True) -> tu
 def read_config(source: Any) -> "PretrainedConfig":
     """The config in a mapping, a config.json, or a directory that holds one.
 
-    Raises:
-        ModelError: it is not found, its values are invalid, or it is of another family.
+    Raises: ModelError: it is not found, its values are invalid, or it is of another family.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -167,8 +162,7 @@ def build_model(
         pad_token_id: the tokenizer's; the embedding's padding row and the export's pooling depend on it.
         zero3_config: DeepSpeed's config when its ZeRO-3 shall partition the weights while they are loaded.
 
-    Raises:
-        ModelError: tensors of the checkpoint are missing, unknown, or of another shape.
+    Raises: ModelError: tensors of the checkpoint are missing, unknown, or of another shape.
     """
     import torch
     from transformers import AutoModel

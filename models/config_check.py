@@ -81,9 +81,7 @@ KEYS: dict[str, Kind] = {
     "num_labels": optional(whole(1, MAX_LABELS)),
     "id2label": optional(LABEL_NUMBERS),
     "label2id": optional(LABELS),
-    "problem_type": optional(
-        one_of("regression", "single_label_classification", "multi_label_classification"),
-    ),
+    "problem_type": optional(one_of("regression", "single_label_classification", "multi_label_classification")),
     "architectures": optional(TEXTS),
     "transformers_version": optional(TEXT),
     "name_or_path": TEXT,
@@ -155,8 +153,7 @@ def find_tokenizer_problem(settings: Any) -> str | None:
 def find_problem(config: Mapping[Any, Any], names: Collection[str] = ()) -> str | None:
     """What is wrong with a config, as `key=value: expected ...` in one line; None where nothing is.
 
-    Args:
-        names: attributes of transformers' own class, such as its methods; no key may replace one.
+    Args: names: attributes of transformers' own class, such as its methods; no key may replace one.
     """
     if problem := _plain(config):
         return problem
@@ -229,11 +226,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
-    """An untrusted JSON file.
-
-    Raises:
-        ModelError: it is too large, cannot be read, or is not JSON.
-    """
+    """An untrusted JSON file. Raises: ModelError: it is too large, cannot be read, or is not JSON."""
     try:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8") if size <= max_bytes else ""

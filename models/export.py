@@ -110,8 +110,7 @@ def save_json(path: Path, value: Any) -> None:
 def load_classifier(directory: Path, dtype: torch.dtype | str) -> Any:
     """The export as users of transformers load it, without the report about the zero `score.bias`.
 
-    Raises:
-        ModelError: its config or its weights are none that are read here.
+    Raises: ModelError: its config or its weights are none that are read here.
     """
     config = read_config(str(directory))
     if not check_checkpoint(directory, config):

@@ -18,11 +18,8 @@ ROTATE = "apply_rotary_pos_emb"  # the function of transformers' model files tha
 def use_liger(requested: str, device: "torch.device", say: Callable[[str], None] = to_stderr) -> bool:
     """Whether Liger's fused kernels are to be used: on CUDA when installed, unless told otherwise.
 
-    Args:
-        say: is told, in one line, that Liger is installed and cannot be imported.
-
-    Raises:
-        ModelError: asked for, and not possible here.
+    Args: say: is told, in one line, that Liger is installed and cannot be imported.
+    Raises: ModelError: asked for, and not possible here.
     """
     if requested == "never":
         return False
@@ -43,8 +40,7 @@ def apply_liger(model: "RewardModel", device: str = "cuda") -> None:
     Liger's own switch replaces classes and a function of transformers, and so every other model of the process; here
     the modules of this model get another `forward`. On any other device it is the plain one.
 
-    Raises:
-        ModelError: this version of transformers computes RoPE in a way that is not known here.
+    Raises: ModelError: this version of transformers computes RoPE in a way that is not known here.
     """
     # workaround: liger-global-patch (docs/workarounds.md)
     from liger_kernel.transformers import liger_rotary_pos_emb

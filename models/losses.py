@@ -37,8 +37,7 @@ def bradley_terry(
         target_margin: gap that each margin should reach, (num_pairs,).
         loss_weight: weight of each pair, (num_pairs,); mean 1 over the training set keeps the scale.
 
-    Returns:
-        () float32. Zero, with zero gradients, for no pairs.
+    Returns: () float32. Zero, with zero gradients, for no pairs.
     """
     from torch.nn.functional import logsigmoid
 

@@ -52,8 +52,7 @@ class RewardModel(nn.Module):
             reward_index: position of each response's last token, (num_responses,).
             attention: the packed-attention tensors of `models.attention`.
 
-        Returns:
-            (num_responses,) float32.
+        Returns: (num_responses,) float32.
         """
         # A pack without responses still runs every layer (ZeRO-3 waits for all ranks in each), for its one token.
         read_at = reward_index if len(reward_index) else reward_index.new_zeros(1)

@@ -51,11 +51,8 @@ def read_tokenizer(directory: Path) -> Any:
 def check_ids(tokenizer: Any, vocab_size: int, name: str) -> None:
     """Whether the model has an embedding for whatever a tokenizer may give.
 
-    Args:
-        name: the tokenizer's, for the message.
-
-    Raises:
-        ModelError: an id of its vocabulary, of its pad token or of what it adds to every text has none.
+    Args: name: the tokenizer's, for the message.
+    Raises: ModelError: an id of its vocabulary, of its pad token or of what it adds to every text has none.
     """
     encoded = tokenizer("x")
     ids = {"its vocabulary": tokenizer.get_vocab()}

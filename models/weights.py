@@ -29,8 +29,7 @@ def check_files(directory: Path) -> None:
     A link out of the directory would carry another file of this machine into an export. The hub's cache is a directory
     of links itself, to `blobs` of the same repository; those are followed.
 
-    Raises:
-        ModelError: a file is such a link, or a pipe, socket or device.
+    Raises: ModelError: a file is such a link, or a pipe, socket or device.
     """
     real = os.path.realpath(directory)
     repository = os.path.dirname(os.path.dirname(real))
@@ -117,8 +116,7 @@ def find_non_finite(directory: Path, unused: tuple[str, ...] = (), share: int = 
         unused: how names begin that are passed over.
         share, shares: which of the tensors this process reads, dealt out in turn.
 
-    Raises:
-        ModelError: a file cannot be read.
+    Raises: ModelError: a file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -159,11 +157,8 @@ def shapes_of(config: "PretrainedConfig") -> dict[str, "torch.Tensor"]:
 def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
     """Compare names and shapes of a checkpoint's tensors with the model's.
 
-    Returns:
-        Whether the checkpoint has a reward head to keep.
-
-    Raises:
-        ModelError: a tensor is missing, unknown or of another shape.
+    Returns: Whether the checkpoint has a reward head to keep.
+    Raises: ModelError: a tensor is missing, unknown or of another shape.
     """
     # workaround: transformers-zero3-shapes (docs/workarounds.md)
     found = read_shapes(directory)
@@ -200,8 +195,7 @@ def check_checkpoint(directory: Path, config: "PretrainedConfig") -> bool:
 def check_weights(directory: Path, config: "PretrainedConfig", share: int, shares: int) -> None:
     """`check_checkpoint`, and a search for NaN and infinities in this process's share of the weights that are used.
 
-    Raises:
-        ModelError: names the first tensors.
+    Raises: ModelError: names the first tensors.
     """
     check_checkpoint(directory, config)
     unused = tuple(prefix for prefix in UNUSED if prefix != "score.")

@@ -59,8 +59,7 @@ class Fields:
 
         Texts may be blank: some published prompts hold a blank turn.
 
-        Args:
-            beside: keys of a turn that the model does not read.
+        Args: beside: keys of a turn that the model does not read.
         """
         value = self.get(name)
         if isinstance(value, str):
@@ -117,11 +116,8 @@ def rows_of(name: str, files: Sequence[Path]) -> Iterator[Fields]:
 def read_own(name: str, path: str | None, item: Callable[[Fields], Comparison]) -> Reading:
     """The items of a user's file, or directory of files. Rows that are no items are counted and named in `bad_rows`.
 
-    Args:
-        item: a row -> its item. Raises: DataError.
-
-    Raises:
-        DataError: there is no path, or no row is an item.
+    Args: item: a row -> its item. Raises: DataError.
+    Raises: DataError: there is no path, or no row is an item.
     """
     if path is None:
         raise DataError(f"benchmark {name} is your own file: give path.{name}=FILE.jsonl")
@@ -165,8 +161,7 @@ def data_files(name: str, path: str, split: str) -> list[Path]:
 
     All files of the directory where none begins with it.
 
-    Raises:
-        DataError: there are none.
+    Raises: DataError: there are none.
     """
     root = existing(name, path)
     if root.is_file():

@@ -27,10 +27,7 @@ class Means:
     """Weighted means of the items' measures, for many sets of weights at once."""
 
     def __init__(self, subsets: Sequence[str], measures: Sequence[dict[str, float]], weights: Array):
-        """
-        Args:
-            weights: (samples, items), 0 or more.
-        """
+        """Args: weights: (samples, items), 0 or more."""
         self._subsets = np.array(subsets, dtype=object)
         self.subsets = list(dict.fromkeys(subsets))
         self.names = list(dict.fromkeys(name for measure in measures for name in measure))

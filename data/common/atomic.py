@@ -22,8 +22,7 @@ ROOM = 4 << 20  # free bytes that a run needs to begin
 def hash_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
     """xxh3 of a file's bytes, 128 bits in hexadecimal: fast, and against accidents only, not against an attacker.
 
-    Args:
-        progress: called with the number of bytes of each block that was read.
+    Args: progress: called with the number of bytes of each block that was read.
     """
     import xxhash
 
@@ -141,9 +140,7 @@ _held: list[Any] = []  # locks: garbage collection would release them
 def hold_directory(directory: Path, seconds: float = 60.0) -> None:
     """Lock a run directory until this process ends. Does nothing where the file system has no locks.
 
-    Args:
-        seconds: to wait for another process that holds it: an earlier start may still be saving.
-
+    Args: seconds: to wait for another process that holds it: an earlier start may still be saving.
     Raises: OSError: the other process has not ended.
     """
     import filelock
@@ -196,8 +193,7 @@ def publish(temporary: Path, final: Path, *, replace: bool = True) -> bool:
     A directory cannot be replaced in one step: a crash in between leaves the old one as NAME.old, and no NAME. Readers
     of NAME call `recover` first, which undoes that.
 
-    Args:
-        replace: remove a directory that has the name; otherwise both stay as they are.
+    Args: replace: remove a directory that has the name; otherwise both stay as they are.
     """
     old = _old(final)
     if replace and final.exists():

@@ -51,8 +51,7 @@ def open_cached(directory: Path, key: str, make: Callable[[Path], None], *, buil
         make: writes the files into an empty directory, its argument.
         builder: whether this process makes a directory that is missing; exactly one process of a machine should.
 
-    Raises:
-        DataError: the cache directory is full or cannot be written to, or the builder has ended without making it.
+    Raises: DataError: the cache directory is full or cannot be written to, or the builder has ended without making it.
     """
     if builder:
         with _explain_write_errors(directory.parent):
@@ -167,8 +166,7 @@ def _temporary(directory: Path) -> Path:
 def _remove_leftovers(directory: Path, locked: bool) -> None:
     """Remove temporary directories whose builders have died.
 
-    Args:
-        locked: this process holds the lock of `directory`, so no other process of this machine is making it.
+    Args: locked: this process holds the lock of `directory`, so no other process of this machine is making it.
     """
     own = _temporary(directory).name[:-12]  # without the random part
     for path in directory.parent.glob("*.tmp"):

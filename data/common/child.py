@@ -39,10 +39,7 @@ class Child:
     """The child, seen from its parent."""
 
     def __init__(self, answer: Callable[[Any], Any]):
-        """
-        Args:
-            answer: runs in the child: request -> answer, both pickled. It sets its limits itself.
-        """
+        """Args: answer: runs in the child: request -> answer, both pickled. It sets its limits itself."""
         self._answer = answer
         self._connection: Connection | None = None
         self._reset()

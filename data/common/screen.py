@@ -127,8 +127,7 @@ def alarm(line: str) -> None:
 def guard(answers: bool = False) -> None:
     """Replace sys.stdout and sys.stderr of this process.
 
-    Args:
-        answers: standard output is all that the command produces: `Gone` is raised once when it is lost.
+    Args: answers: standard output is all that the command produces: `Gone` is raised once when it is lost.
     """
     for number in range(3):  # one that is closed would be the next file that is opened
         try:

@@ -245,8 +245,7 @@ def group_sizes(pairs: PairSet, share_prefix: bool) -> np.ndarray:
 def group_costs(pairs: PairSet, share_prefix: bool, attention_cost: float) -> np.ndarray:
     """Cost of each pair's forward, in tokens: one for each token and `attention_cost` for each (query, key) it attends.
 
-    Args:
-        attention_cost: cost of one attended (query, key), relative to that of one token's matrix products.
+    Args: attention_cost: cost of one attended (query, key), relative to that of one token's matrix products.
     """
     prefix, chosen, rejected = (length.astype(np.float64) for length in pairs.lengths())
     whole = (prefix + chosen) ** 2 / 2

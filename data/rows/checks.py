@@ -35,11 +35,8 @@ def check_conversation(messages: Any, field: str, *, blank: bool = False) -> lis
 
     Training, scoring and benchmarks all ask this function.
 
-    Args:
-        blank: texts may be blank, as they are in published benchmarks, whose scores count every answer.
-
-    Raises:
-        InvalidPair: it is not; the sentence names `field`.
+    Args: blank: texts may be blank, as they are in published benchmarks, whose scores count every answer.
+    Raises: InvalidPair: it is not; the sentence names `field`.
     """
     check_messages(messages, field, blank=blank)
     if messages[-1]["role"] != "assistant":

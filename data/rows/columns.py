@@ -105,11 +105,8 @@ def lost_column(
 ) -> tuple[str, str, bool] | None:
     """The first column that holds context which is in none of the conversations.
 
-    Args:
-        read: columns that are read; `BESIDE` are, too.
-
-    Returns:
-        Its name, what to do about it, and whether it holds definitions of tools; None when nothing is lost.
+    Args: read: columns that are read; `BESIDE` are, too.
+    Returns: Its name, what to do about it, and whether it holds definitions of tools; None when nothing is lost.
     """
     for name, value in row.items():
         if name in read or name in BESIDE:

@@ -20,8 +20,7 @@ def read_row(row: Any) -> tuple[str, list[list[Message] | InvalidPair]]:
 
     Of `responses`, those that cannot be scored have their `InvalidPair` in their place.
 
-    Raises:
-        InvalidPair: the row cannot be scored, or none of its responses can.
+    Raises: InvalidPair: the row cannot be scored, or none of its responses can.
     """
     if not isinstance(row, Mapping):
         raise InvalidPair("not an object", "the row is not an object with named fields")

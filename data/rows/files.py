@@ -17,8 +17,7 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR:
 def source_files(key: str, pattern: str) -> list[Path]:
     """The files that a path or glob names, sorted.
 
-    Raises:
-        DataError: there are none, or a pipe, socket or device is among them.
+    Raises: DataError: there are none, or a pipe, socket or device is among them.
     """
     expanded = os.path.expanduser(pattern)  # unlike pathlib, os.path answers to any text
     paths = [expanded] if os.path.exists(expanded) else matching(expanded)

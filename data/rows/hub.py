@@ -21,8 +21,7 @@ UNREADABLE = (ValueError, OverflowError, LookupError, TypeError, NotImplementedE
 def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """A split of a dataset without the columns that are not text, and the columns that replace them in each row.
 
-    Raises:
-        DataError: it is not there, or of a kind that is not read; names the key.
+    Raises: DataError: it is not there, or of a kind that is not read; names the key.
     """
     import datasets
 
@@ -47,8 +46,7 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
 def hub_rows(dataset: Any, not_text: dict[str, Any]) -> Iterator[Any]:
     """The rows of a split, an `InvalidPair` in place of those that cannot become Python values.
 
-    Args:
-        dataset, not_text: see `load_hub`.
+    Args: dataset, not_text: see `load_hub`.
     """
     number = 0
     try:

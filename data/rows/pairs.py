@@ -64,11 +64,7 @@ class Pair:
 
 
 def parse_pair(
-    row: Mapping[str, Any],
-    format: str | None = None,
-    *,
-    target_margin: bool = False,
-    same_first_turn: bool = True,
+    row: Mapping[str, Any], format: str | None = None, *, target_margin: bool = False, same_first_turn: bool = True
 ) -> Pair:
     """Turn one row into a checked `Pair`.
 
@@ -78,8 +74,7 @@ def parse_pair(
         target_margin: whether the loss asks for `target_margin` (or `margin`): then it must be there.
         same_first_turn: whether both conversations must open with the same user turn.
 
-    Raises:
-        InvalidPair: the row is not a usable preference pair.
+    Raises: InvalidPair: the row is not a usable preference pair.
     """
     chosen, rejected = read_conversations(row, format)
     if chosen == rejected:
@@ -102,8 +97,7 @@ def parse_pair(
 def read_conversations(row: Mapping[str, Any], format: str | None = None) -> tuple[list[Message], list[Message]]:
     """The two conversations of a row, each checked for itself.
 
-    Raises:
-        InvalidPair: one is not a conversation that ends with the assistant.
+    Raises: InvalidPair: one is not a conversation that ends with the assistant.
     """
     readers = {"messages": _read_messages, "prompt": _read_prompt, "hh": _read_hh, "sharegpt": _read_sharegpt}
     if not isinstance(row, Mapping):
@@ -118,11 +112,7 @@ def read_conversations(row: Mapping[str, Any], format: str | None = None) -> tup
 
 
 def detect_format(row: Mapping[str, Any]) -> str:
-    """Name the layout of a row.
-
-    Raises:
-        InvalidPair: the row fits none of `FORMATS`.
-    """
+    """Name the layout of a row. Raises: InvalidPair: the row fits none of `FORMATS`."""
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if chosen is None or rejected is None:
         missing = [key for key in ("chosen", "rejected") if row.get(key) is None]
@@ -259,8 +249,7 @@ def plain_messages(messages: Any, field: str) -> Any:
 def with_row_context(row: Mapping[str, Any], messages: Any, read: Sequence[str]) -> Any:
     """One conversation of a row, opened by the system message that LLaMA-Factory keeps in a column of its own.
 
-    Args:
-        read: the columns that it was read from.
+    Args: read: the columns that it was read from.
 
     Raises:
         InvalidPair: a column carries context that is in no message: definitions of tools, images, earlier turns, ...

@@ -153,8 +153,7 @@ def chunked(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 def content_id(key: str, config: SourceConfig, hash_file: Any = None) -> tuple[str, str | None]:
     """A string that changes whenever the rows of the source change, and the hub commit where there is one.
 
-    Args:
-        hash_file: maps a path to the hash of its content (a cached one, say).
+    Args: hash_file: maps a path to the hash of its content (a cached one, say).
     """
     if config.builtin is not None:
         digest = hashlib.sha256()

@@ -63,11 +63,8 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 def check_where(key: str, where: str | None) -> None:
     """Check a condition as far as that is possible without rows.
 
-    Args:
-        key: of the source: `data.sources.NAME`.
-
-    Raises:
-        DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
+    Args: key: of the source: `data.sources.NAME`.
+    Raises: DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
     """
     if where is not None:
         columns_of(key, where)
@@ -100,11 +97,8 @@ def type_of(query: str, table: Any) -> str:
 def holds(query: str, table: Any) -> np.ndarray:
     """Whether a query's column `holds` is true, (rows,) bool.
 
-    Args:
-        table: a pyarrow Table, to which the query refers as `TABLE`.
-
-    Raises:
-        Failed: on any of the rows, or a limit is too low for all of them together.
+    Args: table: a pyarrow Table, to which the query refers as `TABLE`.
+    Raises: Failed: on any of the rows, or a limit is too low for all of them together.
     """
     return np.frombuffer(_ask(_holds, query, table), np.bool_)
 

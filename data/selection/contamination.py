@@ -44,8 +44,7 @@ class BenchmarkPrompts:
             prompts: (benchmark, item id, first-turn prompt). Of equal prompts the first one is named in a hit.
             n: words in a row that are an overlap.
 
-        Raises:
-            DataError: n is no positive number.
+        Raises: DataError: n is no positive number.
         """
         if n < 1:
             raise DataError(f"contamination: {n} words in a row; expected 1 or more")
@@ -149,8 +148,7 @@ def read_prompts(names: Sequence[str], paths: Mapping[str, str], n: int = N) -> 
         names: of benchmarks, as in the registry.
         paths: benchmark -> its directory or file, for those that are not to be read from the hub.
 
-    Raises:
-        DataError: an unknown name, or files that can't be read.
+    Raises: DataError: an unknown name, or files that can't be read.
     """
     for name in (*names, *paths):
         if name not in BENCHMARKS:

@@ -70,11 +70,7 @@ def _statistics(pairs: PairSet) -> dict[str, Any]:
         "pairs": len(pairs),
         "tokens": tokens,
         "prefix_share": 2 * int(prefix.sum()) / tokens,
-        "lengths": {
-            "prefix": _quantiles(prefix),
-            "chosen": _quantiles(chosen),
-            "rejected": _quantiles(rejected),
-        },
+        "lengths": {"prefix": _quantiles(prefix), "chosen": _quantiles(chosen), "rejected": _quantiles(rejected)},
         "chosen_longer": float((chosen > rejected).mean()),
         "same_length": float((chosen == rejected).mean()),
         "margins": {"pairs": len(margins), **_quantiles(margins)} if len(margins) else None,

@@ -84,15 +84,11 @@ def _by_index(part: _Part, explain: Callable[[int], str]) -> Callable[[int], str
 
 
 def apply_gates(
-    gates: GateConfig,
-    selections: Sequence[Selection],
-    signatures: Mapping[str, Signatures],
-    hits: Mapping[str, Hits],
+    gates: GateConfig, selections: Sequence[Selection], signatures: Mapping[str, Signatures], hits: Mapping[str, Hits]
 ) -> None:
     """All gates but that of leakage, which needs to know what is held out.
 
-    Args:
-        signatures, hits: of each source, where their gates are on.
+    Args: signatures, hits: of each source, where their gates are on.
     """
     if not selections:
         return
@@ -199,8 +195,7 @@ def find_contradictions(chosen: np.ndarray, rejected: np.ndarray, *, majority: b
 def find_duplicates(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """For each pair the position of the first pair with the same conversations, or its own: (num_pairs,) int64.
 
-    Args:
-        chosen, rejected: (num_pairs,) uint64 hashes.
+    Args: chosen, rejected: (num_pairs,) uint64 hashes.
     """
     at = _repeated(chosen, rejected)
     group = _group_numbers(chosen[at], rejected[at])

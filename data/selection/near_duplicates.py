@@ -76,11 +76,8 @@ def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:
         signatures: (N, num_permutations) of `signature`; may be a memory map.
         threshold: estimated similarity from which on a pair is a near duplicate, from 0.7 to 1.
 
-    Returns:
-        (N,) int64.
-
-    Raises:
-        DataError: a threshold out of range.
+    Returns: (N,) int64.
+    Raises: DataError: a threshold out of range.
     """
     if not LOWEST_THRESHOLD <= threshold <= 1:
         raise DataError(

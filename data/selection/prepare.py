@@ -156,8 +156,7 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
         target_margin: whether the loss asks for target margins, which every row must then have.
         builder: see `data.tokens.pair_store.open_store`.
 
-    Raises:
-        DataError: a source cannot be read, or no row has any weight in the loss.
+    Raises: DataError: a source cannot be read, or no row has any weight in the loss.
     """
     preparation = _Preparation(config, chat, seed, target_margin, builder)
     training = preparation.open_sources("data.sources", config.sources)

@@ -49,8 +49,7 @@ class Group:
 def pin_date(template: str) -> str:
     """Replace each call of the clock in a chat template by a fixed date.
 
-    Raises:
-        DataError: a call cannot be replaced, or its format depends on the machine.
+    Raises: DataError: a call cannot be replaced, or its format depends on the machine.
     """
 
     def constant(call: re.Match[str]) -> str:
@@ -70,8 +69,7 @@ def pin_date(template: str) -> str:
 def leading_tokens(tokenizer: Any) -> list[str]:
     """The tokens that a tokenizer puts in front of every text: none, a BOS, or several.
 
-    Raises:
-        DataError: the tokenizer has no token for a letter.
+    Raises: DataError: the tokenizer has no token for a letter.
     """
     letter = tokenizer.tokenize("x")
     if not letter:
@@ -282,11 +280,8 @@ def check_end(ids: list[int], pad: int | None) -> None:
 def truncate_prompt(conversations: list[list[int]], prompt_length: int, max_length: int, keep: int) -> list[list[int]]:
     """Cut the shared prompt from the left until the longest conversation fits, equally on all.
 
-    Args:
-        keep: ids at the start that are not cut, e.g. a BOS.
-
-    Raises:
-        InvalidPair: the responses alone are too long.
+    Args: keep: ids at the start that are not cut, e.g. a BOS.
+    Raises: InvalidPair: the responses alone are too long.
     """
     cut = max(map(len, conversations)) - max_length
     if cut > prompt_length - keep:

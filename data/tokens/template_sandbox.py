@@ -42,11 +42,8 @@ def render(
 ) -> list[Rendered]:
     """The text of each conversation, or the error that the template raises for it.
 
-    Args:
-        special_tokens: what templates may print, e.g. {"bos_token": "<s>"}.
-
-    Raises:
-        DataError: the template exceeds a limit of time, memory or text length.
+    Args: special_tokens: what templates may print, e.g. {"bos_token": "<s>"}.
+    Raises: DataError: the template exceeds a limit of time, memory or text length.
     """
     answer = _ask(("render", template, special_tokens, conversations, add_generation_prompt))
     if isinstance(answer, str):
@@ -147,10 +144,7 @@ def _render_all(
             limit_cpu(ends)
         try:
             result: Any = render_jinja_template(
-                [conversation],
-                chat_template=template,
-                add_generation_prompt=add_generation_prompt,
-                **special_tokens,
+                [conversation], chat_template=template, add_generation_prompt=add_generation_prompt, **special_tokens
             )
         except MemoryError:
             return f"took more than {memory / 2**30:.1f} GiB of memory"
