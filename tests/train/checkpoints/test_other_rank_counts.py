@@ -14,7 +14,7 @@ from train.checkpoints import deepspeed_shards
 
 DECAY = [*RECIPE, "optimizer.weight_decay=0.1"]  # two parameter groups, and with them two groups of parameters
 
-MORE = pytest.mark.slow("one more layout of the state, each with three runs")
+MORE = pytest.mark.slow("a layout of the state, each with three runs, two of them on two ranks")
 
 
 def begun(warm: WarmParent, name: str, arguments: list[str], ranks: int):
@@ -40,7 +40,7 @@ def go_on(warm, directory, arguments, ranks, tmp_path, source):
 @pytest.mark.parametrize(
     ("name", "arguments", "before", "after"),
     [
-        ("plain", RECIPE, 2, 1),
+        pytest.param("plain", RECIPE, 2, 1, marks=MORE),
         pytest.param("groups", [*DECAY, "engine.precision=bf16"], 2, 1, marks=MORE),
         pytest.param("zero1", [*DECAY, "engine.zero_stage=1", "engine.precision=bf16"], 2, 1, marks=MORE),
         pytest.param("zero2", [*DECAY, "engine.zero_stage=2"], 2, 1, marks=MORE),

@@ -61,12 +61,13 @@ def test_another_recipe_in_a_used_directory_is_refused(tiny, warm):
     assert (tiny.directory / "export" / "parity.json").is_file()
 
 
-def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow("three runs, with more threads"))])
+def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path, monkeypatch, threads):
     """kill -9 in the middle, the same command again: weights and metrics are those of the run that was left alone."""
     arguments = ["recipe=smoke-qwen3", *SMALL, "training.max_steps=8", "training.epochs=3", "checkpoint.every=2"]
     arguments += ["checkpoint.resume=auto", "data.sources.twins.weight=0.7", "export.num_check_pairs=2"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # to the bit with several threads, too
-    straight = runs.get("straight", arguments)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    straight = runs.get(f"straight-{threads}", arguments)
     directory = tmp_path / "killed"
     command = [sys.executable, "train/main.py", f"run_dir={directory}", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(runs.cache), stdout=subprocess.DEVNULL)

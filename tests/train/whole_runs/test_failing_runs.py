@@ -99,6 +99,7 @@ def test_a_base_whose_weights_are_no_numbers_is_refused_by_all_ranks(warm, tmp_p
     assert "Traceback" not in ended.output
 
 
+@pytest.mark.slow("three runs")
 def test_a_run_without_one_update_has_failed(warm, tmp_path):
     """Each step's update is left out, and there are fewer than engine.max_bad_steps."""
     arguments = [*RECIPE, "training.max_steps=2", f"run_dir={tmp_path}"]

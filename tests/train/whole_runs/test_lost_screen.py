@@ -46,6 +46,7 @@ def test_a_run_goes_on_to_its_end(warm, tmp_path, kind, descriptors, call):
     assert_same(tmp_path / "run", reference)
 
 
+@pytest.mark.slow("a run with an export and a report")
 def test_a_reader_that_has_seen_enough_before_the_first_step(warm, tmp_path):
     """`| head -1`: trained, exported, checked by a process of its own, and drawn."""
     run = tmp_path / "run"

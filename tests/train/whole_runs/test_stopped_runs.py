@@ -61,6 +61,7 @@ def test_one_rank_of_two_is_told_and_both_stop(warm, tmp_path):
     stop_and_go_on(warm, tmp_path / "run", "SIGUSR1", reference, ranks=2, patch=patch)
 
 
+@pytest.mark.slow("two runs; it stops as a signal does")
 def test_the_stop_file(warm, tmp_path):
     reference = straight(warm, "stop", SMALL_PACKS)
     patch = ["stop_file_in_pack", str(tmp_path / "run"), 6]
