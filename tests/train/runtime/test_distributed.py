@@ -227,7 +227,7 @@ def test_a_launcher_within_a_slurm_job_decides():
 )
 def test_the_first_host_of_a_list(nodes, host, monkeypatch):
     assert first_host(nodes) == host
-    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     where = slurm.slurm_rendezvous({"SLURM_JOB_NODELIST": nodes, "SLURM_JOB_ID": "12345678", "SLURM_STEP_ID": "2"})
     assert where[0] == host
     assert 20000 <= where[1] < 32000
