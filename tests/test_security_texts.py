@@ -49,9 +49,9 @@ def blocks(markdown):
 
 
 def kinds_of(markdown):
-    return [kind for kind, text in blocks(markdown) if kind != "text"], [
-        len(re.split(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")
-    ]
+    """The kinds of what a reader is shown, and the number of cells of each line of a table."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [kind for kind, _ in blocks(markdown) if kind != "text"], [len(re.split(r"(?<!\\)\|", r)) for r in lines]
 
 
 def data_card_of(text):
@@ -85,10 +85,10 @@ def test_texts_in_code_shells_and_yaml_are_quoted(text):
     first = next(token_text for kind, token_text in blocks(card) if kind == "fence")
     line = next(node for node in ast.parse(first).body if isinstance(node, ast.Assign) and node.targets[0].id == "path")
     assert ast.literal_eval(line.value) == text
-    spans = [token_text for kind, token_text in blocks(card) if kind == "code_inline"]
     if text.isprintable():
-        assert shlex.split(next(span for span in spans if "sglang" in span))[4] == text
-        assert shlex.split(next(span for span in spans if "vllm" in span))[2] == text
+        spans = [token_text for kind, token_text in blocks(card) if kind == "code_inline"]
+        for command, place in (("sglang", 4), ("vllm", 2)):
+            assert shlex.split(next(span for span in spans if command in span))[place] == text
         assert any(ast.literal_eval(span) == text for span in spans if span.startswith(("'", '"')))
 
 
@@ -117,17 +117,18 @@ def test_the_cards_code_is_the_constant_that_the_check_runs():
     assert "{" not in snippet_code()
 
 
+PATHS = (
+    *("run_dir", "checkpoint.resume", "model.base", "model.tokenizer", "data.chat_template", "data.cache_dir"),
+    *("data.sources.twins.path", "evaluation.benchmarks.rmb.path", "data.gates.benchmarks.rmb"),
+    *("data.sources.a.dataset", "data.eval.sources.a.split"),
+)
+
+
 @pytest.mark.parametrize("bad", ['"', "'", "`", "\n", "\r", "\t", "\x1b[2J", "\x85", "\u202e", "\u2028", "\ud800"])
 def test_paths_and_names_of_a_recipe_hold_no_quotes_and_control_characters(bad):
     """Every text of a recipe, those of a stranger's overlay or sources included; SQL and licences may hold quotes."""
-    texts = {
-        "run_dir": "runs/{}", "checkpoint.resume": "{}", "model.base": "{}", "model.tokenizer": "{}",
-        "data.chat_template": "{}", "data.cache_dir": "{}", "data.sources.twins.path": "{}",
-        "data.gates.benchmarks.rmb": "{}", "evaluation.benchmarks.rmb.path": "{}", "data.sources.a.dataset": "{}",
-        "data.eval.sources.a.split": "{}",
-    }  # fmt: skip
-    for key, value in texts.items():
-        tree = value.format(f"a{bad}b")
+    for key in PATHS:
+        tree = f"a{bad}b"
         for part in reversed(key.split(".")):
             tree = {part: tree}
         with pytest.raises(RecipeError, match=re.escape(key)) as caught:

@@ -43,12 +43,12 @@ def test_code_paths_that_are_named_exist(page):
 
 def test_transformers_snippet_runs(one_trained_export):
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "AutoModelForSequence" in b)
-    namespace: dict = {}
+    namespace = {}
     exec(block.replace('"runs/tiny/export"', repr(str(one_trained_export))), namespace)
     from train.scoring.scorer import Scorer
 
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Scorer" in b)
-    ours: dict = {}
+    ours = {}
     exec(block.replace('"runs/tiny/export"', repr(str(one_trained_export))), ours)
     assert isinstance(ours["scorer"], Scorer)
     assert ours["rewards"] == [pytest.approx(namespace["reward"], abs=1e-5)]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="needs shared/data/
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_recipes_model_has_the_published_number_of_parameters(name: str):
+def test_a_recipes_model_has_the_published_number_of_parameters(name):
     import torch
 
     from models.build import Base, build_model, read_config

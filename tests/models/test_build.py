@@ -65,7 +65,7 @@ def test_a_loaded_model_recomputes_its_layers_when_asked_to(base):
     assert all(module.training for module in model.modules())
     inputs = build_pack([make_group([[*range(100)], [*range(60), 1, 2]])]).inputs()
 
-    def kept() -> int:
+    def kept():
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             model(**inputs).sum().backward()
@@ -134,9 +134,7 @@ LONGROPE = {
     ("change", "message"),
     [
         ({"model_type": "gpt2"}, "model_type='gpt2'"),
-        ({"hidden_size": "abc"}, "hidden_size"),
         ({"num_attention_heads": 3}, "no multiple of num_key_value_heads=2"),
-        ({"attention_dropout": 0.1}, "attention_dropout=0.1 is not supported"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type=dynamic"),
@@ -152,9 +150,6 @@ def test_damaged_files_are_named(base):
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read"):
-        load(base)
-    (base / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json: not JSON"):
         load(base)
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from models.weights import shapes_of, weight_files
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     """A classifier with its weights."""
     classifier_of(tiny_model("llama")).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -116,7 +115,7 @@ def one_line(error: ModelError, length: int = 600) -> str:
 
 
 @pytest.mark.parametrize("key", VALUES, ids=ascii)
-def test_a_value_that_no_model_has_is_one_line_that_names_it(key: str, tmp_path: Path) -> None:
+def test_a_value_that_no_model_has_is_one_line_that_names_it(key, tmp_path):
     file = tmp_path / "config.json"
     for value, family in itertools.product(VALUES[key], FAMILIES):
         config = copy.deepcopy(CONFIGS[family]) | {key: value}
@@ -135,7 +134,7 @@ def test_a_value_that_no_model_has_is_one_line_that_names_it(key: str, tmp_path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_published_configs_pass(family: str) -> None:
+def test_published_configs_pass(family):
     found = [*(ROOT.parent / "shared" / "data" / "configs").glob("*/config.json")]
     if not found:
         pytest.skip("needs ../shared/data/configs, which is not in the repository")
@@ -148,7 +147,7 @@ def test_published_configs_pass(family: str) -> None:
             assert read_config(config | old | {"transformers_version": "4.47.0"}).num_labels == 1
 
 
-def test_what_transformers_takes_for_the_config_of_the_text_is_refused() -> None:
+def test_what_transformers_takes_for_the_config_of_the_text_is_refused():
     from transformers import PreTrainedConfig
 
     source = inspect.getsource(PreTrainedConfig.get_text_config)
@@ -157,7 +156,7 @@ def test_what_transformers_takes_for_the_config_of_the_text_is_refused() -> None
     assert all(not KEYS[name].accepts({}) and KEYS[name].accepts(None) for name in names)
 
 
-def test_activations_and_keys_are_those_of_transformers() -> None:
+def test_activations_and_keys_are_those_of_transformers():
     from transformers import CONFIG_MAPPING
     from transformers.activations import ACT2FN
 
@@ -186,26 +185,26 @@ changes = st.dictionaries(keys, plain, min_size=1, max_size=3) | st.fixed_dictio
 )
 
 
-def test_any_keys_give_a_model_or_one_line() -> None:
+def test_any_keys_give_a_model_or_one_line():
     seen = {"built": 0, "refused": 0, "large": 0}
 
     @fuzz(200, few=200)  # all outcomes are to be seen
     @given(st.sampled_from(FAMILIES), changes)
-    def check(family: str, change: dict[str, Any]) -> None:
+    def check(family, change):
         seen[outcome(CONFIGS[family] | change)] += 1
 
     check()
     assert min(seen["built"], seen["refused"]) > 10, seen
 
 
-def test_any_config_json_beside_weights_gives_a_classifier_or_one_line(model: Path) -> None:
+def test_any_config_json_beside_weights_gives_a_classifier_or_one_line(model):
     """As transformers reads it, which takes more keys into account when it loads weights."""
     file, seen = model / "config.json", {"built": 0, "refused": 0}
     whole = json.loads(file.read_text())
 
     @fuzz(150, few=150)  # all outcomes are to be seen
     @given(changes)
-    def check(change: dict[str, Any]) -> None:
+    def check(change):
         file.write_text(json.dumps(whole | change))
         try:
             with within(20):
@@ -261,7 +260,7 @@ BROKEN_FILES = {
 
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
-def test_files_that_are_no_settings_are_named(kind: str, tmp_path: Path) -> None:
+def test_files_that_are_no_settings_are_named(kind, tmp_path):
     path, index = tmp_path / "config.json", tmp_path / "model.safetensors.index.json"
     for read, file in ((lambda: read_config(str(tmp_path)), path), (lambda: weight_files(tmp_path), index)):
         file.write_bytes(BROKEN_FILES[kind])
@@ -280,16 +279,14 @@ def test_files_that_are_no_settings_are_named(kind: str, tmp_path: Path) -> None
         ({"pad_token_id": 259}, "pad_token_id=259 is outside the model's vocabulary of 259"),
     ],
 )
-def test_a_config_is_held_against_the_weights_before_a_model_is_made(
-    model: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_config_is_held_against_the_weights_before_a_model_is_made(model, changes, message):
     file = model / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with within(10), pytest.raises(ModelError, match=message):
         load_classifier(model, torch.float32)
 
 
-def test_a_header_of_very_many_tensors_is_refused(model: Path) -> None:
+def test_a_header_of_very_many_tensors_is_refused(model):
     header = b"{" + b" " * 2**25  # what 300,000 tensors take
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0")
     started = time.process_time()
@@ -298,20 +295,20 @@ def test_a_header_of_very_many_tensors_is_refused(model: Path) -> None:
     assert time.process_time() - started < 2
 
 
-def test_many_tensors_of_other_names_are_counted_quickly(model: Path) -> None:
+def test_many_tensors_of_other_names_are_counted_quickly(model):
     save_file({f"model.layers.{i}.x": torch.zeros(0) for i in range(20_000)}, model / "model.safetensors")
     with within(20), pytest.raises(ModelError, match=r"the weights do not fit the config.* and [\d]+ more"):
         load_classifier(model, torch.float32)
 
 
-def test_random_weights_that_no_memory_holds_are_refused() -> None:
+def test_random_weights_that_no_memory_holds_are_refused():
     large = {"vocab_size": 2**24, "hidden_size": 2**17, "intermediate_size": 2**20}
     base = resolve_base(ModelConfig(config=copy.deepcopy(CONFIGS["qwen3"]) | large))
     with within(10), pytest.raises(ModelError, match=r"random weights take [\d,]+ GiB, and this machine has"):
         build_model(base, dtype=torch.bfloat16, seed=0, attention="sdpa", pad_token_id=PAD)
 
 
-def test_a_problem_is_found_without_torch_and_without_transformers_names() -> None:
+def test_a_problem_is_found_without_torch_and_without_transformers_names():
     assert find_problem(CONFIGS["qwen3"]) is None
     said = "hidden_size=-1: expected a whole number from 1 to 131,072"
     assert find_problem(CONFIGS["llama"] | {"hidden_size": -1}) == said

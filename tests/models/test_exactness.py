@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import CONFIGS, PAD, classifier_of, tiny_model
+from torch.nn import attention
+from torch.nn.attention import varlen
 from torch.nn.functional import pad
 from transformers import AttentionInterface
 
@@ -70,13 +72,6 @@ def test_packed_equals_separate(family, attention, share_prefix, checkpointing):
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=2e-6 * gradient.abs().max().item() + 1e-9)
 
 
-def test_sharing_saves_tokens():
-    groups = random_groups(1, GROUPS)
-    shared, separate = build_pack(groups), build_pack([unshare(group) for group in groups])
-    assert separate.num_tokens - shared.num_tokens == sum(prefix for prefix, *_ in GROUPS)
-    assert shared.num_separate_tokens == separate.num_tokens == separate.num_separate_tokens
-
-
 def test_rejected_does_not_see_chosen(family):
     model = tiny_model(family)
     (group,) = random_groups(3, [(9, 6, 8)])
@@ -132,18 +127,6 @@ def test_head_is_float32_and_only_at_ends(family):
     assert calls == [(torch.Size([2 * len(GROUPS), 32]), torch.float32)]
     assert rewards.dtype == torch.float32
     assert (rewards != rewards.bfloat16().float()).any()
-
-
-def test_sdpa_equals_eager_gradient_in_float32(family):
-    groups = random_groups(8, [*GROUPS, (40, 3, 50)])
-    models = [tiny_model(family, attention=attention) for attention in ("sdpa", "eager")]
-    rewards = [packed_rewards(model, groups) for model in models]
-    torch.testing.assert_close(*rewards, rtol=1e-5, atol=1e-5)
-    for one in rewards:
-        pair_loss(one).backward()
-    ours = gradients(models[0])
-    for name, gradient in gradients(models[1]).items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
 
 
 def test_sdpa_equals_the_reference_segment_by_segment():
@@ -228,14 +211,11 @@ def test_missing_backend_is_an_error_and_auto_is_not():
 
 def test_kernels_that_torch_plugs_in(monkeypatch):
     """Chosen only by name, where their module and the GPU are there; one set of kernels at a time in a process."""
-    from torch.nn import attention
-    from torch.nn.attention import varlen
-
     gpu, half = torch.device("cuda"), torch.bfloat16
 
     def imported(name: str) -> None:
         if name == "flash_attn.flash_attn_interface":
-            raise ModuleNotFoundError(name="flash_attn.flash_attn_interface")  # of flash-attn-4's folder
+            raise ModuleNotFoundError(name=name)  # of flash-attn-4's folder
 
     monkeypatch.setattr(importlib, "import_module", imported)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -269,7 +249,7 @@ def test_a_broken_flash_attn_costs_one_line(tmp_path, monkeypatch, kind):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    said: list[str] = []
+    said = []
     assert choose_backend("auto", torch.device("cpu"), torch.float32, said.append) == "sdpa"
     assert choose_backend("auto", torch.device("cuda"), torch.float32, said.append) == "sdpa"
     assert said == []
