@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from hypothesis import strategies as st
 
 from data.packing.loader import PairLoader, PairPack, Step
 from data.selection.mixture import Mixture, PairSet
-from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore, TokenizeSettings
+from data.tokens.pair_store import TokenizeSettings
 
 Sets = list[PairSet]
 
 
 @pytest.fixture
-def sets(build_store: Callable[..., PairStore]) -> Sets:
+def sets(build_store):
     """Two sources of unequal pairs; the second is flipped and has each pair's number as its margin and weight."""
     first = [pair(f"Question {i}?", "yes " * (i % 7 + 1), "no " * (i % 3 + 1)) for i in range(23)]
     second = [pair(f"Task {i}!", "x" * (3 * i + 1), "y", margin=i, loss_weight=i) for i in range(12)]
@@ -55,15 +53,13 @@ def all_steps(sets: Sets, world_size: int, pairs_per_step: int, total: int, **mo
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_the_next_pairs_of_the_mixture_each_in_one_pack_of_one_rank_and_ranks_have_equally_many(
-    sets: Sets,
-) -> None:
-    seen: Counter[str] = Counter()
+def test_a_step_is_the_next_pairs_of_the_mixture_each_in_one_pack_of_one_rank_and_ranks_have_equally_many(sets):
+    seen = Counter()
     epoch = len(all_pairs(sets))
 
     @fuzz(25)
     @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 2))
-    def check(pairs_per_step: int, world_size: int, epochs: int) -> None:
+    def check(pairs_per_step, world_size, epochs):
         ranks = all_steps(sets, world_size, pairs_per_step, epochs * epoch)
         done = 0
         for number, steps in enumerate(zip(*ranks, strict=True)):
@@ -90,7 +86,7 @@ def described(step: Step) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("max_steps", [None, 6])
-def test_steps_from_any_point_are_the_tail_of_all_steps(sets: Sets, max_steps: int | None) -> None:
+def test_steps_from_any_point_are_the_tail_of_all_steps(sets, max_steps):
     whole = all_steps(sets, 2, 5, 52, max_steps=max_steps)
     assert len(whole[0]) == (max_steps or 11)
     for done in range(len(whole[0]) + 1):
@@ -100,7 +96,7 @@ def test_steps_from_any_point_are_the_tail_of_all_steps(sets: Sets, max_steps: i
             assert [described(s) for s in resumed[rank]] == [described(s) for s in whole[rank][done:]]
 
 
-def test_a_run_that_was_extended_goes_on_where_it_stood(sets: Sets) -> None:
+def test_a_run_that_was_extended_goes_on_where_it_stood(sets):
     """One epoch of 26 pairs had ended with a step of one pair; the second is cut into steps from there on."""
     steps = all_steps(sets, 1, 5, 52, pairs_seen=26, steps_done=6)[0]
     assert [(s.number, s.num_pairs, s.pairs_seen) for s in steps][:2] == [(7, 5, 31), (8, 5, 36)]
@@ -108,7 +104,7 @@ def test_a_run_that_was_extended_goes_on_where_it_stood(sets: Sets) -> None:
 
 
 @pytest.mark.parametrize("pack_tokens", [30, 100, 200, 10_000])
-def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets: Sets, pack_tokens: int) -> None:
+def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets, pack_tokens):
     made = loader(sets, pack_tokens=pack_tokens)
     largest = made.largest_pack()
     taken, tokens = set(pairs_of([largest])), largest.pack.num_tokens
@@ -119,7 +115,7 @@ def test_the_largest_pack_holds_the_longest_pair_and_leaves_no_room(sets: Sets, 
     assert all(tokens + size[pair] > pack_tokens for pair in size.keys() - taken)
 
 
-def test_a_pair_is_called_by_its_source_and_row_and_a_step_can_be_left_early(sets: Sets) -> None:
+def test_a_pair_is_called_by_its_source_and_row_and_a_step_can_be_left_early(sets):
     made = loader(sets)
     assert made.describe(np.array([[0, 0], [1, 2]])) == ["first row 1", "second row 4"]  # position 2 is row 4
     steps = made.steps(Mixture(sets, 7), 5, 34)
@@ -139,7 +135,7 @@ def conversations(pack: PairPack) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
-def test_a_pack_holds_chosen_and_rejected_of_its_pairs_in_turn(sets: Sets, chat: Chat, share_prefix: bool) -> None:
+def test_a_pack_holds_chosen_and_rejected_of_its_pairs_in_turn(sets, chat, share_prefix):
     pack = loader(sets, share_prefix=share_prefix).build(np.array([[0, 5], [1, 3], [0, 0]]))
     rows = [
         pair("Question 5?", "yes " * 6, "no " * 3),
@@ -153,7 +149,7 @@ def test_a_pack_holds_chosen_and_rejected_of_its_pairs_in_turn(sets: Sets, chat:
     assert (pack.pack.num_tokens < pack.pack.num_separate_tokens) == share_prefix
 
 
-def test_sharing_prefixes_changes_packs_and_not_pairs(sets: Sets) -> None:
+def test_sharing_prefixes_changes_packs_and_not_pairs(sets):
     taken = {}
     for share in (True, False):
         steps = list(loader(sets, share_prefix=share).steps(Mixture(sets, 7), 17, 34))
@@ -162,7 +158,7 @@ def test_sharing_prefixes_changes_packs_and_not_pairs(sets: Sets) -> None:
     assert taken[True] == taken[False]
 
 
-def test_margins_and_weights_travel_with_their_pair(sets: Sets) -> None:
+def test_margins_and_weights_travel_with_their_pair(sets):
     scale = 34 / (23 + sum(range(1, 12)))
     found = {}
     for pack in (pack for steps in all_steps(sets, 2, 10, 34) for step in steps for pack in step.packs):
@@ -175,7 +171,7 @@ def test_margins_and_weights_travel_with_their_pair(sets: Sets) -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 2.0, 0.5])
-def test_loss_weights_have_mean_one_over_the_training_set(sets: Sets, weight: float) -> None:
+def test_loss_weights_have_mean_one_over_the_training_set(sets, weight):
     weighted = [sets[0], PairSet("second", sets[1].store, sets[1].indices[1:], weight)]
     mixture = Mixture(weighted, 7)
     epochs = 2  # half of a source twice
@@ -185,12 +181,12 @@ def test_loss_weights_have_mean_one_over_the_training_set(sets: Sets, weight: fl
     assert max(seen) > 2 * min(seen)
 
 
-def test_weights_of_nothing_but_zero_stay_zero(build_store: Callable[..., PairStore]) -> None:
+def test_weights_of_nothing_but_zero_stay_zero(build_store):
     nothing = [PairSet("x", build_store(numbered(3, loss_weight=0)), np.arange(3))]
     assert loader(nothing).build(np.array([[0, 1]])).loss_weight.tolist() == [0.0]
 
 
-def test_a_pack_without_pairs_has_no_margins_and_weights(sets: Sets) -> None:
+def test_a_pack_without_pairs_has_no_margins_and_weights(sets):
     empty = loader(sets).build(np.empty((0, 2), np.int64))
     lengths = [len(values) for values in (empty.pairs, empty.target_margin, empty.loss_weight, empty.pack.reward_index)]
     assert lengths == [0, 0, 0, 0]
@@ -200,9 +196,9 @@ def tensors_of(pack: PairPack) -> list[torch.Tensor]:
     return [v for part in (pack, pack.pack) for v in vars(part).values() if isinstance(v, torch.Tensor)]
 
 
-def test_every_tensor_of_a_pack_is_pinned_when_asked_for_and_moved(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tensor_of_a_pack_is_pinned_when_asked_for_and_moved(sets, monkeypatch):
     """Without a GPU there is no page-locked memory, so a stand-in says which tensors were to be there."""
-    pinned: list[int] = []
+    pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t.data_ptr()) or t)
     pack = loader(sets, pin_memory=True).build(np.array([[0, 5], [1, 3]]))
     assert sorted(pinned) == sorted(tensor.data_ptr() for tensor in tensors_of(pack))
@@ -214,9 +210,7 @@ def test_every_tensor_of_a_pack_is_pinned_when_asked_for_and_moved(sets: Sets, m
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 @pytest.mark.parametrize("pairs_per_plan", [10, 1024])
-def test_a_sweep_covers_every_pair_once_with_equally_many_packs_a_rank(
-    sets: Sets, world_size: int, pairs_per_plan: int
-) -> None:
+def test_a_sweep_covers_every_pair_once_with_equally_many_packs_a_rank(sets, world_size, pairs_per_plan):
     empty = PairSet("empty", sets[0].store, np.arange(0))
     ranks = [loader([*sets, empty], rank=rank, world_size=world_size) for rank in range(world_size)]
     swept = [list(rank.sweep(pairs_per_plan)) for rank in ranks]

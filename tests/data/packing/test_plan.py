@@ -57,7 +57,7 @@ def test_as_few_packs_as_best_fit_decreasing_allows(sizes, capacity, world_size)
 @fuzz(100)
 def test_best_fit_decreasing_is_the_textbook_one(sizes, capacity):
     sizes = np.minimum(sizes, capacity)
-    rooms: list[int] = []
+    rooms = []
     for size in sorted(sizes.tolist(), reverse=True):
         fitting = [i for i, room in enumerate(rooms) if room >= size]
         if fitting:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +14,8 @@ from data.rows.pairs import parse_pair
 from data.rows.sources import DataError, SourceConfig, check_source, read_rows
 from data.selection.config import DataConfig, EvalDataConfig, check_data
 from data.selection.data_card import columns, describe, to_markdown
-from data.selection.prepare import PreparedData, prepare_data
+from data.selection.prepare import prepare_data
 from data.selection.row_features import RowFeatures
-from data.tokens.chat import Chat
 
 ROW = {"prompt": "and now?", "chosen": "Now this.", "rejected": "Never."}
 LONG = "The passage that the question is about, which is long enough to be found inside a message."
@@ -59,7 +56,7 @@ SPELLINGS = (
         ("chat_template_kwargs", {"enable_thinking": False}, "the chat template is rendered without arguments"),
     ],
 )
-def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value: Any, remedy: str) -> None:
+def test_a_column_that_carries_context_refuses_its_row_by_name(name, value, remedy):
     refused = refusal(ROW | {name: value})
     assert f"the row has a field {name if name.isidentifier() else repr(name)}, which is not read" in str(refused)
     assert remedy in str(refused)
@@ -83,11 +80,11 @@ def test_a_column_that_carries_context_refuses_its_row_by_name(name: str, value:
         {"prompt": f"Read this: {LONG}\nWhat does it say?", "context": LONG},
     ],
 )
-def test_other_columns_are_left_unread_and_so_is_context_that_the_conversation_holds(extra: dict[str, Any]) -> None:
+def test_other_columns_are_left_unread_and_so_is_context_that_the_conversation_holds(extra):
     assert parse_pair(ROW | extra) == parse_pair(ROW | {"prompt": extra.get("prompt", ROW["prompt"])})
 
 
-def test_context_that_the_conversation_only_seems_to_hold_is_refused() -> None:
+def test_context_that_the_conversation_only_seems_to_hold_is_refused():
     by_chance = {"prompt": f"Read this: {LONG}", "input": "Read this"}  # a short text inside a message
     assert "field input," in str(refusal(ROW | by_chance))
     assert "field messages," in str(refusal(ROW | {"messages": talk("and now?", "Never.", "Why?")}))
@@ -95,6 +92,15 @@ def test_context_that_the_conversation_only_seems_to_hold_is_refused() -> None:
     assert parse_pair(row | {"prompt": "and now?"}) == parse_pair(row)
     assert "a field prompt," in str(refusal(row | {"prompt": "and before?"}))
     assert parse_pair(row | {"prompt": "and before?"}, "sharegpt") == parse_pair(row), "the format says so"
+
+
+RENDERED = (
+    *("You are kind.\n<|im_start|>user\nHi", "<bos><start_of_turn>user\nHi", "<s>[INST] Hi [/INST]"),
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+    *("Human: Hi\n\nAssistant:", "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nYo"),
+)
+HARMLESS = ("What does <|im_start|> mean?", "Human: a word. Assistant: another?", "Use [INST] here")
 
 
 @pytest.mark.parametrize(
@@ -108,16 +114,18 @@ def test_context_that_the_conversation_only_seems_to_hold_is_refused() -> None:
         (ROW | {"chosen": repr([{"content": "it's", "role": "assistant"}])}, "messages as text"),
         (ROW | {"prompt": json.dumps([{"from": "human", "value": "a"}])}, "messages as text"),
         (ROW | {"chosen": '[{"role": "admin"}]', "rejected": "[1, 2]"}, None),
-        (ROW | {"prompt": "You are kind.\n<|im_start|>user\nHi"}, "rendered prompt"),
-        (ROW | {"prompt": "<bos><start_of_turn>user\nHi"}, "rendered prompt"),
-        (ROW | {"prompt": "What does <|im_start|> mean?"}, None),
+        *((ROW | {"prompt": prompt}, "rendered prompt") for prompt in RENDERED),
+        *((ROW | {"prompt": prompt}, None) for prompt in HARMLESS),
     ],
 )
-def test_texts_that_are_more_than_one_turn_are_refused_and_no_others(row: dict[str, Any], reason: str | None) -> None:
+def test_texts_that_are_more_than_one_turn_are_refused_and_no_others(row, reason):
     if reason:
-        assert refusal(row).reason == reason
+        error = refusal(row)
+        assert error.reason == reason
+        assert reason != "rendered prompt" or "prompt is the text of a whole conversation" in str(error)
     else:
-        assert parse_pair(row).chosen[-1]["content"] == row["chosen"]
+        parsed = parse_pair(row)
+        assert (parsed.prompt_key, parsed.chosen[-1]["content"]) == (row["prompt"], row["chosen"])
 
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -133,7 +141,7 @@ def messages_in(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEMAS if messages_in(SCHEMAS[name][1])])
-def test_a_key_of_any_message_in_any_schema_is_harmless_or_refuses_the_row(name: str) -> None:
+def test_a_key_of_any_message_in_any_schema_is_harmless_or_refuses_the_row(name):
     for number, (where, _) in enumerate(messages_in(SCHEMAS[name][1])):
         for key, value in [("", None), *SAYS.items()]:
             row = json.loads(json.dumps(SCHEMAS[name][1]))  # in which no two messages are one object
@@ -171,7 +179,7 @@ SAYS_NOTHING = {
 }
 
 
-def test_masks_of_a_response_refuse_and_those_of_other_turns_mask_nothing() -> None:
+def test_masks_of_a_response_refuse_and_those_of_other_turns_mask_nothing():
     for key, value in (("weight", 0), ("train", False), ("loss", False), ("weight", 0.5)):
         row = pair()
         row["chosen"][0][key] = value
@@ -180,7 +188,7 @@ def test_masks_of_a_response_refuse_and_those_of_other_turns_mask_nothing() -> N
         assert f"chosen[1] has {key!r} ({value!r})" in str(refusal(row))
 
 
-def test_conversations_that_differ_only_in_what_is_not_read_are_not_called_identical() -> None:
+def test_conversations_that_differ_only_in_what_is_not_read_are_not_called_identical():
     turn = {"role": "assistant", "content": "Calling."}
     row = {"prompt": "p", "chosen": turn | {"function_call": {"name": "f"}}, "rejected": turn}
     assert refusal(row).reason == "message key"
@@ -194,7 +202,7 @@ LOST = (  # layouts of tools and of published sets whose content would be lost
 )
 
 
-def test_of_published_layouts_every_row_that_would_lose_content_is_refused(shared_file: Callable[[str], Path]) -> None:
+def test_of_published_layouts_every_row_that_would_lose_content_is_refused(shared_file):
     for name in LOST:
         rows = list(read_rows("x", SourceConfig(path=str(shared_file(f"data/layouts/{name}.jsonl")))))
         reasons = {refusal(row.value).reason for row in rows}
@@ -206,8 +214,8 @@ def test_of_published_layouts_every_row_that_would_lose_content_is_refused(share
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, chat: Chat) -> Callable[..., PreparedData]:
-    def run(rows: list[Any], *, target_margin: bool = False, held_out: Any = None, **source: Any) -> PreparedData:
+def prepare(tmp_path, chat):
+    def run(rows, *, target_margin=False, held_out=None, **source):
         path = write_jsonl(tmp_path / "mine.jsonl", rows)
         config = DataConfig(
             sources={"mine": SourceConfig(path=str(path), **source)},
@@ -220,7 +228,7 @@ def prepare(tmp_path: Path, chat: Chat) -> Callable[..., PreparedData]:
     return run
 
 
-def test_each_source_says_once_what_was_read_and_what_was_not(prepare: Callable[..., PreparedData]) -> None:
+def test_each_source_says_once_what_was_read_and_what_was_not(prepare):
     rows = numbered(4, source="x", lang="en", notes=None)
     rows[1]["loss_weight"] = 2
     rows[2]["history"] = [["Hi", "Hello"]]
@@ -240,7 +248,7 @@ def test_each_source_says_once_what_was_read_and_what_was_not(prepare: Callable[
     assert "| mine | chosen, rejected, loss_weight | lang | history | source, " in to_markdown(card, "x")
 
 
-def test_a_margin_that_the_loss_does_not_use_is_said_once(prepare: Callable[..., PreparedData]) -> None:
+def test_a_margin_that_the_loss_does_not_use_is_said_once(prepare):
     said = "margin of mine: not used by the loss; loss.target_margin=true does"
     rows = numbered(3, margin=1.5)
     unused = describe(prepare(rows))
@@ -250,7 +258,7 @@ def test_a_margin_that_the_loss_does_not_use_is_said_once(prepare: Callable[...,
         assert len(columns(describe(used))) == 1
 
 
-def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare: Callable[..., PreparedData]) -> None:
+def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare):
     rows = [*numbered(3), *(ROW | {"history": [["Hi", "Hello"]]} for _ in range(2))]
     data = prepare(rows)
     assert data.report["mine"]["refused"] == {"unread column": 2}
@@ -261,15 +269,13 @@ def test_refusals_for_a_column_are_counted_and_one_is_shown(prepare: Callable[..
     assert misspelled.warnings == [said]
 
 
-def test_rows_with_ever_new_columns_are_counted_up_to_a_bound(prepare: Callable[..., PreparedData]) -> None:
+def test_rows_with_ever_new_columns_are_counted_up_to_a_bound(prepare):
     data = prepare([row | {f"{i} {k}": 1 for k in range(600)} for i, row in enumerate(numbered(2))])
     assert len(data.selections["mine"].store.info["columns"]) == MAX_COLUMNS
     assert "and 978 more" in columns(describe(data))[0]
 
 
-def test_what_is_ignored_decides_what_is_tokenised_and_compared(
-    prepare: Callable[..., PreparedData], tmp_path: Path
-) -> None:
+def test_what_is_ignored_decides_what_is_tokenised_and_compared(prepare, tmp_path):
     rows = [row | {"system": "Be brief."} for row in numbered(2)]
     stores = [prepare(rows, ignore_columns=names).selections["mine"].store for names in ([], ["system"])]
     plain = prepare(numbered(2)).selections["mine"].store
@@ -291,12 +297,12 @@ def test_what_is_ignored_decides_what_is_tokenised_and_compared(
         ({"ignore_columns": ["prompt"], "format": "prompt"}, r"without prompt there is no pair to read"),
     ],
 )
-def test_settings_that_leave_no_pair_are_refused(settings: dict[str, Any], said: str) -> None:
+def test_settings_that_leave_no_pair_are_refused(settings, said):
     with pytest.raises(DataError, match=said):
         check_source("data.sources.x", SourceConfig(builtin="twins-train", **settings))
 
 
-def test_without_a_prompt_that_is_ignored_whole_conversations_are_read() -> None:
+def test_without_a_prompt_that_is_ignored_whole_conversations_are_read():
     row = pair() | {"prompt": "only the last turn"}
     assert refusal(row).reason == "different prompts"
     assert parse_pair(without(row, ["prompt"])) == parse_pair(pair())

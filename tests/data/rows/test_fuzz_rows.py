@@ -5,9 +5,7 @@ tests/helpers/fuzz_settings.py says how to try far more.
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -23,11 +21,10 @@ from data.rows import parallel_map as pool_module
 from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig
 from data.selection.prepare import prepare_data
-from data.tokens.chat import Chat
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_and_quick() -> Iterator[None]:
+def small_and_quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atomic, "sync", lambda path: None)
         patch.setattr(pool_module, "CHUNK", 2)  # a few rows are several chunks
@@ -39,7 +36,7 @@ def small_and_quick() -> Iterator[None]:
 
 @fuzz(100)
 @given(line_files(), settings, st.sampled_from([0, 0, 1, 2]))
-def test_any_lines(chat: Chat, content: bytes, how: dict[str, Any], members: int) -> None:
+def test_any_lines(chat, content, how, members):
     name = "rows.jsonl.gz" if members else "rows.jsonl"
     expected = None if content.startswith(OTHER_ENCODINGS) else rows_of_lines(content)
     check_file(chat, name, zipped(content, members) if members else content, expected, how)
@@ -47,7 +44,7 @@ def test_any_lines(chat: Chat, content: bytes, how: dict[str, Any], members: int
 
 @fuzz(60)
 @given(st.lists(rows, max_size=5), settings, st.sampled_from(["array", "data", "lines", "one"]), st.booleans())
-def test_any_json(chat: Chat, values: list[Any], how: dict[str, Any], layout: str, gzipped: bool) -> None:
+def test_any_json(chat, values, how, layout, gzipped):
     text = json.dumps(values, indent=1)
     if layout == "data":
         text = json.dumps({"version": 1, "data": values})
@@ -65,7 +62,7 @@ def test_any_json(chat: Chat, values: list[Any], how: dict[str, Any], layout: st
 
 @fuzz(60)
 @given(tables(), settings, st.sampled_from(["parquet", "stream", "file"]), st.sampled_from([None, "zstd"]))
-def test_any_table(chat: Chat, table: Any, how: dict[str, Any], kind: str, compression: str | None) -> None:
+def test_any_table(chat, table, how, kind, compression):
     values = []
     for i in range(table.num_rows):
         try:
@@ -96,7 +93,7 @@ FILES = {
 
 @fuzz(100)
 @given(st.data())
-def test_any_damage(chat: Chat, data: st.DataObject) -> None:
+def test_any_damage(chat, data):
     name = data.draw(st.sampled_from([*FILES, "rows.arrow", "rows.parquet"]))
     content = data.draw(damage(data.draw(st.sampled_from(FILES[name]))))
     known = name == "rows.jsonl" and not content.startswith(OTHER_ENCODINGS)
@@ -104,7 +101,7 @@ def test_any_damage(chat: Chat, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_not_damaged_is_read(name: str, chat: Chat) -> None:
+def test_what_is_not_damaged_is_read(name, chat):
     for content in FILES[name]:
         report = check_file(chat, name, content, None)
         assert report is not None
@@ -116,12 +113,12 @@ def test_what_is_not_damaged_is_read(name: str, chat: Chat) -> None:
 
 @fuzz(30)
 @given(content=line_files(), how=settings)
-def test_any_lines_with_a_real_tokenizer(real_chats: Any, content: bytes, how: dict[str, Any]) -> None:
+def test_any_lines_with_a_real_tokenizer(real_chats, content, how):
     known = not content.startswith(OTHER_ENCODINGS)
     check_file(real_chats("qwen3"), "rows.jsonl", content, rows_of_lines(content) if known else None, how)
 
 
-def test_worker_processes_mix_nothing_up(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_processes_mix_nothing_up(chat, monkeypatch):
     monkeypatch.setattr(pool_module, "ROWS_PER_WORKER", 0)
     content = b"".join(
         json.dumps(row).encode() + b"\n" + raw + b"\n" for row, raw in zip(numbered(len(RAW)), RAW, strict=True)
@@ -132,7 +129,7 @@ def test_worker_processes_mix_nothing_up(chat: Chat, monkeypatch: pytest.MonkeyP
     assert report["refused"]["nested too deep"] == 2
 
 
-def test_megabytes_in_one_row(chat: Chat) -> None:
+def test_megabytes_in_one_row(chat):
     values = [
         pair("x" * 200_000),
         pair("\0" * 300_000, "a", "b"),
@@ -145,7 +142,7 @@ def test_megabytes_in_one_row(chat: Chat) -> None:
     assert (report["trained"], report["refused"]["over length"]) == (1, 1)
 
 
-def test_a_file_whose_name_is_not_utf8(chat: Chat, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8(chat, tmp_path):
     Path(os.fsdecode(bytes(tmp_path) + b"/\xff.jsonl")).write_bytes(b"{}\n")
     config = DataConfig(sources={"x": SourceConfig(path=f"{tmp_path}/*.jsonl")}, cache_dir=str(tmp_path / "cache"))
     (record,) = prepare_data(config, chat, seed=0, target_margin=False, builder=True).dropped()
@@ -153,7 +150,7 @@ def test_a_file_whose_name_is_not_utf8(chat: Chat, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", [[1e-42, 2e-42], [1e-45, 1e29], [0.0, 1e-320, 1e-40]])
-def test_weights_at_the_ends_of_float32(weights: list[float], chat: Chat) -> None:
+def test_weights_at_the_ends_of_float32(weights, chat):
     values = [row | {"loss_weight": weight} for row, weight in zip(numbered(3), weights, strict=False)]
     content = "".join(json.dumps(value) + "\n" for value in values).encode()
     report = check_file(chat, "rows.jsonl", content, list(enumerate(values, 1)))

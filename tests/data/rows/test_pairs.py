@@ -19,7 +19,7 @@ from data.rows.pairs import Pair, detect_format, parse_pair, read_hh
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_schema_is_detected_and_becomes_the_same_pair(name: str) -> None:
+def test_every_schema_is_detected_and_becomes_the_same_pair(name):
     format, row = SCHEMAS[name]
     before = copy.deepcopy(row)
     assert detect_format(row) == format
@@ -28,13 +28,13 @@ def test_every_schema_is_detected_and_becomes_the_same_pair(name: str) -> None:
     assert row == before
 
 
-def test_prompt_string_with_response_strings_and_the_key_of_a_prompt() -> None:
+def test_prompt_string_with_response_strings_and_the_key_of_a_prompt():
     parsed = parse_pair({"prompt": "Why?", "chosen": "Because.", "rejected": "Dunno."})
     assert parsed == Pair(talk("Why?", "Because."), talk("Why?", "Dunno."))
     assert parse_pair({"chosen": talk("a", "b", system="s"), "rejected": talk("a", "c")}).prompt_key == "a"
 
 
-def test_system_and_tool_turns_are_kept_in_every_schema_that_has_them() -> None:
+def test_system_and_tool_turns_are_kept_in_every_schema_that_has_them():
     whole = [*talk("Weather?", system="Be brief."), {"role": "tool", "content": "sunny"}]
     speakers = {"system": "system", "user": "human", "tool": "observation"}
     history = [said(m["content"], speakers[m["role"]]) for m in whole]
@@ -43,7 +43,7 @@ def test_system_and_tool_turns_are_kept_in_every_schema_that_has_them() -> None:
         assert parsed.chosen == [*whole, {"role": "assistant", "content": "Sun."}]
 
 
-def test_a_named_format_overrules_detection() -> None:
+def test_a_named_format_overrules_detection():
     row = {"prompt": "ignored", "chosen": CHOSEN, "rejected": REJECTED}
     assert parse_pair(row, "messages") == Pair(CHOSEN, REJECTED)
     with pytest.raises(InvalidPair, match="prompt field"):
@@ -134,7 +134,7 @@ REFUSED: list[tuple[Any, str, str]] = [  # row, reason, what the sentence names
 
 
 @pytest.mark.parametrize(("row", "reason", "sentence"), REFUSED, ids=range(len(REFUSED)))
-def test_refusal_names_its_reason_and_field(row: Any, reason: str, sentence: str) -> None:
+def test_refusal_names_its_reason_and_field(row, reason, sentence):
     error = refusal(row)
     assert error.reason == reason
     assert sentence in str(error)
@@ -142,20 +142,20 @@ def test_refusal_names_its_reason_and_field(row: Any, reason: str, sentence: str
 
 
 @pytest.mark.parametrize("format", ["messages", "prompt", "hh", "sharegpt"])
-def test_a_named_format_refuses_what_is_not_of_it(format: str) -> None:
+def test_a_named_format_refuses_what_is_not_of_it(format):
     for row in ({}, {"chosen": None, "rejected": 5}, {"prompt": {}, "chosen": {}, "rejected": []}):
         with pytest.raises(InvalidPair):
             parse_pair(row, format)
 
 
-def test_different_first_user_turns_on_request() -> None:
+def test_different_first_user_turns_on_request():
     row = {"chosen": talk("a", "x"), "rejected": talk("b", "y")}
     later = {"chosen": talk("a", "x", "b", "y"), "rejected": talk("a", "z")}
     assert parse_pair(row, same_first_turn=False) == Pair(row["chosen"], row["rejected"])
     assert parse_pair(later) == Pair(later["chosen"], later["rejected"])
 
 
-def test_margin_is_read_only_when_the_loss_asks_for_it() -> None:
+def test_margin_is_read_only_when_the_loss_asks_for_it():
     assert parse_pair(pair(margin=2)).target_margin is None
     assert parse_pair(pair(margin="nonsense")).target_margin is None
     assert parse_pair(pair(margin=2), target_margin=True).target_margin == 2.0
@@ -173,7 +173,7 @@ def test_margin_is_read_only_when_the_loss_asks_for_it() -> None:
         ({"margin": -1e39}, "bad number", "margin is float -1e+39"),
     ],
 )
-def test_margin_that_the_loss_cannot_use(extra: dict[str, Any], reason: str, sentence: str) -> None:
+def test_margin_that_the_loss_cannot_use(extra, reason, sentence):
     assert parse_pair(pair(**extra)).target_margin is None
     error = refusal(pair(**extra), target_margin=True)
     assert error.reason == reason
@@ -182,7 +182,7 @@ def test_margin_that_the_loss_cannot_use(extra: dict[str, Any], reason: str, sen
     assert (type(sent), sent.reason, str(sent)) == (InvalidPair, reason, str(error))
 
 
-def test_loss_weight() -> None:
+def test_loss_weight():
     for extra, weight in (({}, 1.0), ({"loss_weight": None}, 1.0), ({"loss_weight": 0}, 0.0)):
         assert parse_pair(pair(**extra)).loss_weight == weight
 
@@ -202,13 +202,13 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [p for key, item in inner for p in [(*path, key), *places(item, (*path, key))]]
 
 
-def test_one_field_of_any_schema_replaced_is_a_pair_or_a_refusal_and_never_another_error() -> None:
-    outcomes: Counter[str] = Counter()
+def test_one_field_of_any_schema_replaced_is_a_pair_or_a_refusal_and_never_another_error():
+    outcomes = Counter()
     rows = [json.loads(json.dumps({**row, "loss_weight": 1.0, "margin": 1.0})) for _, row in SCHEMAS.values()]
 
     @fuzz(300, few=200)  # all outcomes are to be seen
     @given(st.sampled_from(rows), st.data(), JSON | st.text("abc", min_size=1))
-    def check(row: dict[str, Any], data: st.DataObject, value: Any) -> None:
+    def check(row, data, value):
         row = copy.deepcopy(row)
         *path, last = data.draw(st.sampled_from(places(row)))
         target = row
@@ -230,13 +230,13 @@ def test_one_field_of_any_schema_replaced_is_a_pair_or_a_refusal_and_never_anoth
     assert len(outcomes) > 5, outcomes
 
 
-def test_hh_text_is_split_into_its_turns() -> None:
+def test_hh_text_is_split_into_its_turns():
     seen = []
     turn = st.text(min_size=1, max_size=20).map(str.strip).filter(lambda t: t and "\n\n" not in t and t.isprintable())
 
     @fuzz(100)
     @given(st.lists(turn, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0))
-    def check(turns: list[str]) -> None:
+    def check(turns):
         who = ("Human", "Assistant")
         text = "".join(f"\n\n{who[i % 2]}: {turn}" for i, turn in enumerate(turns))
         assert read_hh(text, "chosen") == talk(*turns)
@@ -252,7 +252,7 @@ def test_hh_text_is_split_into_its_turns() -> None:
 QUESTION = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
 
 
-def test_system_column_opens_both_conversations() -> None:
+def test_system_column_opens_both_conversations():
     row = QUESTION | {"system": "Be brief."}
     assert parse_pair(row) == Pair(talk("Hi", "Hello", system="Be brief."), talk("Hi", "No", system="Be brief."))
     assert parse_pair(row | {"system": ""}).chosen[0]["role"] == "user"
@@ -262,7 +262,7 @@ def test_system_column_opens_both_conversations() -> None:
     assert "system is list" in str(refusal(row | {"system": ["Be brief."]}))
 
 
-def test_prompt_in_anthropics_form_is_split_into_turns() -> None:
+def test_prompt_in_anthropics_form_is_split_into_turns():
     prompt = "\n\nHuman: What is 2+2?\n\nAssistant: 4\n\nHuman: And times 3?\n\nAssistant:"
     for form, chosen, rejected in (
         (prompt, " 12", "13"),
@@ -275,25 +275,7 @@ def test_prompt_in_anthropics_form_is_split_into_turns() -> None:
     assert "chosen holds user turns that differ" in str(refusal(repeated))
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
-        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
-        "<s>[INST] Hi [/INST]",
-        "Human: Hi\n\nAssistant:",
-        "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nYo",
-    ],
-)
-def test_a_prompt_that_is_a_whole_conversation_as_text_is_refused(prompt: str) -> None:
-    error = refusal(AB | {"prompt": prompt})
-    assert error.reason == "rendered prompt"
-    assert "prompt is the text of a whole conversation" in str(error)
-    for harmless in ("What does <|im_start|> mean?", "Human: a word. Assistant: another?", "Use [INST] here"):
-        assert parse_pair(AB | {"prompt": harmless}).prompt_key == harmless
-
-
-def test_a_prompt_that_begins_the_answer_is_refused() -> None:
+def test_a_prompt_that_begins_the_answer_is_refused():
     prompt, answer = talk("Hi", "Sure, here is"), {"role": "assistant", "content": "a"}
     text = "\n\nHuman: Hi\n\nAssistant: Sure, here is"
     for begun, chosen in ((prompt, "a"), (prompt, [answer]), (text, "a")):

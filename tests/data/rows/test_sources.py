@@ -60,7 +60,7 @@ def read_content(path: Path, content: bytes) -> list[tuple[str, int, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_file_gives_the_rows_in_order_with_their_addresses(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_file_gives_the_rows_in_order_with_their_addresses(kind, tmp_path):
     name, content = KINDS[kind]
     path = tmp_path / name
     assert read_content(path, content(ROWS)) == [(f"{path}:{i + 1}", i, row) for i, row in enumerate(ROWS)]
@@ -82,12 +82,12 @@ LINES: list[tuple[bytes, list[tuple[int, Any]]]] = [  # content, and (line, valu
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 @pytest.mark.parametrize(("content", "expected"), LINES, ids=range(len(LINES)))
-def test_lines(content: bytes, expected: list[tuple[int, Any]], name: str, tmp_path: Path) -> None:
+def test_lines(content, expected, name, tmp_path):
     found = read_content(tmp_path / name, content)
     assert found == [(f"{tmp_path / name}:{line}", i, value) for i, (line, value) in enumerate(expected)]
 
 
-def test_a_line_that_is_not_utf8_is_one_refused_row_and_an_object_alone_is_one_row(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_is_one_refused_row_and_an_object_alone_is_one_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     found = read_content(path, b'\xef\xbb\xbf%s\r\n{"chosen": "\xff\xfe"}\n' % FIRST)
     assert found == [(f"{path}:1", 0, P), (f"{path}:2", 1, "not JSON")]
@@ -95,9 +95,9 @@ def test_a_line_that_is_not_utf8_is_one_refused_row_and_an_object_alone_is_one_r
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json array"])
-def test_a_row_nested_too_deep_for_a_worker_process_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_row_nested_too_deep_for_a_worker_process_is_refused(kind, tmp_path):
     name, content = KINDS[kind]
-    deep: Any = "x"
+    deep = "x"
     for _ in range(sources.MAX_DEPTH):
         deep = [deep]
     found = read_content(tmp_path / name, content([pair(note=deep), pair(note=deep[0])]))
@@ -107,7 +107,7 @@ def test_a_row_nested_too_deep_for_a_worker_process_is_refused(kind: str, tmp_pa
 # --- files and patterns ---------------------------------------------------------------------------------------------
 
 
-def test_a_glob_reads_its_files_sorted_and_numbers_rows_through(tmp_path: Path) -> None:
+def test_a_glob_reads_its_files_sorted_and_numbers_rows_through(tmp_path):
     for name in ("b", "a", "c"):
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "part.jsonl", [pair(name), pair(name + "!")])
@@ -116,7 +116,7 @@ def test_a_glob_reads_its_files_sorted_and_numbers_rows_through(tmp_path: Path) 
     assert [row.address for row in rows] == [f"{tmp_path}/{n}/part.jsonl:{i}" for n in "abc" for i in (1, 2)]
 
 
-def test_globs_find_what_pythons_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_globs_find_what_pythons_do(tmp_path, monkeypatch):
     names = ["x.jsonl", "a/x.jsonl", "a/b/x.jsonl", "a/b/c/y.jsonl", "b/x*.jsonl", "a/.hidden/x.jsonl", "a/x[1].jsonl"]
     for name in [*names, "a/b/x*.jsonl"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def test_globs_find_what_pythons_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert found == [str(Path(path)) for path in expected], pattern
 
 
-def test_a_glob_over_loops_of_directories_counts_each_file_once(tmp_path: Path) -> None:
+def test_a_glob_over_loops_of_directories_counts_each_file_once(tmp_path):
     """Python's own goes round until the system says stop: of two loops 2^40 times."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     for place in ("a", "a/b"):
@@ -143,7 +143,7 @@ def test_a_glob_over_loops_of_directories_counts_each_file_once(tmp_path: Path) 
     assert len(list(read_rows("x", SourceConfig(path=f"{tmp_path}/**/x.jsonl")))) == 2 * len(ROWS)
 
 
-def test_a_file_may_be_named_like_a_glob_or_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_be_named_like_a_glob_or_from_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = write_jsonl(tmp_path / "rows[1].jsonl", [pair()])
     assert len(read(path)) == 1
@@ -197,20 +197,10 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), UNREADABLE, ids=range(len(UNREADABLE)))
-def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(tmp_path / name)
-
-
-def test_a_value_that_python_has_none_for_is_one_refused_row(tmp_path: Path) -> None:
-    parquet.write_table(not_utf8(), tmp_path / "rows.parquet")
-    good, refused = read(tmp_path / "rows.parquet")
-    assert good.value == {"prompt": "p", "chosen": "c", "rejected": "a"}
-    assert refused.error is not None
-    assert refused.error.reason == "unreadable value"
-    assert str(refused.error).startswith("rejected cannot be read: 'utf-8' codec")
-    assert refused.address == f"{tmp_path / 'rows.parquet'}:2"
 
 
 TWINS = {"builtin": "twins-train"}
@@ -235,14 +225,14 @@ TWINS = {"builtin": "twins-train"}
         ({"path": "absent/*.jsonl"}, "data.sources.x.path=absent/*.jsonl: no such file"),
     ],
 )
-def test_contradicting_settings_name_their_key(settings: dict[str, Any], sentence: str) -> None:
+def test_contradicting_settings_name_their_key(settings, sentence):
     with pytest.raises(DataError) as caught:
         check_source(KEY, SourceConfig(**settings))
     assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.parquet.gz", "rows.gz", ".jsonl.txt"])
-def test_directories_and_unknown_kinds_of_files_are_refused_before_a_row_is_read(name: str, tmp_path: Path) -> None:
+def test_directories_and_unknown_kinds_of_files_are_refused_before_a_row_is_read(name, tmp_path):
     (tmp_path / name).write_text("{}")
     for path, message in ((tmp_path / name, "unknown kind of file"), (tmp_path, "is a directory; name files")):
         with pytest.raises(DataError, match=message):
@@ -256,7 +246,7 @@ def identity(**settings: Any) -> str:
     return content_id(KEY, SourceConfig(**settings))[0]
 
 
-def test_content_id_follows_content_and_kind_not_place(tmp_path: Path) -> None:
+def test_content_id_follows_content_and_kind_not_place(tmp_path):
     (tmp_path / "copy").mkdir()
     first, copy = (write_jsonl(p / "rows.jsonl", ROWS) for p in (tmp_path, tmp_path / "copy"))
     misnamed = write_jsonl(tmp_path / "rows.json", ROWS)
@@ -272,7 +262,7 @@ def test_content_id_follows_content_and_kind_not_place(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def dataset(tmp_path, monkeypatch):
     """A directory that is read like a dataset of the hub; no network, and caches of its own."""
     import datasets
     import huggingface_hub.constants
@@ -285,7 +275,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "prefs"
 
 
-def test_a_local_directory_dataset_is_read_like_one_of_the_hub(dataset: Path) -> None:
+def test_a_local_directory_dataset_is_read_like_one_of_the_hub(dataset):
     (dataset / "data").mkdir()
     train, test = (dataset / "data" / f"{split}-00000-of-00001.parquet" for split in ("train", "test"))
     parquet.write_table(table(ROWS), train)
@@ -307,27 +297,30 @@ def test_a_local_directory_dataset_is_read_like_one_of_the_hub(dataset: Path) ->
 @pytest.mark.parametrize(
     ("name", "split"), [("nobody-at-all/no-such-preferences", "train"), ("a name/that/cannot be", "train"), ("", "dev")]
 )
-def test_a_dataset_or_split_that_is_not_there_names_the_key(name: str, split: str, dataset: Path) -> None:
+def test_a_dataset_or_split_that_is_not_there_names_the_key(name, split, dataset):
     write_jsonl(dataset / "train.jsonl", ROWS)
     with pytest.raises(DataError) as caught:
         list(read_rows(KEY, SourceConfig(dataset=name or str(dataset), split=split)))
     assert f"data.sources.x.dataset={name or dataset}: cannot load split '{split}'" in str(caught.value)
 
 
-def test_a_dataset_with_a_value_that_python_has_none_for_refuses_that_row(dataset: Path) -> None:
-    parquet.write_table(not_utf8(), dataset / "train.parquet")
-    good, refused = read_rows(KEY, SourceConfig(dataset=str(dataset)))
+@pytest.mark.parametrize(("kind", "what"), [("path", "rejected"), ("dataset", "the row")])
+def test_a_value_that_python_has_none_for_is_one_refused_row(kind, what, dataset):
+    file = dataset / "train.parquet"
+    parquet.write_table(not_utf8(), file)
+    place = {"path": file, "dataset": dataset}[kind]
+    good, refused = read_rows(KEY, SourceConfig(**{kind: str(place)}))
     assert good.value == {"prompt": "p", "chosen": "c", "rejected": "a"}
-    assert (refused.address, refused.number) == (f"{dataset}:2", 1)
-    assert refused.error is not None
+    assert (refused.address, refused.number) == (f"{place}:2", 1)
     assert refused.error.reason == "unreadable value"
+    assert str(refused.error).startswith(f"{what} cannot be read: 'utf-8' codec")
 
 
 # --- the built-in sets ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["twins-train", "twins-heldout"])
-def test_builtin_rows_are_short_pairs_and_each_response_is_as_often_chosen_as_rejected(name: str) -> None:
+def test_builtin_rows_are_short_pairs_and_each_response_is_as_often_chosen_as_rejected(name):
     rows = list(read_rows(KEY, SourceConfig(builtin=name)))
     assert [row.address for row in rows] == [f"{name}:{i + 1}" for i in range(len(rows))]
     assert len({parse_pair(row.value).prompt_key for row in rows}) == len(rows) > 30
@@ -340,7 +333,7 @@ def test_builtin_rows_are_short_pairs_and_each_response_is_as_often_chosen_as_re
         assert not set("{}") & set(row["prompt"])
 
 
-def test_no_prompt_and_no_combination_of_prompt_and_responses_is_in_both_sets_of_twins() -> None:
+def test_no_prompt_and_no_combination_of_prompt_and_responses_is_in_both_sets_of_twins():
     train, held_out = (builtin.SETS[name]() for name in ("twins-train", "twins-heldout"))
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
     kinds = [{row["chosen"] for row in rows} for rows in (train, held_out)]

@@ -81,10 +81,10 @@ NO_CONDITION = {  # message: conditions
     ],
     "unterminated": ["a = '", "a /* "],
     "nothing after it": [
-        *("1=1) union select (1", "1=1) from rows_of_this_source; select (1", "1=1), (2=2", "1=1,", "1=1, 2=2"),
+        *("1=1) union select (1", "1=1) from rows_of_this_source; select (1", "1=1), (2=2", "1=1,", "1=1, 2=2")
     ],
     "a subquery": [
-        *("a in (select 1)", "exists(from 'file.csv')", "(select count(*) from read_csv('/etc/passwd')) > 0"),
+        *("a in (select 1)", "exists(from 'file.csv')", "(select count(*) from read_csv('/etc/passwd')) > 0")
     ],
     "column IN ('a', 'b')": ["a = any([1, 2])"],
     "an aggregate": ["sum(a) > 1"],

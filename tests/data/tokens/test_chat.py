@@ -4,8 +4,6 @@ import copy
 import datetime
 import pickle
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +18,7 @@ from hypothesis import strategies as st
 from data.common.errors import DataError
 from data.rows.builtin import CHATML, byte_tokenizer
 from data.rows.pairs import Message
-from data.tokens.chat import (
-    Chat,
-    common_prefix_length,
-    leading_tokens,
-    make_group,
-    pin_date,
-    read_template,
-)
+from data.tokens.chat import Chat, common_prefix_length, leading_tokens, make_group, pin_date, read_template
 from train.export.model_card import snippet_code
 
 README = (paths.ROOT / "README.md").read_text()
@@ -65,15 +56,13 @@ def readme_ids(tokenizer: Any, conversation: list[Message]) -> list[int]:
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama3"])
-def test_ids_and_text_equal_the_published_vectors(
-    family: str, real_chats: Callable[[str], Chat], two_turns: dict[str, Any]
-) -> None:
+def test_ids_and_text_equal_the_published_vectors(family, real_chats, two_turns):
     chat, vector = real_chats(family), two_turns[family]
     assert chat.ids(vector["conversation"]) == vector["ids"]
     assert chat.render(vector["conversation"]) == vector["text"].removeprefix("<|begin_of_text|>")
 
 
-def test_ids_are_those_of_both_snippets_alone_and_together(real_chat: Chat) -> None:
+def test_ids_are_those_of_both_snippets_alone_and_together(real_chat):
     conversations = list(CONVERSATIONS.values())
     ids = [real_chat.ids(c) for c in conversations]
     for snippet in (snippet_ids, readme_ids):
@@ -82,9 +71,7 @@ def test_ids_are_those_of_both_snippets_alone_and_together(real_chat: Chat) -> N
     assert real_chat.encode([]) == []
 
 
-def test_pad_tokens_of_the_real_tokenizers_end_no_conversation_and_their_templates_leave_out_no_role(
-    real_chat: Chat, chat: Chat
-) -> None:
+def test_pad_tokens_of_the_real_tokenizers_end_no_conversation_and_their_templates_leave_out_no_role(real_chat, chat):
     tokenizer = real_chat.tokenizer
     assert tokenizer.pad_token in ("<|endoftext|>", "<|finetune_right_pad_id|>")
     assert tokenizer.pad_token_id not in {
@@ -96,7 +83,7 @@ def test_pad_tokens_of_the_real_tokenizers_end_no_conversation_and_their_templat
         assert "more" in chat.render(more)
 
 
-def test_byte_tokenizer_has_a_token_a_byte_reads_back_and_cuts_nothing(chat: Chat) -> None:
+def test_byte_tokenizer_has_a_token_a_byte_reads_back_and_cuts_nothing(chat):
     text = "Grüße 你好\n\t<|im_start|>"
     (ids,) = chat.encode([text])
     assert len(chat.tokenizer) == 259
@@ -120,7 +107,7 @@ TEMPLATES = {
 @pytest.mark.parametrize("added", ADDED)
 @pytest.mark.parametrize("writes", [False, True], ids=["template without", "template with"])
 @pytest.mark.parametrize("family", TEMPLATES)
-def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family: str, writes: bool, added: str) -> None:
+def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family, writes, added):
     chat = Chat(adding("{{ bos_token }}" * writes + TEMPLATES[family], ADDED[added]))
     tokenizer, leading = chat.tokenizer, ADDED[added].partition("$A")[0].split()
     assert leading_tokens(tokenizer) == leading
@@ -130,7 +117,7 @@ def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family: str,
 
     @fuzz(15)
     @given(st.lists(text.map(lambda t: t + "."), min_size=2, max_size=4), st.booleans())
-    def check(contents: list[str], system: bool) -> None:
+    def check(contents, system):
         conversation = talk(*contents[: len(contents) // 2 * 2], system="Be <s>kind." if system else None)
         ids = chat.ids(conversation)
         assert ids == snippet_ids(tokenizer, conversation) == readme_ids(tokenizer, conversation)
@@ -143,7 +130,7 @@ def test_there_is_one_bos_and_every_snippet_has_the_ids_of_training(family: str,
     check()
 
 
-def test_a_published_tokenizer_that_adds_no_bos_keeps_the_templates(real_tokenizer: Callable[[str], Any]) -> None:
+def test_a_published_tokenizer_that_adds_no_bos_keeps_the_templates(real_tokenizer):
     """The first Llama 3.1 had no BOS in its post-processor, and its template wrote one."""
     from tokenizers.processors import ByteLevel
 
@@ -166,9 +153,7 @@ class OtherDay(datetime.datetime):
         return cls(2031, 12, 24, 18, 0, tzinfo=tz)
 
 
-def test_ids_do_not_depend_on_the_day(
-    real_tokenizer: Callable[[str], Any], two_turns: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ids_do_not_depend_on_the_day(real_tokenizer, two_turns, monkeypatch):
     from transformers.utils import chat_template_utils
 
     monkeypatch.setattr(chat_template_utils, "datetime", OtherDay)
@@ -193,7 +178,7 @@ def test_ids_do_not_depend_on_the_day(
         ),
     ],
 )
-def test_a_constant_stands_where_a_template_asks_the_clock(template: str, pinned: str) -> None:
+def test_a_constant_stands_where_a_template_asks_the_clock(template, pinned):
     assert pin_date(CHATML + template) == CHATML + "{{ " + pinned + " }}"
 
 
@@ -208,15 +193,13 @@ CALLS = ("strftime_now(format)", "strftime_now (format)", "strftime_now('%d' + x
         *((call, "give one with a fixed date") for call in CALLS),
     ],
 )
-def test_a_date_that_cannot_be_pinned_is_refused(call: str, message: str) -> None:
+def test_a_date_that_cannot_be_pinned_is_refused(call, message):
     with pytest.raises(DataError, match=message):
         pin_date("{{ " + call + " }}")
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2", "qwen3", "qwen3_initial_release", "qwen3_instruct_2507"])
-def test_every_published_template_renders_as_in_the_snippet(
-    name: str, shared_file: Callable[[str], Path], real_chats: Callable[[str], Chat]
-) -> None:
+def test_every_published_template_renders_as_in_the_snippet(name, shared_file, real_chats):
     template = read_template(str(shared_file(f"data/chat_templates/{name}.jinja")))
     chat = Chat(copy.copy(real_chats("llama3" if "llama" in name else "qwen3").tokenizer), template)
     for conversation in CONVERSATIONS.values():
@@ -229,7 +212,7 @@ def test_every_published_template_renders_as_in_the_snippet(
 # --- the template and the pad token ---------------------------------------------------------------------------------
 
 
-def test_a_template_of_the_run_replaces_the_tokenizers_own(chat: Chat) -> None:
+def test_a_template_of_the_run_replaces_the_tokenizers_own(chat):
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     other = Chat(byte_tokenizer(), template)
     assert other.render(talk("Hi", "Hello")) == "[user]Hi[assistant]Hello"
@@ -237,7 +220,7 @@ def test_a_template_of_the_run_replaces_the_tokenizers_own(chat: Chat) -> None:
     assert other.fingerprint() != chat.fingerprint() == Chat(byte_tokenizer()).fingerprint()
 
 
-def test_tokenizers_and_templates_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+def test_tokenizers_and_templates_that_cannot_be_used_are_refused(tmp_path):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -257,13 +240,13 @@ def test_tokenizers_and_templates_that_cannot_be_used_are_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("pad", [None, "<|im_end|>"])
-def test_a_pad_token_is_chosen_when_there_is_none_apart_from_the_end(pad: str | None) -> None:
+def test_a_pad_token_is_chosen_when_there_is_none_apart_from_the_end(pad):
     tokenizer = byte_tokenizer()
     tokenizer.pad_token = pad
     assert Chat(tokenizer).tokenizer.pad_token == "<|endoftext|>"
 
 
-def test_fingerprint_follows_template_and_special_tokens_and_survives_pickling(chat: Chat) -> None:
+def test_fingerprint_follows_template_and_special_tokens_and_survives_pickling(chat):
     changed = byte_tokenizer()
     changed.bos_token = "<|im_start|>"
     ends = byte_tokenizer()
@@ -280,12 +263,12 @@ def test_fingerprint_follows_template_and_special_tokens_and_survives_pickling(c
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
 
-def test_a_group_is_the_longest_common_prefix_and_what_follows() -> None:
+def test_a_group_is_the_longest_common_prefix_and_what_follows():
     shared = []
 
     @fuzz(100)
     @given(IDS, st.lists(IDS, min_size=2, max_size=4))
-    def check(start: list[int], ends: list[list[int]]) -> None:
+    def check(start, ends):
         conversations = [start + end for end in ends]
         group = make_group(conversations)
         assert [[*group.prefix_ids, *response] for response in group.response_ids] == conversations
@@ -302,5 +285,5 @@ def test_a_group_is_the_longest_common_prefix_and_what_follows() -> None:
 
 
 @pytest.mark.parametrize(("a", "b", "length"), [([], [1], 0), ([1], [2], 0), ([1, 2], [1, 2, 3], 2), ([1], [1], 1)])
-def test_common_prefix_length(a: list[int], b: list[int], length: int) -> None:
+def test_common_prefix_length(a, b, length):
     assert common_prefix_length(np.array(a), np.array(b)) == length

@@ -9,10 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -29,10 +27,8 @@ from data.common import atomic
 from data.common import cache as artifact_cache
 from data.common.errors import DataError
 from data.rows.sources import SourceConfig
-from data.tokens.chat import Chat
-from data.tokens.pair_store import PairStore, TokenizeSettings, open_store
+from data.tokens.pair_store import TokenizeSettings, open_store
 
-Build = Callable[..., PairStore]
 FILES = ["ids.bin", "dropped.jsonl", "store.json", "manifest.json"]
 
 
@@ -49,10 +45,8 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_store_is_made_anew(
-    name: str, damage: Callable[[Path], None], build_store: Build, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows: list[Any] = [*numbered(20), "{"]
+def test_a_damaged_store_is_made_anew(name, damage, build_store, capsys):
+    rows = [*numbered(20), "{"]
     whole = build_store(rows).directory
     before = contents(whole)
     damage(whole / name)
@@ -67,17 +61,17 @@ def test_a_damaged_store_is_made_anew(
     assert "WARNING" not in capsys.readouterr().err
 
 
-def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
+def test_who_waits_takes_no_damaged_store(tmp_path, chat):
     """Nobody reads it, however early it comes, and all read the new one."""
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(300))))
 
-    def opened(builder: bool) -> PairStore:
+    def opened(builder):
         return open_store("x", config, chat, TokenizeSettings(), tmp_path / "cache", builder=builder)
 
     directory = opened(True).directory
     before = contents(directory)
     flip_a_bit(directory / "ids.bin")
-    got: list[PairStore] = []
+    got = []
     waiting = [threading.Thread(target=lambda: got.append(opened(False)), daemon=True) for _ in range(2)]
     for thread in waiting:
         thread.start()
@@ -94,7 +88,7 @@ def test_who_waits_takes_no_damaged_store(tmp_path: Path, chat: Chat) -> None:
 @pytest.mark.parametrize(
     "damage", [flip_a_bit, cut_short, lambda f: f.write_bytes(b""), lambda f: f.write_bytes(b"\xff")]
 )
-def test_a_damaged_memo_of_a_hash_changes_nothing(damage: Any, build_store: Build, tmp_path: Path) -> None:
+def test_a_damaged_memo_of_a_hash_changes_nothing(damage, build_store, tmp_path):
     first = build_store(numbered(5)).directory
     (memo,) = (tmp_path / "cache" / "hashes").iterdir()
     before = memo.read_text()
@@ -106,7 +100,7 @@ def test_a_damaged_memo_of_a_hash_changes_nothing(damage: Any, build_store: Buil
 # --- kills and leftovers ----------------------------------------------------------------------------------------------
 
 
-def test_kill_9_at_every_change_that_a_build_makes(tmp_path: Path) -> None:
+def test_kill_9_at_every_change_that_a_build_makes(tmp_path):
     """The next build makes a whole store, and nothing else is left of the one that died."""
     write_jsonl(tmp_path / "rows.jsonl", numbered(3))
     (tmp_path / "start").mkdir()
@@ -123,7 +117,7 @@ def test_kill_9_at_every_change_that_a_build_makes(tmp_path: Path) -> None:
     assert left >= 5, "temporaries were left to be swept away"
 
 
-def test_only_what_a_dead_builder_left_is_swept_away(build_store: Build, tmp_path: Path) -> None:
+def test_only_what_a_dead_builder_left_is_swept_away(build_store, tmp_path):
     cache = build_store(numbered(3)).directory.parent
     own = artifact_cache._temporary(cache / store_name(cache))
     boot = own.name.split(".")[1]
@@ -158,7 +152,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_of_a_killed_builder_end(tmp_path: Path) -> None:
+def test_workers_of_a_killed_builder_end(tmp_path):
     builder = tmp_path / "builder.py"
     builder.write_text(KILLED_BUILDER)
     # Not over a pipe: the worker would hold it open, and we would wait for it.
@@ -173,7 +167,7 @@ def test_workers_of_a_killed_builder_end(tmp_path: Path) -> None:
 # --- no room, no permission -------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(build_store: Build, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(build_store, tmp_path):
     """The system's own error in the middle of pyarrow's writing."""
     build_store(numbered(1), name="other")
     before = directories(tmp_path / "cache")
@@ -192,10 +186,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(build_store: Build, tmp_
     ("code", "advice"),
     [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it a directory that you can write")],
 )
-def test_errors_of_the_last_write_are_explained_too(
-    code: int, advice: str, build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path) -> None:
+def test_errors_of_the_last_write_are_explained_too(code, advice, build_store, tmp_path, monkeypatch):
+    def fail(path):
         if path.name != "hashes":
             raise OSError(code, os.strerror(code), str(path))
 
@@ -205,9 +197,7 @@ def test_errors_of_the_last_write_are_explained_too(
     assert directories(tmp_path / "cache") == []
 
 
-def test_an_error_of_the_source_is_not_taken_for_one_of_the_cache(
-    build_store: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_source_is_not_taken_for_one_of_the_cache(build_store, monkeypatch):
     failing = mock.Mock(side_effect=OSError(errno.EIO, "Input/output error", "rows.jsonl"))
     monkeypatch.setattr(store_module, "read_rows", failing)
     with pytest.raises(OSError, match=r"Input/output error: 'rows\.jsonl'"):
@@ -215,7 +205,7 @@ def test_an_error_of_the_source_is_not_taken_for_one_of_the_cache(
 
 
 @pytest.mark.parametrize("cache", ["/sys/bradley", "{tmp}/rows.jsonl", "{tmp}/rows.jsonl/cache"])
-def test_a_cache_that_cannot_be_made_is_one_sentence(cache: str, tmp_path: Path, chat: Chat) -> None:
+def test_a_cache_that_cannot_be_made_is_one_sentence(cache, tmp_path, chat):
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(3))))
     where = Path(cache.format(tmp=tmp_path))
     said = f"^{where}: the tokenised pairs cannot be written there: .*make it a directory that you can write to"
@@ -223,13 +213,11 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(cache: str, tmp_path: Path,
         open_store("x", config, chat, TokenizeSettings(), where, builder=True)
 
 
-def test_a_store_is_read_from_a_cache_that_cannot_be_written_to(
-    build_store: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_is_read_from_a_cache_that_cannot_be_written_to(build_store, tmp_path, monkeypatch):
     first = build_store(numbered(3))
     shutil.rmtree(tmp_path / "cache" / "hashes")
 
-    def refuse(path: Any, *_: Any, **__: Any) -> Any:
+    def refuse(path, *_, **__):
         raise PermissionError(errno.EROFS, "Read-only file system", str(path))
 
     for module, name in ((Path, "mkdir"), (atomic, "write_file"), (artifact_cache.filelock, "FileLock")):
@@ -240,7 +228,7 @@ def test_a_store_is_read_from_a_cache_that_cannot_be_written_to(
 # --- several builders -------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_that_build_one_store_end_with_one_whole_store(tmp_path: Path) -> None:
+def test_two_processes_that_build_one_store_end_with_one_whole_store(tmp_path):
     """With locks one of them tokenises. Without (machines that share a cache) both do, and one of them publishes."""
     write_jsonl(tmp_path / "rows.jsonl", numbered(ROWS))
     context = get_context("spawn")
@@ -261,9 +249,7 @@ def test_two_processes_that_build_one_store_end_with_one_whole_store(tmp_path: P
         assert atomic.find_damage(cache / name) == []
 
 
-def test_a_builder_that_waits_says_so_and_goes_on_when_the_other_dies(
-    build_store: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_builder_that_waits_says_so_and_goes_on_when_the_other_dies(build_store, tmp_path, capfd):
     cache = build_store(numbered(3)).directory.parent
     name = store_name(cache)
     shutil.rmtree(cache / name)

@@ -42,7 +42,7 @@ def both_sides(row: dict[str, Any], chat: Chat) -> list[list[int]]:
 # --- conversations that are too long --------------------------------------------------------------------------------
 
 
-def test_a_conversation_of_exactly_the_limit_is_kept_and_one_token_more_is_dropped(chat: Chat) -> None:
+def test_a_conversation_of_exactly_the_limit_is_kept_and_one_token_more_is_dropped(chat):
     row = pair("Say hi to all of them.", "Hi there, all of you.", "No.")
     longest = len(chat.ids(row["chosen"]))
     assert tokenized(row, chat, longest, "drop")[0] == chat.ids(row["chosen"])
@@ -51,8 +51,8 @@ def test_a_conversation_of_exactly_the_limit_is_kept_and_one_token_more_is_dropp
     assert caught.value.reason == "over length"
 
 
-def test_truncation_cuts_both_prompts_from_the_left_and_neither_a_response_nor_what_stands_before_the_text() -> None:
-    seen: Counter[str] = Counter()
+def test_truncation_cuts_both_prompts_from_the_left_and_neither_a_response_nor_what_stands_before_the_text():
+    seen = Counter()
     text = st.text("ab <", min_size=1, max_size=40).filter(str.strip)
     chats = []
     for single, writes in itertools.product(ADDED.values(), (False, True)):
@@ -62,7 +62,7 @@ def test_truncation_cuts_both_prompts_from_the_left_and_neither_a_response_nor_w
 
     @fuzz(200, few=200)  # all outcomes are to be seen
     @given(text, text, text, st.integers(4, 90), st.sampled_from(chats))
-    def check(prompt: str, chosen: str, rejected: str, max_length: int, chat_and_keep: tuple[Chat, int]) -> None:
+    def check(prompt, chosen, rejected, max_length, chat_and_keep):
         if chosen == rejected:
             return
         chat, keep = chat_and_keep
@@ -87,7 +87,7 @@ def test_truncation_cuts_both_prompts_from_the_left_and_neither_a_response_nor_w
     assert min(seen["dropped"], seen["cut"], seen["whole"]) > 5, seen
 
 
-def test_truncation_with_real_templates_keeps_bos_and_both_responses(real_chat: Chat) -> None:
+def test_truncation_with_real_templates_keeps_bos_and_both_responses(real_chat):
     ends = ("Well, once upon a time.", "No.")
     chosen, rejected = (talk("Tell me all about it. " * 50, "Once.", "More!", end) for end in ends)
     row = {"chosen": chosen, "rejected": rejected}
@@ -98,7 +98,7 @@ def test_truncation_with_real_templates_keeps_bos_and_both_responses(real_chat: 
         assert side == bos + ids[len(ids) - len(side) + len(bos) :]
 
 
-def test_conversations_that_differ_early_are_never_cut_behind_the_difference(chat: Chat) -> None:
+def test_conversations_that_differ_early_are_never_cut_behind_the_difference(chat):
     row = {"chosen": talk("same " * 10, "a", "then", "x"), "rejected": talk("same " * 10, "b", "then " * 5, "y")}
     whole = both_sides(row, chat)
     start = "<|im_start|>user\n" + "same " * 10 + "<|im_end|>\n<|im_start|>assistant\n"
@@ -111,7 +111,7 @@ def test_conversations_that_differ_early_are_never_cut_behind_the_difference(cha
         tokenized(nothing_shared, chat, 60, same_first_turn=False)
 
 
-def test_a_beginning_that_both_responses_share_is_never_cut(chat: Chat) -> None:
+def test_a_beginning_that_both_responses_share_is_never_cut(chat):
     row = pair("Hi", "Well, I do think that yes.", "Well, I do think that no.")
     response = len("Well, I do think that yes.") + 2  # with its <|im_end|> and newline
     assert chat.tokenizer.decode(tokenized(row, chat, response)[0]) == "Well, I do think that yes.<|im_end|>\n"
@@ -121,7 +121,7 @@ def test_a_beginning_that_both_responses_share_is_never_cut(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("bos", [0, 1])
-def test_truncate_prompt_by_numbers(bos: int) -> None:
+def test_truncate_prompt_by_numbers(bos):
     sides = [[9, 1, 2, 3, 4, 5], [9, 1, 2, 6]]
     kept = truncate_prompt(sides, prompt_length=3, max_length=5, keep=bos)
     assert kept == ([[9, 2, 3, 4, 5], [9, 2, 6]] if bos else [[1, 2, 3, 4, 5], [1, 2, 6]])
@@ -138,7 +138,7 @@ ZEPHYR = (
     "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% elif m.role == 'system' %}<|system|>"
     "{{ m.content }}{% elif m.role == 'assistant' %}<|assistant|>{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
 )
-REFUSES = "the chat template refuses the conversation: "
+TEMPLATE, REFUSES = "template error", "the chat template refuses the conversation: "
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
 NO_TOOLS = ZEPHYR.replace("{% endif %}", "{% else %}{{ raise_exception('no tools') }}{% endif %}")
 ADDS_A_NUMBER = "{{ messages[0].content + (1 if messages|length > 2 else '') }}" + CHATML
@@ -150,29 +150,15 @@ PADDED, UNPADDED = talk("Say hi.", "Hi<|endoftext|>"), talk("Say hi.", "<|endoft
 @pytest.mark.parametrize(
     ("template", "chosen", "rejected", "reason", "said"),
     [
-        (
-            NO_SYSTEM,
-            talk("a", "b", system="s"),
-            talk("a", "c", system="s"),
-            "template error",
-            REFUSES + "no system here",
-        ),
-        (NO_TOOLS, with_role("tool"), talk("a", "c"), "template error", REFUSES + "no tools"),
-        (
-            ADDS_A_NUMBER,
-            talk("a", "b", "c", "d"),
-            talk("a", "b", "c", "e"),
-            "template error",
-            "chat template refuses the",
-        ),
+        (NO_SYSTEM, talk("a", "b", system="s"), talk("a", "c", system="s"), TEMPLATE, REFUSES + "no system here"),
+        (NO_TOOLS, with_role("tool"), talk("a", "c"), TEMPLATE, REFUSES + "no tools"),
+        (ADDS_A_NUMBER, talk("a", "b", "c", "d"), talk("a", "b", "c", "e"), TEMPLATE, REFUSES),
         (TRIMS, talk("Hi", "Hello"), talk("Hi", " Hello "), "identical tokens", "the same tokens once the template is"),
         (ENDS_WITH_TEXT, PADDED, talk("Say hi.", "No."), "ends with pad", "ends with the pad token"),
         (ENDS_WITH_TEXT, talk("Say hi.", "No."), PADDED, "ends with pad", "ends with the pad token"),
     ],
 )
-def test_rows_that_are_no_pair_to_the_template_are_refused(
-    template: str, chosen: Any, rejected: Any, reason: str, said: str
-) -> None:
+def test_rows_that_are_no_pair_to_the_template_are_refused(template, chosen, rejected, reason, said):
     chat = Chat(byte_tokenizer(), template)
     with pytest.raises(InvalidPair, match=said) as caught:
         tokenized({"chosen": chosen, "rejected": rejected}, chat)
@@ -182,7 +168,7 @@ def test_rows_that_are_no_pair_to_the_template_are_refused(
 
 
 @pytest.mark.parametrize(("role", "other"), [("system", "tool"), ("tool", "system")])
-def test_a_row_with_a_role_that_the_template_leaves_out_is_refused(role: str, other: str) -> None:
+def test_a_row_with_a_role_that_the_template_leaves_out_is_refused(role, other):
     chat = Chat(byte_tokenizer(), ZEPHYR if role == "tool" else ZEPHYR.replace("'system'", "'tool'"))
     assert "more" in chat.render(with_role(other))
     refused, kept, plain = chat.render_all([with_role(role), with_role(role, " "), talk("a", "b")])
@@ -193,7 +179,7 @@ def test_a_row_with_a_role_that_the_template_leaves_out_is_refused(role: str, ot
     assert plain == "<|user|>a<|im_end|><|assistant|>b<|im_end|>"
 
 
-def test_columns_of_a_tokenized_row(chat: Chat) -> None:
+def test_columns_of_a_tokenized_row(chat):
     rows = [Row(f"x:{i}", i, pair(f"Q{i % 2}", f"yes {i}", "no", margin=i, loss_weight=0.5)) for i in range(3)]
     done = tokenize_rows(rows, SourceConfig(), chat, TokenizeSettings(target_margin=True))
     columns = {name: values.tolist() for name, values in done.columns.items()}
@@ -205,7 +191,7 @@ def test_columns_of_a_tokenized_row(chat: Chat) -> None:
     assert len(hashes) == 5, "row 0 and 2 share their rejected conversation"
 
 
-def test_prompt_length_counts_the_shared_turns_up_to_the_response(chat: Chat) -> None:
+def test_prompt_length_counts_the_shared_turns_up_to_the_response(chat):
     row = Pair(talk("Hi", "Hello", "Go", "xz"), talk("Hi", "Hello", "Go", "xy"))
     ids = chat.ids(row.chosen)
     assert chat.tokenizer.decode(ids[chat.prompt_length(row, ids) :]) == "xz<|im_end|>\n"
