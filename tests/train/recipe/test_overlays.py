@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from messages import message_of
 from paths import ROOT
 
 from train.recipe.overlays import overlay_names
@@ -23,18 +24,15 @@ def given(overlay: str, pairs: Path) -> list[str]:
     return [f"overlay={overlay}", *(f"data.sources.{name}.path={pairs}" for name in PATHS[overlay])]
 
 
-def test_these_overlays_are_shipped():
-    assert overlay_names() == sorted(PATHS)
-
-
 @pytest.mark.parametrize("overlay", PATHS)
 @pytest.mark.parametrize("base", recipe_names())
 def test_a_shipped_overlay_makes_the_papers_final_setting_of_any_base(base: str, overlay: str, pairs: Path):
+    assert overlay_names() == sorted(PATHS)
     recipe, alone = load_recipe([f"recipe={base}", *given(overlay, pairs)]), load_recipe([f"recipe={base}"])
     assert recipe.name == f"{base}-{overlay}"
-    sources = {name: source for name, source in recipe.data.sources.items() if source is not None}
+    sources = {name: source.flip for name, source in recipe.data.sources.items() if source is not None}
     assert list(sources) == PATHS[overlay]
-    assert [source.flip for source in sources.values()] == [name == "discarded" for name in PATHS[overlay]]
+    assert sources == {name: name == "discarded" for name in PATHS[overlay]}
     training, optimizer = recipe.training, recipe.optimizer
     assert (training.pairs_per_step, training.epochs, training.max_steps) == (10_240, 1, None)
     assert (optimizer.learning_rate, optimizer.schedule, optimizer.warmup_ratio) == (3e-6, "constant", 0)
@@ -69,27 +67,20 @@ def test_overlays_merge_in_order_below_the_command_line_and_name_the_run(tmp_pat
     assert load_recipe(["recipe=tiny", both]).name == "mine"
 
 
-def test_the_written_recipe_needs_no_overlay(tmp_path: Path, pairs: Path):
-    recipe = load_recipe(["recipe=tiny", *given("synpref-40m", pairs)])
-    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
-    assert asdict(load_recipe([f"recipe={tmp_path / 'recipe.yaml'}"])) == asdict(recipe)
-
-
-def test_no_key_of_a_recipe_is_called_overlay(tmp_path: Path):
-    (tmp_path / "mine.yaml").write_text("overlay: synpref-26m\n")
-    with pytest.raises(RecipeError, match="unknown key overlay"):
-        load_recipe([f"recipe={tmp_path / 'mine.yaml'}"])
+def test_the_written_recipe_needs_no_overlay_and_has_no_such_key(tmp_path: Path, pairs: Path):
+    recipe, file = load_recipe(["recipe=tiny", *given("synpref-40m", pairs)]), tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(recipe))
+    assert asdict(load_recipe([f"recipe={file}"])) == asdict(recipe)
+    file.write_text("overlay: synpref-26m\n")
+    assert "unknown key overlay" in message_of(RecipeError, load_recipe, [f"recipe={file}"])
 
 
 def test_all_missing_paths_are_named_at_once(pairs: Path):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(["recipe=tiny", "overlay=synpref-40m"])
-    message = str(caught.value)
-    assert message.startswith("overlay=synpref-40m: ")
-    assert "data.sources.synpref.path=FILE data.sources.discarded.path=FILE" in message
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(["recipe=tiny", "overlay=synpref-40m", f"data.sources.synpref.path={pairs}"])
-    assert "give data.sources.discarded.path=FILE (" in str(caught.value)
+    told = message_of(RecipeError, load_recipe, ["recipe=tiny", "overlay=synpref-40m"])
+    assert told.startswith("overlay=synpref-40m: ")
+    assert "data.sources.synpref.path=FILE data.sources.discarded.path=FILE" in told
+    one = ["recipe=tiny", "overlay=synpref-40m", f"data.sources.synpref.path={pairs}"]
+    assert "give data.sources.discarded.path=FILE (" in message_of(RecipeError, load_recipe, one)
 
 
 def test_a_hub_dataset_or_a_file_of_sources_is_as_good_as_a_path(tmp_path: Path, pairs: Path):
@@ -99,22 +90,17 @@ def test_a_hub_dataset_or_a_file_of_sources_is_as_good_as_a_path(tmp_path: Path,
     mine = load_recipe(["recipe=tiny", "overlay=synpref-26m", f"data.sources={tmp_path / 'sources.yaml'}"])
     assert list(mine.data.sources) == ["mine"]
     one = ["recipe=tiny", "overlay=synpref-40m", f"data.sources.synpref.path={pairs}", "data.sources.discarded=null"]
-    assert load_recipe(one).training.pairs_per_step == 10_240
+    no_pairs = load_recipe(["recipe=qwen3-8b", "overlay=synpref-26m"], with_data=False)  # of a command that reads none
+    assert load_recipe(one).training.pairs_per_step == no_pairs.training.pairs_per_step == 10_240
 
 
-def test_a_command_that_reads_no_pairs_needs_no_paths():
-    recipe = load_recipe(["recipe=qwen3-8b", "overlay=synpref-26m"], with_data=False)
-    assert recipe.training.pairs_per_step == 10_240
+NO_OVERLAY = "overlay=synpref-62m: no such overlay (did you mean synpref-26m?); there are synpref-26m"
 
 
 @pytest.mark.parametrize(
     ("overlay", "content", "expected"),
     [
-        (
-            "synpref-62m",
-            None,
-            "overlay=synpref-62m: no such overlay (did you mean synpref-26m?); there are synpref-26m",
-        ),
+        ("synpref-62m", None, NO_OVERLAY),
         ("", None, "overlay=: no such overlay; there are"),
         ("synpref-26m,nowhere.yaml", None, "overlay=nowhere.yaml: no such overlay"),
         ("FILE", "optimizer: {learning_rte: 1}\n", "unknown key optimizer.learning_rte (did you mean"),
@@ -127,10 +113,7 @@ def test_a_command_that_reads_no_pairs_needs_no_paths():
     ],
 )
 def test_a_mistake_is_answered_with_one_line(overlay: str, content: str | None, expected: str, tmp_path: Path):
-    file = tmp_path / "mine.yaml"
     if content is not None:
-        file.write_text(content)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(["recipe=tiny", f"overlay={overlay.replace('FILE', str(file))}"])
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
+        (tmp_path / "mine.yaml").write_text(content)
+    given = overlay.replace("FILE", str(tmp_path / "mine.yaml"))
+    assert expected in message_of(RecipeError, load_recipe, ["recipe=tiny", f"overlay={given}"])

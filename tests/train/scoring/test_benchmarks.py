@@ -4,19 +4,16 @@ import json
 import math
 import re
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import torch
+from benchmark_files import REAL, SHARED, WRITERS, write_best_of_n, write_comparisons
+from handmade_rows import read_jsonl, write_jsonl
+from messages import error_line
 from paths import ROOT
 from running import environment, launcher
 from tiny_models import CONFIGS, PAD, tiny_model
-
-sys.path.append(str(ROOT / "tests" / "data"))
-
-from benchmark_files import REAL, SHARED, WRITERS, write_best_of_n, write_comparisons
 
 from data.benchmarks.registry import BENCHMARKS, PUBLIC
 from data.benchmarks.scores import run_benchmark
@@ -47,12 +44,18 @@ def start(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+@pytest.fixture
+def command(export, tmp_path):
+    """The command on a file of comparisons, with the directory of its output."""
+    return [f"model={export}", "benchmark=comparisons", f"path={tmp_path / 'mine.jsonl'}", f"output={tmp_path / 'out'}"]
+
+
 def result(directory, name):
     return json.loads((directory / f"{name}.json").read_text())
 
 
 def items(directory, name):
-    return [json.loads(line) for line in (directory / f"{name}.items.jsonl").read_text().splitlines()]
+    return read_jsonl(directory / f"{name}.items.jsonl")
 
 
 def test_every_public_benchmark_end_to_end(export, tmp_path, capsys):
@@ -84,19 +87,17 @@ def test_every_public_benchmark_end_to_end(export, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("*partial*"))
 
 
-def test_restart_goes_on(export, tmp_path, monkeypatch):
+def test_restart_goes_on(command, tmp_path, monkeypatch):
     import train.scoring.one_benchmark as module
 
     monkeypatch.setattr(module, "CHUNK", 4)
-    path = write_comparisons(tmp_path / "mine.jsonl", 11)
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    write_comparisons(tmp_path / "mine.jsonl", 11)
+    out = tmp_path / "out"
     assert start(*command) == 0
-    whole, lines = result(tmp_path / "out", "comparisons"), items(tmp_path / "out", "comparisons")
+    whole, lines = result(out, "comparisons"), items(out, "comparisons")
     assert start(*command, "overwrite=true") == 0
-    assert items(tmp_path / "out", "comparisons") == lines
-
-    calls = []
-    real = module.score_items
+    assert items(out, "comparisons") == lines
+    calls, real = [], module.score_items
 
     def dies_in_the_second_chunk(scorer, chunk):
         calls.append([item.id for item in chunk])
@@ -107,23 +108,21 @@ def test_restart_goes_on(export, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "score_items", dies_in_the_second_chunk)
     with pytest.raises(KeyboardInterrupt):
         start(*command, "overwrite=true")
-    assert not (tmp_path / "out" / "comparisons.json").exists(), "an unfinished run has no result"
-    with open(tmp_path / "out" / "comparisons.items.jsonl", "a") as file:
+    assert not (out / "comparisons.json").exists(), "an unfinished run has no result"
+    with open(out / "comparisons.items.jsonl", "a") as file:
         file.write('{"half a li')
     assert start(*command) == 0
-    assert [name for call in calls[2:] for name in call] == [line["id"] for line in lines[4:]], (
-        "finished items were not scored again"
-    )
-    again = result(tmp_path / "out", "comparisons")
+    scored = [name for call in calls[2:] for name in call]
+    assert scored == [line["id"] for line in lines[4:]], "finished items were not scored again"
+    again = result(out, "comparisons")
     assert again.pop("resumed_after") == 4
     assert whole.pop("resumed_after") == 0
     assert again | {"seconds": 0} == whole | {"seconds": 0}
-    assert items(tmp_path / "out", "comparisons") == lines
+    assert items(out, "comparisons") == lines
 
 
-def test_rewards_of_something_else_are_not_continued(export, tmp_path, capsys):
+def test_rewards_of_something_else_are_not_continued(command, tmp_path, capsys):
     path = write_comparisons(tmp_path / "mine.jsonl", 6)
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
     assert start(*command) == 0
     assert start(*command, "limit=3") == 2
     assert "another model, version, sample or data" in capsys.readouterr().err
@@ -132,12 +131,11 @@ def test_rewards_of_something_else_are_not_continued(export, tmp_path, capsys):
     assert start(*command) == 2
 
 
-def test_sample_is_drawn_by_seed_and_named(export, tmp_path):
-    path = write_comparisons(tmp_path / "mine.jsonl", 30)
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}"]
+def test_sample_is_drawn_by_seed_and_named(command, tmp_path):
+    write_comparisons(tmp_path / "mine.jsonl", 30)
     names = {}
     for label, extra in (("a", []), ("again", []), ("more", ["limit=20"]), ("other", ["seed=1"])):
-        assert start(*command, "limit=10", *extra, f"output={tmp_path / label}") == 0
+        assert start(*command[:3], "limit=10", *extra, f"output={tmp_path / label}") == 0
         names[label] = [line["id"] for line in items(tmp_path / label, "comparisons")]
     assert names["a"] == names["again"] != names["other"]
     assert len(names["a"]) == 10
@@ -147,11 +145,9 @@ def test_sample_is_drawn_by_seed_and_named(export, tmp_path):
     assert not found["complete"]
 
 
-def test_what_is_too_long_is_left_out_and_counted(export, tmp_path):
+def test_what_is_too_long_is_left_out_and_counted(command, tmp_path):
     rows = [{"prompt": "Q", "responses": ["a", "b" * n], "best": 0} for n in (1, 400, 2)]
-    path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
     assert start(*command, "max_length=200") == 0
     found = result(tmp_path / "out", "comparisons")
     assert found["counts"]["items"] == 2
@@ -176,52 +172,43 @@ def test_best_of_n_curve(export, tmp_path, capsys):
     assert "\n4  0.636 " in out, "log 4 - 3/4"
 
 
-def test_compare(export, tmp_path, capsys):
-    path = write_comparisons(tmp_path / "mine.jsonl", 60)
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}"]
-    assert start(*command, f"output={tmp_path / 'a'}") == 0
-    assert start(*command, f"output={tmp_path / 'b'}") == 0
-    rows = items(tmp_path / "b", "comparisons")
-    for row in rows:
-        row["measures"] = {"accuracy": 1.0, "pairs": 1.0}
-    (tmp_path / "b" / "comparisons.items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-2]))
+def test_compare(command, tmp_path, capsys):
+    write_comparisons(tmp_path / "mine.jsonl", 60)
+    for name in "ab":
+        assert start(*command[:3], f"output={tmp_path / name}") == 0
+    rows = [row | {"measures": {"accuracy": 1.0, "pairs": 1.0}} for row in items(tmp_path / "b", "comparisons")]
+    write_jsonl(tmp_path / "b" / "comparisons.items.jsonl", rows[:-2])
     capsys.readouterr()
     places = f"results={tmp_path / 'a'},{tmp_path / 'a'},{tmp_path / 'b' / 'comparisons.json'}"
     assert start("benchmark=compare", places, f"output={tmp_path / 'compared'}") == 0
     out = capsys.readouterr().out
     same, better = [line for line in out.splitlines() if line.startswith(str(tmp_path))][1:]
-    assert " +0 " in same
-    assert "1.0000" in same
-    assert "0 / 0" in same
+    assert [part for part in (" +0 ", "1.0000", "0 / 0") if part not in same] == []
     assert " 100.00 " in better
     assert "0.0010" in better, "2 / 2001"
     assert "compared on the 58 items that all results have, of up to 60" in out
     assert "paired bootstrap" in (tmp_path / "compared" / "tables.md").read_text()
 
 
-def test_a_users_file_as_the_scoring_command_reads_it(export, tmp_path, capsys):
+def test_a_users_file_as_the_scoring_command_reads_it(export, command, tmp_path, capsys):
     """Rewards of each response equal those of train/score.py; what cannot be scored is told, and costs only itself."""
     rows = [{"prompt": f"Is {i} prime?", "responses": ["Yes.", "No.", "Yes."], "best": i % 2} for i in range(6)]
     rows[1] |= {"responses": ["Yes.", "", "No, it is not."], "best": 2}
     rows[2] |= {"best": [0, 1, 2]}
     rows[3] |= {"prompt": [{"role": "user", "content": "Hi"}, {"role": "function", "content": "42"}]}
     rows[4] |= {"system": "Be kind."}
-    path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{no json\n")
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    path = write_jsonl(tmp_path / "mine.jsonl", [*rows, "{no json"])
     assert start(*command, "on_bad_row=error") == 2
     assert f"error: {path}:4: prompt[1] has role 'function'" in capsys.readouterr().err
     assert start(*command) == 0
     said = capsys.readouterr().out
-    scored = score_file(ScoreConfig(str(export), str(path), str(tmp_path / "scored.jsonl")))
-    expected = [json.loads(line) for line in scored.read_text().splitlines()]
+    expected = read_jsonl(score_file(ScoreConfig(str(export), str(path), str(tmp_path / "scored.jsonl"))))
     found = {row["id"]: row for row in items(tmp_path / "out", "comparisons")}
     for number in (0, 1, 2, 4, 5):
-        ours = found[f"mine.jsonl:{number + 1}"]
-        pairs = zip(ours["rewards"][0], expected[number]["rewards"], strict=True)
+        ours = found[f"mine.jsonl:{number + 1}"]["rewards"][0]
+        pairs = zip(ours, expected[number]["rewards"], strict=True)
         assert all(a is b is None or a == pytest.approx(b, abs=1e-5) for a, b in pairs)
-        if number != 1:
-            assert ours["rewards"][0][0] == ours["rewards"][0][2], "equal responses"
+        assert number == 1 or ours[0] == ours[2], "equal responses"
     assert found["mine.jsonl:2"]["errors"] == ["responses[1] is blank"]
     assert found["mine.jsonl:2"]["rewards"][0][1] is None
     whole = result(tmp_path / "out", "comparisons")
@@ -234,11 +221,9 @@ def test_a_users_file_as_the_scoring_command_reads_it(export, tmp_path, capsys):
     assert whole["scores"]["score"]["value"] == pytest.approx(sum(right) / 4)
 
 
-def test_a_file_of_pairs_is_evaluated_as_held_out_pairs_are(export, tmp_path, capsys):
+def test_a_file_of_pairs_is_evaluated_as_held_out_pairs_are(command, tmp_path, capsys):
     rows = [{"prompt": f"Is {i} prime?", "chosen": "Yes." * (1 + i % 4), "rejected": "No."} for i in range(20)]
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [f"model={export}", "benchmark=comparisons", f"path={path}", f"output={tmp_path / 'out'}"]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
     assert start(*command) == 0
     rewards = np.array([row["rewards"][0] for row in items(tmp_path / "out", "comparisons")])
     margin = rewards[:, 0] - rewards[:, 1]
@@ -256,11 +241,10 @@ def test_a_file_of_pairs_is_evaluated_as_held_out_pairs_are(export, tmp_path, ca
 
 def test_tables_say_where_the_rest_is(export, tmp_path, capsys):
     rows = [{"prompt": f"{i}?", "responses": ["a", "b"], "best": 0, "subset": f"s|{i:02}"} for i in range(12)]
-    path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = [f"path.{name}={WRITERS[name](tmp_path / name, 2)}" for name in ("rm_bench", "rmb", "rewardbench")]
+    given = [f"path.comparisons={write_jsonl(tmp_path / 'mine.jsonl', rows)}"]
+    given += [f"path.{name}={WRITERS[name](tmp_path / name, 2)}" for name in ("rm_bench", "rmb", "rewardbench")]
     names = "benchmark=comparisons,rm_bench,rmb,rewardbench"
-    assert start(f"model={export}", names, f"path.comparisons={path}", *given, f"output={tmp_path / 'out'}") == 0
+    assert start(f"model={export}", names, *given, f"output={tmp_path / 'out'}") == 0
     out = capsys.readouterr().out
     assert "  6 more scores (subset/s|06 to subset/s|11) are in comparisons.json" in out
     assert re.search(r"\nmodel +score +easy +normal +hard +chat +code +math +safety\n", out)
@@ -273,46 +257,31 @@ def test_tables_say_where_the_rest_is(export, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=x", "benchmrk=rmb"], "did you mean benchmark"),
-        (["model=x", "benchmark=rm-bench"], "did you mean rm_bench"),
-        (["benchmark=rmb"], "missing model="),
-        (["model=x"], "missing benchmark="),
-        (["model=x", "benchmark=rmb,judgebench", "path=/tmp"], "give path.NAME=PATH"),
-        (["model=x", "benchmark=rmb", "path.judgebench=/tmp"], "does not run judgebench"),
-        (["model=x", "benchmark=rmb", "path=/none/there"], "no such file"),
-        (["model=x", "benchmark=rmb", "limit=0"], "limit=0"),
-        (["model=x", "benchmark=rmb", "limit=x"], "limit"),
-        (["model=x", "benchmark=rmb", "on_bad_row=skip"], "on_bad_row=skip: expected drop or error"),
-        (["benchmark=compare", "results=a"], "two or more"),
-        (["benchmark=compare", "results=/none/a,/none/b"], "no result of train/benchmark.py"),
-        (["model=x", "benchmark=rmb", "results=a,b"], "is for benchmark=compare"),
-        (["model=x", "benchmark=rmb"], "is not on the hub"),
+        ("model=x benchmark=rm-bench", "did you mean rm_bench"),
+        ("benchmark=rmb", "missing model="),
+        ("model=x", "missing benchmark="),
+        ("model=x benchmark=rmb,judgebench path=/tmp", "give path.NAME=PATH"),
+        ("model=x benchmark=rmb path.judgebench=/tmp", "does not run judgebench"),
+        ("model=x benchmark=rmb limit=0", "limit=0"),
+        ("model=x benchmark=rmb limit=x", "limit"),
+        ("model=x benchmark=rmb on_bad_row=skip", "on_bad_row=skip: expected drop or error"),
+        ("benchmark=compare results=a", "two or more"),
+        ("benchmark=compare results=/none/a,/none/b", "no result of train/benchmark.py"),
+        ("model=x benchmark=rmb results=a,b", "is for benchmark=compare"),
+        ("model=x benchmark=rmb", "is not on the hub"),
     ],
 )
 def test_mistakes_get_one_line(arguments, message, capsys):
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-
-
-def test_a_mistake_is_answered_before_torch_is_imported():
-    code = "import sys, train.benchmark as b; b.main(['model=x', 'benchmark=rmx']); print('torch' in sys.modules)"
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-    assert "did you mean rmb" in done.stderr
-    assert time.monotonic() - started < 20, "a second on an idle machine"
+    assert main(arguments.split()) == 2
+    assert message in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.slow("two processes that import everything")
-def test_two_ranks_give_the_same(export, tmp_path):
-    path = write_comparisons(tmp_path / "mine.jsonl", 9)
-    arguments = [f"model={export}", "benchmark=comparisons", f"path={path}"]
-    assert start(*arguments, f"output={tmp_path / 'one'}") == 0
-    command = [*launcher("torchrun", 2), "train/benchmark.py", *arguments, f"output={tmp_path / 'two'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(tmp_path))
+def test_two_ranks_give_the_same(command, tmp_path):
+    write_comparisons(tmp_path / "mine.jsonl", 9)
+    assert start(*command[:3], f"output={tmp_path / 'one'}") == 0
+    started = [*launcher("torchrun", 2), "train/benchmark.py", *command[:3], f"output={tmp_path / 'two'}"]
+    done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True, env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = items(tmp_path / "one", "comparisons"), items(tmp_path / "two", "comparisons")
     assert [row["id"] for row in one] == [row["id"] for row in two]
@@ -324,11 +293,11 @@ def test_two_ranks_give_the_same(export, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the benchmarks' files in {SHARED}")
 def test_real_files_on_a_sample(export, tmp_path):
     given = [f"path.{name}={SHARED / folder}" for name, folder in REAL.items()]
-    arguments = [f"model={export}", f"benchmark={','.join(REAL)}", "limit=12", *given]
+    arguments = [f"model={export}", f"benchmark={','.join(REAL)}", "limit=5", *given]
     assert start(*arguments, f"output={tmp_path / 'out'}") == 0
     for name, total in (("rm_bench", "798"), ("judgebench", "350"), ("rmb", "15,470")):
         found = result(tmp_path / "out", name)
-        left_out = 12 - found["counts"]["items"]
-        assert f"a sample: 12 of {total} items (limit=12, seed=0)" in found["missing"]
+        left_out = 5 - found["counts"]["items"]
+        assert f"a sample: 5 of {total} items (limit=5, seed=0)" in found["missing"]
         assert left_out == sum(line["rewards"] is None for line in items(tmp_path / "out", name))
         assert 0 <= found["scores"]["score"]["value"] <= 1
