@@ -205,9 +205,7 @@ def _register(backend: str, attend: Attention) -> None:
     AttentionInterface.register(implementation(backend), packed_attention)
 
 
-_register("flash", _flash)
-_register("torch_varlen", _torch_varlen)
+for _backend, _attend in {"flash": _flash, "torch_varlen": _torch_varlen, "sdpa": _sdpa, "eager": _eager}.items():
+    _register(_backend, _attend)
 for _backend, (_kernels, _) in TORCH_KERNELS.items():
     _register(_backend, partial(_torch_varlen, kernels=_kernels))
-_register("sdpa", _sdpa)
-_register("eager", _eager)

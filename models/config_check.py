@@ -42,8 +42,6 @@ ACTIVATIONS = (
 DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "double")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 REFUSED_ROPE_TYPES = ("dynamic", "longrope")  # known, and not supported: models.build says why
-
-
 HEADS = whole(1, 4096)
 KEYS: dict[str, Kind] = {
     "model_type": TEXT,
@@ -120,7 +118,6 @@ ROPE_KEYS: dict[str, Kind] = {
 }
 ROPE_NEEDS = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
-
 # Of a tokenizer_config.json and a special_tokens_map.json.
 TOKENIZER_KEYS: dict[str, Kind] = {
     **{f"{name}_token": optional(SPECIAL_TOKEN) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")},
@@ -195,8 +192,6 @@ def _plain(config: Mapping[Any, Any]) -> str | None:
     for key, value in config.items():
         if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= 200:
             return f"{shown(key)}: expected the name of a setting"
-        if not _is_utf8(key):
-            return f"{shown(key)}: expected text that can be written as UTF-8"
         for part, depth in _parts(value):
             if depth > MAX_NESTING:
                 return f"{key}: values in one another {MAX_NESTING} times and more; expected a plain one"

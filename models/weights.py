@@ -3,11 +3,13 @@
 Weights in pickles are not read.
 """
 
+import contextlib
 import copy
 import fnmatch
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.config_check import read_json
 from models.errors import ModelError
@@ -77,25 +79,27 @@ def weight_files(directory: Path) -> list[Path]:
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors in a directory's safetensors, from their headers."""
-    from safetensors import SafetensorError, safe_open
-
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(directory):
-        try:
-            _check_header(path)
-            with safe_open(path, framework="pt") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
+        with _opened(path) as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return shapes
 
 
-def _check_header(path: Path) -> None:
-    """Raises: ModelError when a file names more tensors than any model has."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if MAX_HEADER < size < path.stat().st_size:  # safetensors itself says what is wrong with a larger one
-        raise ModelError(f"{path}: a header of {size:,} bytes, expected at most {MAX_HEADER:,}: too many tensors")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises: ModelError when it cannot be read, or names more tensors than any model has."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+        if MAX_HEADER < size < path.stat().st_size:  # safetensors itself says what is wrong with a larger one
+            raise ModelError(f"{path}: a header of {size:,} bytes, expected at most {MAX_HEADER:,}: too many tensors")
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
 
 
 def read_tensor(directory: Path, name: str) -> "torch.Tensor":
@@ -118,18 +122,13 @@ def find_non_finite(directory: Path, unused: tuple[str, ...] = (), share: int = 
 
     Raises: ModelError: a file cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     found, number = [], 0
     for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in sorted(name for name in file.keys() if not name.startswith(unused)):  # noqa: SIM118
-                    if number % shares == share and not is_finite(file.get_tensor(name)):
-                        found.append(name)
-                    number += 1
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from None
+        with _opened(path) as file:
+            for name in sorted(name for name in file.keys() if not name.startswith(unused)):  # noqa: SIM118
+                if number % shares == share and not is_finite(file.get_tensor(name)):
+                    found.append(name)
+                number += 1
     return found
 
 

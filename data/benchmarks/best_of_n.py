@@ -11,7 +11,7 @@ import numpy as np
 
 from data.benchmarks.custom import read_scored
 from data.benchmarks.items import Comparison, Reading, Rewards
-from data.benchmarks.readers import Fields, read_own
+from data.benchmarks.readers import read_own
 from data.benchmarks.scores import Array, Means, expected_best_of, ratio
 from data.common.errors import DataError
 
@@ -25,7 +25,7 @@ PUBLISHED: dict[str, dict[str, float]] = {}
 
 def read(path: str | None = None) -> Reading:
     """A file, or a directory of files. Raises: DataError when there is no row all of whose responses can be scored."""
-    reading = read_own(NAME, path, _item)
+    reading = read_own(NAME, path, lambda row: Comparison(row.id, "all", (read_scored(row),)))
     counts = [len(item.groups[0].responses) for item in reading.items if not item.groups[0].refused]
     if not counts:
         raise DataError(f"path.{NAME}={path}: no row whose responses can all be scored; {reading.missing[-1]}")
@@ -40,10 +40,6 @@ def read(path: str | None = None) -> Reading:
             f"the curve ends at n = {fewest}, the fewest responses of a row; {longer:,} rows have more"
         )
     return reading
-
-
-def _item(row: Fields) -> Comparison:
-    return Comparison(row.id, "all", (read_scored(row),))
 
 
 def kl_of(n: int) -> float:

@@ -15,8 +15,7 @@ from data.benchmarks.items import Candidates, Comparison, Reading, Rewards, beat
 from data.benchmarks.readers import Fields, read_own
 from data.benchmarks.scores import Array, Means
 from data.common.errors import DataError, InvalidPair
-from data.rows.conversations import read_row
-from data.rows.pairs import Message, parse_pair
+from data.rows.pairs import Message, parse_pair, read_row
 
 NAME = "comparisons"
 VERSION = "1"

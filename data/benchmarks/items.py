@@ -85,11 +85,8 @@ def draw_sample(reading: Reading, limit: int | None, seed: int) -> Sample:
 def what_is_missing(items: Sequence[Comparison], expected: Mapping[str, int], what: str) -> list[str]:
     """A line for each subset whose number of prompts is not the published one."""
     found = Counter(item.subset for item in items for _ in item.groups)
-    lines = []
-    for subset, count in expected.items():
-        if found[subset] != count:
-            lines.append(f"{subset}: {found[subset]:,} of {count:,} {what}")
-    return lines
+    missing = {subset: count for subset, count in expected.items() if found[subset] != count}
+    return [f"{subset}: {found[subset]:,} of {count:,} {what}" for subset, count in missing.items()]
 
 
 def with_unique_ids(items: Sequence[Comparison]) -> list[Comparison]:

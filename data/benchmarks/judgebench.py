@@ -25,7 +25,6 @@ SOURCES = {
 }
 CATEGORIES = ("knowledge", "reasoning", "math", "coding")
 COUNTS = {"gpt": (154, 98, 56, 42), "claude": (154, 51, 34, 31)}  # pairs, in the order of CATEGORIES
-LABELS = ("A>B", "B>A")
 PUBLISHED = skywork_v2(
     {
         "score": (67.6, 72.9, 69.3, 73.4, 65.0, 69.2, 80.0, 83.4),
@@ -62,7 +61,7 @@ def _item(row: Fields) -> Comparison:
     split = next((name for name in COUNTS if model.startswith(name)), None)
     if category is None or split is None:
         raise DataError(f"{row.address}: source {source!r} and response_model {model!r} are of no known split")
-    a_is_better = row.one_of("label", LABELS) == "A>B"
+    a_is_better = row.one_of("label", ("A>B", "B>A")) == "A>B"
     responses = (row.text("response_A"), row.text("response_B"))
     truth = (1.0, 0.0) if a_is_better else (0.0, 1.0)
     group = Candidates(row.prompt("question"), responses, truth, kinds=("A", "B"))

@@ -24,12 +24,7 @@ class Fields:
     def __init__(self, address: str, row: Any):
         if not isinstance(row, Mapping):
             raise DataError(f"{address}: the row is not an object with named fields")
-        self.address, self._row = address, row
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """The row as it is."""
-        return self._row
+        self.address, self.columns = address, row
 
     @property
     def id(self) -> str:
@@ -37,12 +32,12 @@ class Fields:
         return str(self.get("id")) if "id" in self else self.address.rpartition("/")[2]
 
     def __contains__(self, name: str) -> bool:
-        return self._row.get(name) is not None
+        return self.columns.get(name) is not None
 
     def get(self, name: str) -> Any:
         if name not in self:
-            raise DataError(f"{self.address}: no {name} among the fields {sorted(map(str, self._row))}")
-        return self._row[name]
+            raise DataError(f"{self.address}: no {name} among the fields {sorted(map(str, self.columns))}")
+        return self.columns[name]
 
     def text(self, name: str) -> str:
         """A text, which may be blank: some responses are, and the rules count them."""
@@ -159,9 +154,7 @@ def _checked(rows: Iterable[Any]) -> Iterator[Fields]:
 def data_files(name: str, path: str, split: str) -> list[Path]:
     """The data files of a downloaded hub dataset: a file, or those in a directory whose names begin with the split.
 
-    All files of the directory where none begins with it.
-
-    Raises: DataError: there are none.
+    All files of the directory where none begins with it. Raises: DataError when there are none.
     """
     root = existing(name, path)
     if root.is_file():

@@ -13,14 +13,7 @@ from data.benchmarks import (
 )
 from data.benchmarks.scores import Benchmark
 
-PUBLIC: tuple[Benchmark, ...] = (
-    rewardbench,
-    rewardbench2,
-    ppe_preference,
-    ppe_correctness,
-    rmb,
-    rm_bench,
-    judgebench,
-)  # in the order of the Skywork-Reward-V2 paper
+# In the order of the Skywork-Reward-V2 paper.
+PUBLIC: tuple[Benchmark, ...] = (rewardbench, rewardbench2, ppe_preference, ppe_correctness, rmb, rm_bench, judgebench)
 OWN: tuple[Benchmark, ...] = (custom, best_of_n)  # of files that the user brings
 BENCHMARKS: dict[str, Benchmark] = {benchmark.NAME: benchmark for benchmark in (*PUBLIC, *OWN)}

@@ -42,13 +42,7 @@ SECTIONS = {  # the weights of subsets within their section
 }
 COUNTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()} | {"math-prm": 447}  # pairs
 PUBLISHED = skywork_v2({"score": (85.2, 90.3, 93.4, 93.7, 89.9, 93.0, 96.4, 97.8)}) | {
-    "Skywork-Reward-Gemma-2-27B-v0.2": {
-        "score": 94.3,
-        "chat": 96.1,
-        "chat-hard": 89.9,
-        "safety": 93.0,
-        "reasoning": 98.1,
-    }
+    "Skywork-Reward-Gemma-2-27B-v0.2": dict(zip(("score", *SECTIONS), (94.3, 96.1, 89.9, 93.0, 98.1), strict=True))
 }
 
 

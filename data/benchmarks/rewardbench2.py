@@ -84,11 +84,10 @@ def measure(item: Comparison, rewards: Rewards) -> dict[str, float]:
 
 
 def _measure_ties(item: Comparison, rewards: Rewards) -> dict[str, float]:
-    nan = math.nan
     of = {group.kinds[0]: _margins(group, values) for group, values in zip(item.groups, rewards, strict=True)}
-    found = {f"ties/{kind}-accuracy": float(of[kind][1] > 0) if kind in of else nan for kind in ("tied", "ref")}
+    found = {f"ties/{kind}-accuracy": float(of[kind][1] > 0) if kind in of else math.nan for kind in ("tied", "ref")}
     if len(of) < 2:  # the other three compare both kinds
-        return found | dict.fromkeys(("ties/preferred", "ties/preferred-hard", "ties/margin"), nan)
+        return found | dict.fromkeys(("ties/preferred", "ties/preferred-hard", "ties/margin"), math.nan)
     spread, tied = of["tied"]
     hard = min(of["ref"][1], tied)
     sign = float(hard > 0) - float(hard < 0)  # tanh of plus or minus infinity; 0 / 0 counts 0

@@ -98,9 +98,6 @@ def mean_of(parts: Sequence[Array], counts: Sequence[float] | None = None) -> Ar
     return ratio((np.where(there, stacked, 0.0) * weights).sum(axis=0), weights.sum(axis=0))
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
-
-
 def aggregate(benchmark: Benchmark, items: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, float]:
     """All scores of a benchmark, `score` first; NaN for those whose items are not there."""
     measures = [benchmark.measure(item, level(item, r)) for item, r in zip(items, rewards, strict=True)]

@@ -101,9 +101,8 @@ class Child:
 
     def _fork(self) -> tuple[Connection, int]:
         ours, theirs = Pipe()
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals()
-        )  # no handler of ours runs in the child
+        # No handler of ours runs in the child.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             with warnings.catch_warnings():
                 # Python 3.12 warns that other threads may hold locks; the child uses only locks that a fork resets.

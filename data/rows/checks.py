@@ -175,9 +175,6 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-# --- values in error messages ---------------------------------------------------------------------------------------
-
-
 def describe(value: Any) -> str:
     """A value for an error message: its type and at most 60 characters of it."""
     if value is None:

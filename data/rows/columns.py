@@ -32,8 +32,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_CONTEXT = _names(
-    """
+_CONTEXT = _names("""
     prompt prompts instruction instructions input inputs query question questions request
     user_prompt user_message user_input user_query
     system system_prompt system_message system_instruction sys sys_prompt systemprompt persona
@@ -46,22 +45,17 @@ _CONTEXT = _names(
     retrieved_context retrieved_contexts retrieved_documents retrieved_docs retrieved_passages
     source_document source_documents source_text search_results
     thinking reasoning_content tool_calls function_call
-    """
-)
-_MEDIA = _names(
-    """
+""")
+_MEDIA = _names("""
     image images img imgs image_url image_urls image_path image_paths picture pictures pixel_values
     video videos video_url video_urls video_path video_paths
     audio audios audio_url audio_urls audio_path audio_paths
     media attachment attachments objects
-    """
-)
-_TOOLS = _names(
-    """
+""")
+_TOOLS = _names("""
     tools tool functions function tool_definitions function_definitions tool_schema tool_schemas
     function_schema function_schemas tool_list available_tools available_functions
-    """
-)
+""")
 _WEIGHTS = _names("weight sample_weight example_weight instance_weight pair_weight loss_weights")
 _SETTINGS = _names("chat_template_kwargs")
 _REMEDIES = (
@@ -78,19 +72,14 @@ _FILLERS = _names("text texts msg string str json list content previous prior pa
 _STORED = _names("path file files url base b bytes data")  # how a picture is stored; names here have no digits
 
 # Keys of messages in published sets that hold no context for a model.
-_HARMLESS = _names(
-    """
+_HARMLESS = _names("""
     id idx index uuid turn turn_id turn_index turn_identifier message_id msg_id parent parent_id user_id
     timestamp time date created created_at created_date updated_at
     model model_name source dataset provider lang language country state hashed_ip header toxic redacted
     score scores rating ratings rank reward label labels
     tokens num_tokens token_count length finish_reason stop_reason logprobs usage temperature top_p
-    """
-)
+""")
 _MASKS = _names("weight loss_weight train training trainable loss")  # 1 and true: the turn counts in full
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
 
 
 def without(row: Any, ignored: Collection[str]) -> Any:
@@ -176,7 +165,7 @@ def _is_in(value: Any, conversations: Iterable[Any]) -> bool:
     """
     said = [_said(messages) for messages in conversations]
     texts = [str(value)] if isinstance(value, int | float) else [text.strip() for text in _texts(value)]
-    if _are_messages(value):
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
         return any(all(_is_said(text, one) for text in texts) for one in said)
     return bool(texts) and all(_is_said(text, one) for one in said for text in texts)
 
@@ -190,11 +179,6 @@ def _said(messages: Any) -> set[str]:
 
 def _is_said(text: str, said: Collection[str]) -> bool:
     return text in said or (len(text) >= LONG_TEXT and any(text in message for message in said))
-
-
-def _are_messages(value: Any) -> bool:
-    """Whether it is a list of turns, in any layout."""
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
 
 
 def _texts(value: Any) -> Iterator[str]:

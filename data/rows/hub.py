@@ -44,10 +44,7 @@ def load_hub(key: str, dataset: str, name: str | None, split: str, revision: str
 
 
 def hub_rows(dataset: Any, not_text: dict[str, Any]) -> Iterator[Any]:
-    """The rows of a split, an `InvalidPair` in place of those that cannot become Python values.
-
-    Args: dataset, not_text: see `load_hub`.
-    """
+    """The rows of a split (see `load_hub`), an `InvalidPair` in place of those that cannot become Python values."""
     number = 0
     try:
         for row in dataset:

@@ -6,9 +6,9 @@ columns.py knows which other columns and keys may be there. Rows are rejected la
 (data/tokens/pair_store.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from data.common.errors import InvalidPair
 from data.rows.checks import (
@@ -33,6 +33,7 @@ from data.rows.checks import Message as Message
 from data.rows.columns import READ, is_empty
 
 FORMATS = ("messages", "prompt", "hh", "sharegpt")
+T = TypeVar("T")
 # The spellings of `from` in ShareGPT-style files.
 ROLE_ALIASES = {
     "human": "user",
@@ -124,7 +125,8 @@ def detect_format(row: Mapping[str, Any]) -> str:
     if isinstance(chosen, str) and HH_TURN.match(chosen):
         return "hh"
     if is_list(chosen):
-        return "sharegpt" if _is_list_of(chosen, "from") else "messages"
+        turns_with_from = all(isinstance(turn, Mapping) and "from" in turn for turn in chosen)
+        return "sharegpt" if turns_with_from and len(chosen) else "messages"
     raise InvalidPair(
         "unknown format",
         f"chosen is {describe(chosen)} and there is no prompt field; expected message lists, prompt + responses, "
@@ -246,20 +248,8 @@ def plain_messages(messages: Any, field: str) -> Any:
     return plain
 
 
-def with_row_context(row: Mapping[str, Any], messages: Any, read: Sequence[str]) -> Any:
-    """One conversation of a row, opened by the system message that LLaMA-Factory keeps in a column of its own.
-
-    Args: read: the columns that it was read from.
-
-    Raises:
-        InvalidPair: a column carries context that is in no message: definitions of tools, images, earlier turns, ...
-    """
-    messages = _with_system(row, messages)
-    check_columns(row, [messages], read)
-    return messages
-
-
 def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
+    """A conversation opened by the system message that LLaMA-Factory keeps in a column of its own."""
     system = row.get("system")
     if is_empty(system) or not is_list(messages):
         return messages
@@ -279,5 +269,56 @@ def _first_user(messages: list[Message]) -> str:
     return next(m["content"] for m in messages if m["role"] == "user")
 
 
-def _is_list_of(value: Any, key: str) -> bool:
-    return all(isinstance(item, Mapping) and key in item for item in value) and len(value) > 0
+# --- rows to be scored ----------------------------------------------------------------------------------------------
+
+
+def read_row(row: Any) -> tuple[str, list[list[Message] | InvalidPair]]:
+    """A row to be scored, or a user's own comparison -> (kind of the row, its conversations), checked as in training.
+
+    The kinds are `messages` (one conversation), `pair` (any format of training) and `responses` (with their prompt), of
+    which those that cannot be scored have their `InvalidPair` in their place. In a row with several of these, responses
+    come before a pair and a pair before messages; the others must hold no other text.
+
+    Raises: InvalidPair: the row cannot be scored, or none of its responses can.
+    """
+    if not isinstance(row, Mapping):
+        raise InvalidPair("not an object", "the row is not an object with named fields")
+    if row.get("responses") is not None:
+        if not is_list(row["responses"]) or not row["responses"]:
+            raise InvalidPair("no response", "responses is not a list with at least one response")
+        prompt = read_prompt(row.get("prompt"))
+        check_not_repeated(row.get("prompt"), row["responses"])
+        found = [_response(row, prompt, response, f"responses[{i}]") for i, response in enumerate(row["responses"])]
+        first_usable(found)
+        return "responses", found
+    if row.get("chosen") is not None or row.get("rejected") is not None:
+        return "pair", list(read_conversations(row))
+    if row.get("messages") is not None:
+        messages = plain_messages(row["messages"], "messages")
+        return "messages", [_conversation(row, messages, "messages", ["messages"])]
+    names = sorted(map(str, row))
+    raise InvalidPair("missing field", f"neither messages nor chosen/rejected nor prompt/responses among {names}")
+
+
+def first_usable(found: Sequence[T | InvalidPair]) -> T:
+    """Raises: InvalidPair, the first there is, when nothing else is there."""
+    for one in found:
+        if not isinstance(one, InvalidPair):
+            return one
+    problem = found[0]
+    assert isinstance(problem, InvalidPair)
+    raise problem
+
+
+def _response(row: Mapping[str, Any], prompt: list[Message], response: Any, field: str) -> list[Message] | InvalidPair:
+    try:
+        return _conversation(row, join_response(prompt, response, field), field, ["prompt", "responses"])
+    except InvalidPair as problem:
+        return problem
+
+
+def _conversation(row: Mapping[str, Any], messages: Any, field: str, read: Collection[str]) -> list[Message]:
+    """A checked conversation of a row. Args: read: the columns that it was read from."""
+    messages = _with_system(row, messages)
+    check_columns(row, [messages], read)
+    return check_conversation(messages, field)

@@ -68,17 +68,13 @@ class Row:
 
 def check_source(key: str, config: SourceConfig) -> None:
     """Raises: DataError when the settings of a source contradict each other; the sentence names the key."""
-    given = [k for k in ("path", "dataset", "builtin") if getattr(config, k) is not None]
+    given = [k for k in ("path", "dataset", "builtin") if vars(config)[k] is not None]
     if len(given) != 1:
         said = f"has {' and '.join(given)}" if given else "has none"
         raise DataError(f"{key}: give exactly one of path, dataset and builtin (it {said})")
     if config.dataset is None:
-        for name, value, default in (
-            ("name", config.name, None),
-            ("revision", config.revision, None),
-            ("split", config.split, "train"),
-        ):
-            if value != default:
+        for name, default in (("name", None), ("revision", None), ("split", "train")):
+            if (value := vars(config)[name]) != default:
                 raise DataError(f"{key}.{name}={value}: is for hub datasets, and this source has a {given[0]}")
     if config.format is not None and config.format not in FORMATS:
         raise DataError(f"{key}.format={config.format!r}: expected one of {list(FORMATS)}")
@@ -88,10 +84,8 @@ def check_source(key: str, config: SourceConfig) -> None:
         raise DataError(f"{key}.weight={config.weight}: expected 0 (held out only) or more, at most 1000")
     if not 0 < config.fraction <= 1:
         raise DataError(f"{key}.fraction={config.fraction}: expected above 0 and at most 1")
-    for low, high, what in (
-        (config.min_tokens, config.max_tokens, "tokens"),
-        (config.min_margin, config.max_margin, "margin"),
-    ):
+    for what in ("tokens", "margin"):
+        low, high = vars(config)[f"min_{what}"], vars(config)[f"max_{what}"]
         if low is not None and high is not None and low > high:
             raise DataError(f"{key}.min_{what}={low} is more than {key}.max_{what}={high}: no pair is left")
         if any(bound is not None and not abs(bound) < math.inf for bound in (low, high)):

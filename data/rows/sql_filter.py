@@ -22,7 +22,6 @@ import difflib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -34,14 +33,6 @@ from data.rows.sql_validate import TABLE, Failed, columns_of, holds, lower, refu
 CHUNK = 2048  # rows that are with DuckDB at a time
 NARROWING_SECONDS = 60.0  # spent on finding the row that takes too much memory
 MAX_NAMES = 1000  # column names that are kept for an error message
-
-
-@dataclass
-class _Column:
-    """A column that the condition names, and the kinds of its values over all rows."""
-
-    name: str  # as the rows spell it
-    kinds: set[str] = field(default_factory=set)
 
 
 def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> Iterator[np.ndarray]:
@@ -63,8 +54,8 @@ def matching_rows(key: str, where: str, rows: Callable[[], Iterable[Row]]) -> It
         return
     for name in named:
         if lower(name) not in columns:
-            _unknown_column(key, where, name, [column.name for column in columns.values()] + others)
-    types = {column.name: _arrow_type(column.kinds) for column in columns.values()}
+            _unknown_column(key, where, name, [own for own, _ in columns.values()] + others)
+    types = {own: _arrow_type(kinds) for own, kinds in columns.values()}
     condition = _Condition(key, where, types)
     condition.check_type()
     for chunk in chunked(rows(), CHUNK):
@@ -92,11 +83,9 @@ class _Condition:
         if kind not in ("BOOLEAN", '"NULL"'):
             refuse(self.key, self.where, f"it is {kind}, expected a condition, e.g. column > 0 or column = 'x'")
 
-    def holds(self, rows: list[Row]) -> np.ndarray:
+    def holds(self, rows: list[Row], table: Any = None, deadline: float | None = None) -> np.ndarray:
         """(rows,) bool. Raises: DataError naming the first row on which the condition fails."""
-        return self._holds(rows, self._table(rows), None)
-
-    def _holds(self, rows: list[Row], table: Any, deadline: float | None) -> np.ndarray:
+        table = self._table(rows) if table is None else table
         try:
             return holds(self.query, table)
         except Failed as error:
@@ -106,8 +95,8 @@ class _Condition:
                 self._refuse(rows, error)
         # Memory that all rows need together is no fault of any: halves may pass. One row that fails is found so, too.
         middle = len(rows) // 2
-        first = self._holds(rows[:middle], table.slice(0, middle), deadline)
-        return np.concatenate([first, self._holds(rows[middle:], table.slice(middle), deadline)])
+        first = self.holds(rows[:middle], table.slice(0, middle), deadline)
+        return np.concatenate([first, self.holds(rows[middle:], table.slice(middle), deadline)])
 
     def _refuse(self, rows: list[Row], error: Failed) -> NoReturn:
         if error.limit is None:
@@ -126,15 +115,15 @@ class _Condition:
         return pa.Table.from_arrays(arrays, names=list(self.types) or [TABLE])
 
 
-# --- columns --------------------------------------------------------------------------------------------------------
-
-
 def _find_columns(
     key: str, where: str, names: list[str], rows: Iterable[Row]
-) -> tuple[dict[str, _Column], list[str], bool]:
-    """The columns that are named, by lower-cased name; names of other columns; whether there is any row to match."""
+) -> tuple[dict[str, tuple[str, set[str]]], list[str], bool]:
+    """What the rows hold: the named columns, names of other columns, and whether there is any row to match.
+
+    A named column is, by its lower-cased name, its spelling in the rows and the kinds of its values.
+    """
     wanted = set(map(lower, names))
-    found: dict[str, _Column] = {}
+    found: dict[str, tuple[str, set[str]]] = {}
     others: dict[Any, None] = {}
     some = False
     for row in rows:
@@ -148,12 +137,12 @@ def _find_columns(
                 if len(others) < MAX_NAMES:
                     others[name] = None
                 continue
-            column = found.setdefault(lower(name), _Column(name))
-            if column.name != name:
-                both = f"{column.name!r} and {name!r} differ in case only"
+            own, kinds = found.setdefault(lower(name), (name, set()))
+            if own != name:
+                both = f"{own!r} and {name!r} differ in case only"
                 refuse(key, where, f"the columns {both} (at {row.address}), which SQL cannot tell apart; rename one")
             if value is not None:
-                column.kinds.add(_kind(value))
+                kinds.add(_kind(value))
     return found, [str(name) for name in others], some
 
 

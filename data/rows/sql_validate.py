@@ -28,28 +28,22 @@ ONE = "expected one condition and nothing after it"
 
 # DuckDB marks these as not deterministic because some of their forms depend on the time zone, which is UTC here. Macros
 # have no mark.
-_ALLOWED = _names(
-    """
+_ALLOWED = _names("""
     + - -> century date_diff date_part date_sub date_trunc datediff datepart datesub datetrunc day dayname
     dayofmonth dayofweek dayofyear decade era hour isodow isoyear julian last_day make_timestamptz microsecond
     millennium millisecond minute month monthname quarter second strftime time_bucket week weekday weekofyear year
     yearweek array_append array_prepend array_reverse array_to_string days_in_month fdiv if json list_any_value
     list_append list_avg list_bool_and list_bool_or list_count list_first list_last list_max list_median list_min
     list_mode list_prepend list_product list_reverse list_sum nullif split_part
-    """
-)
+""")
 # These read other things than the row, or make gigabytes from a few characters.
-_REFUSED = _names(
-    """
+_REFUSED = _names("""
     json_serialize_sql json_deserialize_sql json_serialize_plan parse_duckdb_log_message
     bitstring repeat lpad rpad bar format printf array_resize list_resize
-    """
-)
-_EXPRESSIONS = _names(
-    """
+""")
+_EXPRESSIONS = _names("""
     BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR TYPE
-    """
-)
+""")
 _OTHER_EXPRESSIONS = {
     "SUBQUERY": "a subquery (also = ANY (...); of a list of values write column IN ('a', 'b'))",
     "WINDOW": "a window function",
@@ -61,11 +55,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def check_where(key: str, where: str | None) -> None:
-    """Check a condition as far as that is possible without rows.
-
-    Args: key: of the source: `data.sources.NAME`.
-    Raises: DataError: it is not one deterministic condition on one row; the sentence names the key and the condition.
-    """
+    """Check a condition as far as that is possible without rows. Raises: DataError that names the key, as `columns_of`."""
     if where is not None:
         columns_of(key, where)
 
@@ -81,7 +71,7 @@ class Failed(Exception):
 def columns_of(key: str, where: str) -> list[str]:
     """The columns that a condition names. Raises: DataError when it is not one deterministic condition."""
     try:
-        found = _ask(_columns_of, key, where)
+        found = _ask(parse, key, where)
     except Failed as error:
         refuse(key, where, f"{error} to be read")
     if isinstance(found, DataError):
@@ -150,10 +140,6 @@ def _answer(request: tuple[str, Any]) -> Any:
         return Failed(first_line(error))
 
 
-def _columns_of(connection: Any, key: str, where: str) -> list[str]:
-    return parse(key, where, connection)
-
-
 def _type_of(connection: Any, query: str, table: Any) -> str:
     connection.register(TABLE, table)
     return connection.execute(f"DESCRIBE {query}").fetchall()[0][1]
@@ -184,7 +170,7 @@ def connect() -> Any:
     return connection
 
 
-def parse(key: str, where: str, connection: Any) -> list[str]:
+def parse(connection: Any, key: str, where: str) -> list[str]:
     """The columns that a condition names. Raises: DataError when it is not one deterministic condition."""
     if not isinstance(where, str) or not where.strip():
         refuse(key, where, "expected a SQL condition, e.g. margin >= 0.5")

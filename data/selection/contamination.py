@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.benchmarks.items import Candidates
 from data.benchmarks.registry import BENCHMARKS
 from data.common.errors import DataError
 from data.common.normalize import SEPARATOR, words
@@ -156,7 +155,7 @@ def read_prompts(names: Sequence[str], paths: Mapping[str, str], n: int = N) -> 
     readings = {name: BENCHMARKS[name].read(paths.get(name)) for name in names}
     prompts = BenchmarkPrompts(
         (
-            (name, item.id, _first_turn(group))
+            (name, item.id, next((message["content"] for message in group.prompt if message["role"] == "user"), ""))
             for name, reading in readings.items()
             for item in reading.items
             for group in item.groups
@@ -167,10 +166,6 @@ def read_prompts(names: Sequence[str], paths: Mapping[str, str], n: int = N) -> 
         f"{name} is incomplete: {line}" for name, reading in readings.items() for line in reading.missing
     ]
     return prompts
-
-
-def _first_turn(group: Candidates) -> str:
-    return next((message["content"] for message in group.prompt if message["role"] == "user"), "")
 
 
 def _hash_runs(ids: np.ndarray, n: int) -> np.ndarray:

@@ -86,7 +86,7 @@ def _columns(selection: Selection) -> dict[str, list[str]]:
     """What became of the columns that hold something in any row, by name."""
     source, info = selection.config, selection.store.info
     filled = {name: read for name, (count, read) in info["columns"].items() if count}
-    conditions = [] if source.where is None else [lower(name) for name in parse("", source.where, connect())]
+    conditions = [] if source.where is None else [lower(name) for name in parse(connect(), "", source.where)]
     found = {
         "read": [name for name, read in filled.items() if read],
         "where": [name for name in filled if lower(name) in conditions],
@@ -173,6 +173,10 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         card, lambda entry: entry["found"], "no, only counted"
     )
     origins = [[source, entry["from"], entry["licence"] or "not given"] for source, entry in card["sources"].items()]
+    columns_read = [
+        [source, *(_listed(entry["columns"][kind]) or "-" for kind in _KINDS)]
+        for source, entry in card["sources"].items()
+    ]
     trained = {source: entry["train"] for source, entry in card["sources"].items() if "train" in entry}
     parts = [
         f"# Data of {cell(name)}",
@@ -184,7 +188,7 @@ def to_markdown(card: dict[str, Any], name: str) -> str:
         "## Sources",
         markdown_table([["source", "rows from", "licence"], *origins]),
         "## Columns",
-        markdown_table([["source", *_KINDS.values()], *_column_rows(card)]),
+        markdown_table([["source", *_KINDS.values()], *columns_read]),
         *(f"{line}." for line in map(cell, _unused_margins(card))),
         "## Left out, and found",
         markdown_table([["source", "reason", "rows", "left out"], *removed]) if removed else "Nothing.",
@@ -205,12 +209,6 @@ def _reason_rows(card: dict[str, Any], counts: Callable[[dict[str, Any]], dict[s
         for source, entry in card["sources"].items()
         for reason, count in counts(entry).items()
         if count
-    ]
-
-
-def _column_rows(card: dict[str, Any]) -> Rows:
-    return [
-        [name, *(_listed(entry["columns"][kind]) or "-" for kind in _KINDS)] for name, entry in card["sources"].items()
     ]
 
 

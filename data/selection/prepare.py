@@ -48,10 +48,7 @@ class PreparedData:
     selections: dict[str, Selection]  # by name; those that are only evaluated on as eval.NAME
 
     def dropped(self) -> Iterator[dict[str, Any]]:
-        """Every rejected row and every pair that a gate dropped: source, where, row, reason, detail.
-
-        Read from disk: there may be very many.
-        """
+        """Rejected rows and pairs that gates dropped (source, where, row, reason, detail), read from disk."""
         for selection in self.selections.values():
             yield from selection.store.dropped()
             yield from selection.dropped()
@@ -179,9 +176,6 @@ def prepare_data(config: DataConfig, chat: "Chat", *, seed: int, target_margin: 
     warnings += find_warnings(report, selections)
     commits = {name: s.store.info["commit"] for name, s in selections.items() if s.store.info["commit"]}
     return PreparedData(train, held_out, report, commits, warnings, config.gates, selections)
-
-
-# --- what a reader must know ----------------------------------------------------------------------------------------
 
 
 def find_warnings(report: dict[str, Any], selections: dict[str, Selection]) -> list[str]:

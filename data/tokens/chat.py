@@ -23,7 +23,7 @@ import numpy as np
 
 from data.common.errors import DataError, InvalidPair
 from data.rows.pairs import Message, Pair
-from data.tokens.template_sandbox import MAX_TEMPLATE, Rendered, check_repeatable, check_template, render, text_of
+from data.tokens.template_sandbox import MAX_TEMPLATE, Rendered, check_repeatable, render, text_of
 
 # A template that prints today's date gives other ids, and other rewards, every day. Llama 3.1's own default is pinned.
 PINNED_DATE = datetime.date(2024, 7, 26)
@@ -67,10 +67,7 @@ def pin_date(template: str) -> str:
 
 
 def leading_tokens(tokenizer: Any) -> list[str]:
-    """The tokens that a tokenizer puts in front of every text: none, a BOS, or several.
-
-    Raises: DataError: the tokenizer has no token for a letter.
-    """
+    """The tokens that a tokenizer adds before every text: none, a BOS, or several. Raises: DataError for a broken one."""
     letter = tokenizer.tokenize("x")
     if not letter:
         raise DataError("the tokenizer makes no token of the letter x; it is damaged, or none for text")
@@ -94,7 +91,8 @@ class Chat:
         template = template or tokenizer.chat_template
         if not isinstance(template, str):
             raise DataError("the tokenizer has no single chat template; give one with data.chat_template=FILE")
-        check_template(template)
+        if len(template) > MAX_TEMPLATE:
+            raise DataError(f"the chat template has {len(template):,} characters, more than {MAX_TEMPLATE:,}")
         tokenizer.chat_template = pin_date(template)
         check_repeatable(tokenizer.chat_template)
         self.tokenizer = tokenizer

@@ -297,10 +297,7 @@ def open_store(
 def is_made(
     name: str, config: SourceConfig, chat: Chat, settings: TokenizeSettings, cache: Path, key: str | None = None
 ) -> bool:
-    """Whether the store of a source is in the cache, whole or damaged. Makes nothing.
-
-    Fetches nothing either: a source without any store in the cache is not looked at.
-    """
+    """Whether a source has its store in the cache, whole or damaged. Makes nothing; without a store reads no source."""
     if not any(cache.glob(f"{name}-*/manifest.json")):
         return False
     made_of, _ = _fingerprint_parts(key or f"data.sources.{name}", config, chat, settings, cache)

@@ -22,12 +22,6 @@ MAX_TEXT, MAX_TEXT_PER_CHARACTER = 2**20, 100  # characters of the rendered text
 Rendered = str | InvalidPair
 
 
-def check_template(template: str) -> None:
-    """Raises: DataError when a template is too long to be one."""
-    if len(template) > MAX_TEMPLATE:
-        raise DataError(f"the chat template has {len(template):,} characters, more than {MAX_TEMPLATE:,}")
-
-
 def check_repeatable(template: str) -> None:
     """Raises: DataError when a template uses the clock or random choices: its text would not be repeatable.
 

@@ -95,7 +95,7 @@ def read_groups(settings: Settings) -> list[Any]:
     """The conversations of every row that can be scored. Raises: DataError when there is none."""
     from data.benchmarks.items import draw_sample
     from data.common.errors import InvalidPair
-    from data.rows.conversations import read_row
+    from data.rows.pairs import read_row
 
     groups: list[Any] = []
     if settings.benchmark is not None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.common.errors import InvalidPair
-from data.rows.conversations import read_row
-from data.rows.pairs import Message
+from data.rows.pairs import Message, read_row
 from data.rows.sources import Row
 from train.scoring.scorer import Scorer
 

@@ -11,8 +11,7 @@ from data.common.errors import InvalidPair
 from data.packing.pack import Pack, build_pack, split_group
 from data.packing.plan import plan_packs
 from data.rows.checks import Message, check_conversation
-from data.rows.conversations import first_usable
-from data.rows.pairs import plain_messages
+from data.rows.pairs import first_usable, plain_messages
 from data.tokens.chat import Chat, Group, check_end, first_equals, make_group
 from models.attention import choose_backend
 from models.build import fetch, read_config

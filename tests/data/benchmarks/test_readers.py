@@ -13,8 +13,7 @@ from data.benchmarks import best_of_n, judgebench, ppe_correctness, rm_bench, rm
 from data.benchmarks.registry import BENCHMARKS
 from data.benchmarks.scores import run_benchmark
 from data.common.errors import DataError, InvalidPair
-from data.rows.conversations import read_row
-from data.rows.pairs import parse_pair
+from data.rows.pairs import parse_pair, read_row
 
 
 def test_real_files_whole(real):

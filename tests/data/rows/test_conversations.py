@@ -3,7 +3,7 @@
 import pytest
 
 from data.common.errors import InvalidPair
-from data.rows.conversations import read_row
+from data.rows.pairs import read_row
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 EARLIER = [{"from": "human", "value": "My dog died."}, {"from": "gpt", "value": "I am sorry."}]
