@@ -16,9 +16,9 @@
     gradient   train/loop.py: _micro_step                     divided once by the pairs of the step over all ranks
 
 Other files see the pair on its way and give it no new form. They decide whether it stays: data/rows/checks.py and
-columns.py, data/selection/stages.py and gates.py. They describe it: data/selection/data_card.py,
-train/run/sample_pair.py. They hand it on: train/run/resolve.py, setup.py and run.py. Helpers would do the same with any
-data: data/common/, data/rows/parallel_map.py.
+columns.py, data/selection/stages.py and gates.py. They describe it: data/selection/data_card.py. They hand it on:
+train/run/resolve.py, setup.py and run.py. Helpers would do the same with any data: data/common/,
+data/rows/parallel_map.py.
 
 On the way five numbers say which pair it is, each counted from 0:
 

@@ -9,16 +9,21 @@ from data.packing.loader import PairPack, Step
 from models.errors import ModelError
 from models.losses import bradley_terry
 from train.checkpoints.state import state_copy
-from train.recipe.schema import RecipeError
-from train.run.evaluations import evaluate_if_due, out_of_patience, return_to_best
+from train.recipe.safe_yaml import RecipeError
+from train.run.between_steps import (
+    evaluate_if_due,
+    out_of_patience,
+    return_to_best,
+    save_and_explain,
+    save_if_due,
+    save_last_good,
+)
 from train.run.run import Run, StopRequested
-from train.run.saving import save_and_explain, save_if_due, save_last_good
 from train.runtime.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
 from train.runtime.preemption import DEADLINE, REASONS, Stopped
 from train.runtime.tracking import BAD_STEPS, Tracker, process_age
 from train.step.config import learning_rate_at
-from train.step.engine import TrainingError as TrainingError
-from train.step.engine import grad_norm, out_of_memory, rehearse, set_learning_rate
+from train.step.engine import TrainingError, grad_norm, out_of_memory, rehearse, set_learning_rate
 from train.step.step_metrics import (
     SPIKE_WINDOW,
     StepClock,
@@ -130,8 +135,7 @@ def _dry_run(run: Run) -> None:
 def _micro_step(run: Run, pair_pack: PairPack, num_pairs: float, totals: StepTotals) -> None:
     """Forward and backward of one pack. The loss is divided once, here: by the pairs of the whole step over all ranks.
 
-    Args:
-        num_pairs: pairs of the step; infinitely many in the dry run, so that all gradients are zero.
+    Args: num_pairs: pairs of the step; infinitely many in the dry run, so that all gradients are zero.
     """
     config = run.recipe.loss
     with out_of_memory(lambda error: run.explain_pack(pair_pack, error)):
@@ -168,8 +172,7 @@ def _metrics(run: Run, step: Step, sums: dict[str, float], clock: StepClock) -> 
 def _advance(run: Run, step: Step, totals: StepTotals, metrics: dict[str, float], tracker: Tracker) -> None:
     """Move the run's state on by a step. An update that was left out is named, and too many in a row stop the run.
 
-    Raises:
-        TrainingError: on every rank.
+    Raises: TrainingError: on every rank.
     """
     state = run.state
     applied = run.engine.was_step_applied()

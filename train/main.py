@@ -39,16 +39,14 @@ def main(arguments: list[str]) -> None:
 def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> None:
     """Train, export and check a recipe, on as many ranks as the launcher started.
 
-    Args:
-        arguments: the command line that the recipe was read from.
+    Args: arguments: the command line that the recipe was read from.
     """
     from train.export.summary import summary
     from train.export.write import export_run, is_exported
     from train.loop import train
-    from train.reports.write import report_run
-    from train.run.resume_point import FINISHED
+    from train.reports import report_run
+    from train.run.resume_point import FINISHED, keys_that_extend
     from train.run.resume_rules import at_commits, check_same_run
-    from train.run.run_length import keys_that_extend
     from train.run.setup import set_up
     from train.runtime.distributed import read_ranks, stop
     from train.runtime.tracking import Tracker

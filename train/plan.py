@@ -16,13 +16,11 @@ Nothing is run. How each figure is computed stands beside it in train/estimates/
 in docs/scale.md.
 """
 
-from dataclasses import fields
 from typing import Any
 
 from train.estimates.costs import GPUS
 from train.estimates.memory import find_shape
-from train.estimates.pairs import PlanOptions, find_pairs
-from train.estimates.tables import plan_text
+from train.estimates.plan import PlanOptions, find_pairs, plan_text
 from train.recipe import cli
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import load_recipe
@@ -39,17 +37,13 @@ def main(arguments: list[str]) -> None:
 
 def read_options(arguments: list[str]) -> tuple[PlanOptions, list[str]]:
     """The command's own keys, and the arguments that are the recipe's. Raises: RecipeError."""
-    options, others = PlanOptions(), []
-    known = [f.name for f in fields(PlanOptions)]
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in known or not equals:
-            others.append(argument)
-            continue
+    options = PlanOptions()
+    own, others = cli.split_keys(arguments, list(_EXPECTED))
+    for key, value in own:
         try:
             setattr(options, key, _read_value(key, value))
         except ValueError:
-            raise RecipeError(f"{argument}: expected {_EXPECTED[key]}") from None
+            raise RecipeError(f"{key}={value}: expected {_EXPECTED[key]}") from None
     return options, others
 
 

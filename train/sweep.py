@@ -18,8 +18,7 @@ from train.recipe.schema import recipe_names
 from train.sweeps.config import read_sweep
 from train.sweeps.points import SweepConfig
 from train.sweeps.points_to_runs import make_sweep
-from train.sweeps.progress import plan_lines
-from train.sweeps.run import at_once, exit_code, run_sweep
+from train.sweeps.run import at_once, exit_code, plan_lines, run_sweep
 from train.sweeps.state import Sweep
 
 
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> int:
         return 0
     run_sweep(config, sweep)
 
-    from train.sweeps.results.write import write_results  # pyarrow: not before it is needed
+    from train.sweeps.results import write_results  # pyarrow: not before it is needed
 
     write_results(sweep)
     return exit_code(sweep)

@@ -9,7 +9,7 @@ import paths
 from base_shapes import SHAPES, config_of
 
 from train.estimates import costs, memory
-from train.estimates.pairs import PlanOptions, find_pairs
+from train.estimates.plan import PlanOptions, find_pairs
 from train.plan import read_options
 from train.recipe.schema import Recipe, load_recipe
 

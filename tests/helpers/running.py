@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from paths import ROOT
 
-from train.runtime.distributed import free_port
+from train.runtime.slurm import free_port
 
 # Few and unequal packs a step, so that ranks, packs and steps all matter; fp32, so that rounding is the only excuse.
 SMALL = [

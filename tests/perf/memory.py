@@ -16,7 +16,7 @@ from typing import Any
 
 from settings import CompareConfig, read_config, run_command, write_result
 
-from train.recipe.schema import RecipeError
+from train.recipe.safe_yaml import RecipeError
 
 CHECKPOINTING = {"off": "engine.gradient_checkpointing=false", "on": "engine.gradient_checkpointing=true"}
 

@@ -38,7 +38,7 @@ from data.selection.config import DataConfig
 from data.selection.prepare import prepare_data
 from data.tokens.chat import Chat
 from models.tokenizer import read_tokenizer
-from train.recipe.schema import RecipeError
+from train.recipe.safe_yaml import RecipeError
 from train.step.flops import attention_cost
 
 PACK_TOKENS = 16384

@@ -12,7 +12,8 @@ from typing import Any
 
 from settings import ROOT
 
-from train.runtime.distributed import free_port, has_gpu
+from train.runtime.distributed import has_gpu
+from train.runtime.slurm import free_port
 
 SAMPLE_SECONDS = 0.05  # between two looks at a process's memory
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from settings import CompareConfig, read_config, run_command
 
-from train.recipe.schema import RecipeError
+from train.recipe.safe_yaml import RecipeError
 
 DATA, OPTIMIZER = "step: data", "step: optimizer"  # names of the ranges that we mark
 OTHER = "other and idle"

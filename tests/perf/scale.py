@@ -44,7 +44,7 @@ from settings import read_settings as read_arguments
 
 from data.common.errors import DataError
 from train.recipe.cli import complain
-from train.recipe.schema import RecipeError
+from train.recipe.safe_yaml import RecipeError
 
 COLUMNS = {  # heading: width and format, and the figure from a line
     "kind": ("6", lambda line: line["kind"]),

@@ -13,7 +13,7 @@ import pytest
 from paths import ROOT
 from settings import read_config
 
-from train.recipe.schema import RecipeError
+from train.recipe.safe_yaml import RecipeError
 
 COMMANDS = ("compare", "compare_scoring", "levers", "memory", "plan", "profile_step", "scale", "startup")
 TINY = [

@@ -17,7 +17,8 @@ from settings import CompareConfig
 
 from data.selection.mixture import Mixture
 from models.build import read_config
-from train.recipe.schema import RecipeError, load_recipe
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
 
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "user", "assistant")
 TEMPLATE = (

@@ -73,25 +73,21 @@ class ShardWriter:
 def load_checkpoint(engine: Any, path: Path, ranks: Ranks) -> TrainState:
     """Restore a new engine from a whole checkpoint, whatever number of ranks wrote it. All ranks call it.
 
-    Raises:
-        CheckpointError: on every rank: it cannot be converted to this number of ranks, or there is no room for it.
+    Raises: CheckpointError: on every rank: it cannot be converted to this number of ranks, or there is no room for it.
     """
     written_by = atomic.read_manifest(path)["ranks"]
+    ShardWriter(engine)
+    # As the recipe has set them; a checkpoint holds those of the run that wrote it.
+    hyperparameters = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     if written_by == ranks.world_size:
-        _load(engine, path)
+        found, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
+        assert found is not None, f"{path} was whole a moment ago"
+        _set_hyperparameters(engine, hyperparameters)
     else:
         ranks.say(f"{path}: written by {written_by} rank(s), this run has {ranks.world_size}; it is converted")
         _load_resharded(engine, path, ranks)
+        _fix_universal_load(engine, hyperparameters)
     return read_state(path)
-
-
-def _load(engine: Any, path: Path) -> None:
-    """A checkpoint of as many ranks as there are now."""
-    ShardWriter(engine)
-    hyperparameters = _hyperparameters(engine)
-    found, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
-    assert found is not None, f"{path} was whole a moment ago"
-    _set_hyperparameters(engine, hyperparameters)
 
 
 def _load_resharded(engine: Any, path: Path, ranks: Ranks) -> None:
@@ -104,21 +100,13 @@ def _load_resharded(engine: Any, path: Path, ranks: Ranks) -> None:
         except (CheckpointError, OSError) as failure:
             error = failure
     raise_together(error)
-    ShardWriter(engine)
-    hyperparameters = _hyperparameters(engine)
     engine._config.load_universal_checkpoint = True
     found, _ = engine.load_checkpoint(str(folder), tag="universal")
     engine._config.load_universal_checkpoint = False
     assert found is not None, f"{folder} was written a moment ago"
-    _fix_universal_load(engine, hyperparameters)
     raise_together(None)  # nobody reads the folder any more
     if ranks.is_main:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _hyperparameters(engine: Any) -> list[dict[str, Any]]:
-    """Of each parameter group, as the recipe has set them; a checkpoint holds those of the run that wrote it."""
-    return [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
 
 
 def _set_hyperparameters(engine: Any, hyperparameters: list[dict[str, Any]]) -> None:

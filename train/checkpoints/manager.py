@@ -15,13 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.common import atomic
 from train.checkpoints.state import VERSION, CheckpointConfig, TrainState, number_of, read_state, state_copy, steps_of
-
-if TYPE_CHECKING:
-    from train.runtime.distributed import Ranks
+from train.runtime.distributed import Ranks, agree, gather, raise_together
 
 
 class Checkpoints:
@@ -31,7 +29,7 @@ class Checkpoints:
         self,
         directory: Path,
         config: CheckpointConfig,
-        ranks: "Ranks",
+        ranks: Ranks,
         fingerprints: dict[str, Any],
         new_writer: Callable[[Any], Any],
     ):
@@ -60,11 +58,8 @@ class Checkpoints:
     def save(self, engine: Any, state: TrainState) -> None:
         """Write the shards; `commit` gives them their name. Does nothing when this step is saved already.
 
-        Raises:
-            OSError: on every rank, when one could not write; what was whole before still is.
+        Raises: OSError: on every rank, when one could not write; what was whole before still is.
         """
-        from train.runtime.distributed import raise_together
-
         self.commit(wait=True)
         if self.is_saved(state):
             return
@@ -88,10 +83,8 @@ class Checkpoints:
         """Whether the newest checkpoint holds exactly this state."""
         with contextlib.suppress(OSError, ValueError):
             path = self.directory / (self.directory / "latest").read_text(encoding="utf-8").strip()
-            # Compared as text, because a metric may be NaN, which equals nothing.
-            return path.name == f"step-{state.step}" and json.dumps(asdict(read_state(path))) == json.dumps(
-                asdict(state)
-            )
+            if path.name == f"step-{state.step}":  # compared as text, because a metric may be NaN, which equals nothing
+                return json.dumps(asdict(read_state(path))) == json.dumps(asdict(state))
         return False
 
     @property
@@ -102,14 +95,10 @@ class Checkpoints:
     def commit(self, wait: bool = False) -> bool:
         """Seal what was written, once all ranks have flushed it, and point `latest` (and `best`) at it; whether it did.
 
-        Args:
-            wait: wait for the flushing; otherwise nothing happens while any rank is at it.
+        Args: wait: wait for the flushing; otherwise nothing happens while any rank is at it.
 
-        Raises:
-            OSError: as `save`.
+        Raises: OSError: as `save`.
         """
-        from train.runtime.distributed import agree, gather, raise_together
-
         if self._pending is None or (not wait and agree([int(self.pending)])[0]):
             return False
         temporary, state, future = self._pending

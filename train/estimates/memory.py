@@ -9,7 +9,8 @@ from typing import Any
 from data.common.text import text_table
 from models.config_check import find_problem, read_json
 from models.errors import ModelError
-from train.recipe.schema import Recipe, RecipeError
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import Recipe
 from train.step.config import deepspeed_config, num_checkpointed
 
 GIB = 2**30
@@ -61,8 +62,7 @@ def buffer_bytes(parameters: int, num_gpus: int, zero: Mapping[str, Any], precis
     A bucket of gradients as computed, in float32, and once more in the order of the ranks; under ZeRO-3 at more than
     one rank the gathered weights too.
 
-    Args:
-        zero: DeepSpeed's `zero_optimization`.
+    Args: zero: DeepSpeed's `zero_optimization`.
     """
     bucket = (2 + 4 + 4 if precision == "bf16" else 4 + 4) * min(parameters, zero["reduce_bucket_size"])
     live = zero.get("stage3_max_live_parameters", LIVE_PARAMETERS)

@@ -64,11 +64,9 @@ def load_benchmarks(
 ) -> list[LoopBenchmark]:
     """Read and tokenise the benchmarks of a recipe. Items that are missing or too long are reported.
 
-    Args:
-        on_bad_row: `data.on_bad_row`, for the files of a user's own benchmarks.
+    Args: on_bad_row: `data.on_bad_row`, for the files of a user's own benchmarks.
 
-    Raises:
-        DataError: a benchmark cannot be read, or none of its items fits `max_length`.
+    Raises: DataError: a benchmark cannot be read, or none of its items fits `max_length`.
     """
     loaded = []
     for name, config in configs.items():
@@ -142,8 +140,7 @@ def score_benchmarks(
 ) -> dict[str, float]:
     """The metrics of all benchmarks. All ranks call it.
 
-    Args:
-        check_in: called before each pack with its description; an exception from it ends the evaluation.
+    Args: check_in: called before each pack with its description; an exception from it ends the evaluation.
     """
     metrics: dict[str, float] = {}
     for benchmark in benchmarks:

@@ -239,8 +239,7 @@ def improves(metric: str, value: float, best: float | None) -> bool:
 def wilson(won: float, pairs: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson's score interval), which stays between 0 and 1.
 
-    Args:
-        won: a whole number, up to rounding.
+    Args: won: a whole number, up to rounding.
     """
     from scipy.stats import binomtest  # takes a second to import
 

@@ -11,9 +11,6 @@
 At the end of a run the export holds no rewards and no manifest yet: the check fills in the rewards. Later it changes
 nothing, and tells whether this machine and these library versions still reproduce the model. It computes on the GPU
 where that has room, in smaller packs or on the CPU otherwise, and says so.
-
-The exit codes of the command: 0 all is the same, 1 something differs, 2 there is no export that can be read, 3 it could
-not be checked: no memory, no room on the disk, or anything else that says nothing about the export.
 """
 
 import re
@@ -38,7 +35,7 @@ from models.export import load_classifier, packed_view, save_json
 from models.tokenizer import read_tokenizer
 from train.export.model_card import snippet_code
 from train.runtime.distributed import has_gpu
-from train.scoring.export_files import find_export_damage
+from train.scoring.scorer import find_export_damage
 
 TOLERANCE = 1e-4  # largest difference of rewards over max(1, |reward|), both in float32
 # Tokens of a pack, tried in this order until the memory is enough; a larger group has a pack of its own.
@@ -73,8 +70,7 @@ class Rewards:
 def check_export(directory: Path, path: str | None = None) -> list[str]:
     """What is wrong with an export, a line each; nothing when it is right.
 
-    Args:
-        path: where the export will be, at the end of a run: then `parity.json` and the rewards are written.
+    Args: path: where the export will be, at the end of a run: then `parity.json` and the rewards are written.
 
     Raises:
         OSError, MemoryError: it could not be checked.
@@ -239,11 +235,9 @@ def _with_room(
 ) -> tuple[torch.Tensor, str]:
     """The result of `compute` at the first (type of device, tokens of a pack) that has enough memory, and that type.
 
-    Args:
-        model: it is brought to the device before.
+    Args: model: it is brought to the device before.
 
-    Raises:
-        MemoryError: none has.
+    Raises: MemoryError: none has.
     """
     for number, (kind, tokens) in enumerate(attempts):
         try:

@@ -23,17 +23,18 @@ import torch
 
 from data.common import atomic
 from data.common.errors import ExitCode, RunError
+from data.rows.pairs import Message
+from data.tokens.chat import Chat
 from models.export import compare_weights, export_config, export_tensors, save_json, save_weights
 from models.weights import is_finite
 from train import COMMANDS
 from train.export.model_card import BIAS_NOTE, model_card
-from train.export.reference_conversations import references_of
 from train.export.verify import EXAMPLE
 from train.recipe.schema import to_yaml
 from train.run.resume_point import where_it_began
 from train.run.run import Run
 from train.runtime.distributed import has_gpu, single_process_environment
-from train.scoring.export_files import find_export_damage
+from train.scoring.scorer import find_export_damage
 from train.step.engine import gathered_weights, release_engine
 
 
@@ -53,8 +54,7 @@ def export_run(run: Run, metrics: dict[str, float]) -> Path | None:
     The engine is gone afterwards, so that the check has the device's memory. Until the new export has its name, an
     earlier one keeps it.
 
-    Raises:
-        ExportError: the export is not what was trained, or could not be written, or (UncheckedError) checked.
+    Raises: ExportError: the export is not what was trained, or could not be written, or (UncheckedError) checked.
     """
     state = _take_weights(run)
     if state is None:
@@ -104,11 +104,7 @@ def _take_weights(run: Run) -> dict[str, torch.Tensor] | None:
 
 def is_exported(directory: Path) -> bool:
     """Whether an export is there, with all its files in their sizes; by hand its texts may have been changed."""
-    if not directory.is_dir():
-        return False
-    return not (directory / atomic.MANIFEST).exists() or not find_export_damage(
-        directory, edited=("README.md", "config.json"), contents=False
-    )
+    return directory.is_dir() and not find_export_damage(directory, edited=("README.md", "config.json"), contents=False)
 
 
 def write_export(run: Run, state: dict[str, torch.Tensor], metrics: dict[str, float], directory: Path) -> None:
@@ -225,3 +221,38 @@ def _keep(aside: Path, why: str) -> str:
     shutil.rmtree(failed, ignore_errors=True)
     aside.rename(failed)
     return f"EXPORT CHECK FAILED: {why}; it is kept in {failed} and no export was put in place"
+
+
+def _turns(*contents: str, system: str | None = None) -> list[Message]:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    return [{"role": "system", "content": system}, *messages] if system is not None else messages
+
+
+# Every export carries their token ids and rewards, so that any engine can be compared with training. They cover where
+# engines differ: several turns, a system turn, other scripts, code, think blocks, white space at the ends, very short
+# and longer answers.
+REFERENCES: list[list[Message]] = [
+    _turns("What is 2+2?", "4"),
+    _turns("What is 2+2?", "4", "And times 3?", "12"),
+    _turns("Name a prime above 10.", "11 is one.", system="Answer in one short sentence."),
+    _turns("Schreibe einen Satz über den Bodensee.", "Der Bodensee grenzt an drei Länder – groß und schön."),
+    _turns("用一句话介绍长城。", "长城是中国古代修建的防御工事,全长超过两万公里。🙂"),
+    _turns("Reverse a list in Python.", "```python\ndef reverse(items):\n    return items[::-1]\n```\n"),
+    _turns("Is 91 prime?", "<think>\n91 = 7 * 13\n</think>\n\nNo: 91 = 7 × 13."),
+    _turns(
+        "Why is the sky blue?",
+        "  Air scatters short waves more than long ones, " * 12 + "so blue light reaches us from everywhere.  ",
+    ),
+]
+
+
+def references_of(chat: Chat) -> list[dict[str, Any]]:
+    """Each conversation with its token ids, without those that the template rejects or renders in part.
+
+    Many templates know no system message.
+    """
+    rendered = zip(REFERENCES, chat.render_all(REFERENCES), strict=True)
+    texts = [(messages, text) for messages, text in rendered if isinstance(text, str)]
+    ids = chat.encode([text for _, text in texts])
+    return [{"messages": messages, "input_ids": i} for (messages, _), i in zip(texts, ids, strict=True)]

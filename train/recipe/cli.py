@@ -42,8 +42,7 @@ def command(
     The usage is printed for no arguments and for --help. Errors that their message explains become one line and their
     exit code; any other error is a bug, and keeps its traceback.
 
-    Args:
-        epilog: makes a line to print below the usage.
+    Args: epilog: makes a line to print below the usage.
     """
 
     def decorate(work: Callable[[list[str]], int | None]) -> Callable[[list[str]], int]:
@@ -80,8 +79,7 @@ def is_main_rank() -> bool:
 def start(main: Callable[[list[str]], int], *, answers: bool = False) -> NoReturn:
     """Run a command as this process, and end with its exit code.
 
-    Args:
-        answers: standard output is all that the command produces; see `data.common.screen.run`.
+    Args: answers: standard output is all that the command produces; see `data.common.screen.run`.
     """
     try:
         code = screen.run(main, sys.argv[1:], answers=answers)
@@ -115,8 +113,7 @@ def redact(text: str) -> str:
 def split_keys(arguments: Sequence[str], own: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """The (key, value)s that are a command's own, and the arguments that are left for the recipe.
 
-    Args:
-        own: keys; one that ends with a dot stands for all keys that begin so.
+    Args: own: keys; one that ends with a dot stands for all keys that begin so.
     """
     pairs, others = [], []
     for argument in arguments:
@@ -144,8 +141,7 @@ def read_pairs(arguments: Sequence[str], known: Sequence[str]) -> list[tuple[str
 def read_options(kind: type[Options], values: Mapping[str, str]) -> Options:
     """A command's options as their dataclass; `null` is None, and other text is taken literally: a path is no YAML.
 
-    Raises:
-        UserError: a value has another type, a resolver stands in it, or a required key (`???`) is missing.
+    Raises: UserError: a value has another type, a resolver stands in it, or a required key (`???`) is missing.
     """
     for key, value in values.items():
         check_text(value, key)

@@ -1,8 +1,13 @@
-"""Merging: YAML and `key=value`s laid over a config of dataclasses, with errors that name the key."""
+"""Merging: YAML, overlays and `key=value`s laid over a config of dataclasses, with errors that name the key.
 
+An overlay is YAML that `overlay=NAME_OR_FILE[,NAME_OR_FILE...]` lays over a recipe, before the command line's keys; a
+shipped one is `recipes/overlays/NAME.yaml`. A source with `path: ???` needs its path on the command line.
+"""
+
+import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data.rows.sources import SourceConfig
 from train.evaluation.held_out import BenchmarkEvaluation
-from train.recipe.overlays import check_removals
-from train.recipe.safe_yaml import RecipeError, closest, explain, parse_override, read_yaml
+from train.recipe.safe_yaml import RECIPES, RecipeError, closest, explain, parse_override, read_yaml
 
+OVERLAYS = RECIPES / "overlays"
+MISSING = "???"  # OmegaConf's own mark of a value that has to be given
 NAMED: dict[str, tuple[Any]] = {  # keys that hold groups of keys under names
     "data.sources": (SourceConfig,),
     "data.eval.sources": (SourceConfig,),
@@ -47,10 +53,10 @@ def override(config: DictConfig, key: str, value: str) -> DictConfig:
             replacement = {part: replacement}
         emptied = config.copy()
         OmegaConf.update(emptied, key, {}, merge=False)
-        check_removals(NAMED, emptied, OmegaConf.create(replacement), value)
+        check_removals(emptied, OmegaConf.create(replacement), value)
         return merge(emptied, OmegaConf.create(replacement), value)
     extra = parse_override(key, value)
-    check_removals(NAMED, config, extra, "command line")
+    check_removals(config, extra, "command line")
     return merge(config, extra, "command line", key)
 
 
@@ -74,7 +80,7 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str, root: type) -> N
         if key not in known:
             guess = closest(f"{prefix}{key}", [f"{prefix}{name}" for name in known] + all_keys(root))
             raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
-        if value == "???":  # OmegaConf's mark of a missing value, which a merge passes over without a word
+        if value == MISSING:  # a merge would pass over it without a word
             raise RecipeError(f"{where}: {prefix}{key} has no value (???)")
         inner = _default(known[key])
         nested = NAMED.get(prefix + str(key)) or (type(inner) if is_dataclass(inner) else None)
@@ -88,7 +94,7 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str, root: type) -> N
 
 
 def _default(f: Field[Any]) -> Any:
-    return f.default_factory() if f.default_factory is not MISSING else f.default
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
 
 
 def all_keys(kind: Any, prefix: str = "") -> list[str]:
@@ -98,3 +104,73 @@ def all_keys(kind: Any, prefix: str = "") -> list[str]:
         inner = _default(f)
         keys += all_keys(type(inner), f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
     return keys
+
+
+# --- overlays -------------------------------------------------------------------------------------------------------
+
+
+def overlay_names() -> list[str]:
+    return names_in(OVERLAYS)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_file(kind: str, value: str, folder: Path) -> Path:
+    """FOLDER/VALUE.yaml, or the file itself. `kind`: recipe or overlay. Raises: RecipeError."""
+    for path in (str(folder / f"{value}.yaml"), os.path.expanduser(value)):
+        if os.path.isfile(path):
+            return Path(path)
+    names = names_in(folder)
+    raise RecipeError(f"{kind}={value}: no such {kind}{closest(value, names)}; there are {', '.join(names)}")
+
+
+def read_overlay(path: Path) -> tuple[DictConfig, list[str]]:
+    """A file's content, and the keys that the command line must give. Raises: RecipeError."""
+    content: Any = OmegaConf.to_container(read_yaml(path), resolve=False)
+    mandatory = []
+    for prefix, group in (("data.sources", ("sources",)), ("data.eval.sources", ("eval", "sources"))):
+        sources: Any = content.get("data")
+        for part in group:
+            sources = sources.get(part) if isinstance(sources, dict) else None
+        for name, source in sources.items() if isinstance(sources, dict) else ():
+            if isinstance(source, dict) and source.get("path") == MISSING:
+                source["path"] = None
+                mandatory.append(f"{prefix}.{name}.path")
+    return OmegaConf.create(content), mandatory
+
+
+def check_given(merged: DictConfig, mandatory: dict[str, Path]) -> None:
+    """Args: mandatory: key -> the overlay that asks for it. Raises: RecipeError naming all keys that are missing."""
+    missing = {}
+    for key, overlay in mandatory.items():
+        source = OmegaConf.select(merged, key.rpartition(".")[0])  # None: replaced by a file of sources, or removed
+        if source is not None and source.path is None and source.dataset is None and source.builtin is None:
+            missing[key] = overlay
+    if missing:
+        asked_by = ", ".join(dict.fromkeys(path.stem for path in missing.values()))
+        raise RecipeError(
+            f"overlay={asked_by}: it comes without data; give {' '.join(f'{key}=FILE' for key in missing)} "
+            "(a file or glob of pairs; a hub dataset is given as data.sources.NAME.dataset=OWNER/NAME)"
+        )
+
+
+def check_removals(base: DictConfig, extra: DictConfig, where: str) -> None:
+    """Raises: RecipeError when `extra` removes (null) a name that `base` does not have: it may be mistyped."""
+    for key in NAMED:
+        there, given = (_named(config, key) for config in (base, extra))
+        left = [str(name) for name, value in there.items() if value is not None]
+        for name in (name for name, value in given.items() if value is None and name not in there):
+            raise RecipeError(
+                f"{where}: {key}.{name}=null removes what is not there{closest(str(name), left)}; "
+                + (f"there are {', '.join(left)}" if left else "nothing is there yet")
+            )
+
+
+def _named(config: DictConfig, key: str) -> Mapping[Any, Any]:
+    """The group of keys under a key; empty where there is none, which other checks report."""
+    found: Any = OmegaConf.to_container(config, resolve=False)
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}

@@ -124,8 +124,7 @@ def check_resolved(value: Any, key: str = "") -> None:
 def has_control_characters(value: Any, lines: bool = False) -> bool:
     """Whether any text in a value, keys included, has control characters, direction marks or lone surrogates.
 
-    Args:
-        lines: the text may have several lines, in any script: line breaks, tabs and direction marks are allowed.
+    Args: lines: the text may have several lines, in any script: line breaks, tabs and direction marks are allowed.
     """
     if isinstance(value, Mapping):
         return any(has_control_characters(part, lines) for pair in value.items() for part in pair)

@@ -4,6 +4,7 @@ Each part's dataclass stands beside the code that reads it; here they are compos
 OmegaConf stays in this package. Nothing here imports torch, so that a wrong key is answered at once.
 """
 
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,8 @@ from models.build import ATTENTION, ModelConfig
 from models.losses import LossConfig
 from train.checkpoints.state import CheckpointConfig, check_checkpoint
 from train.evaluation.held_out import EvaluationConfig, check_evaluation
-from train.recipe.merge import NAMED, merge, override
-from train.recipe.overlays import check_given, check_removals, find_overlays, is_shipped, read_overlay
-from train.recipe.safe_yaml import RECIPES, check_resolved, closest, explain, read_yaml
-from train.recipe.safe_yaml import RecipeError as RecipeError
+from train.recipe.merge import OVERLAYS, check_given, check_removals, find_file, merge, names_in, override, read_overlay
+from train.recipe.safe_yaml import RECIPES, RecipeError, check_resolved, closest, explain, read_yaml
 from train.runtime.preemption import RunConfig, check_run
 from train.runtime.tracking import TrackingConfig
 from train.step.config import EngineConfig, OptimizerConfig, check_engine
@@ -77,8 +76,7 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
         arguments: `recipe=NAME_OR_FILE`, `overlay=NAME_OR_FILE[,NAME_OR_FILE...]` and `key=value` overrides.
         with_data: False for a command that reads no pairs: a generated set then stands for all sources.
 
-    Raises:
-        RecipeError: one line that names the key and what to write instead.
+    Raises: RecipeError: one line that names the key and what to write instead.
     """
     overrides, path, overlays = [], None, []
     for argument in arguments:
@@ -88,9 +86,9 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
         if not equals or not key or key.startswith("-"):
             raise RecipeError(f"{argument!r}: expected key=value, e.g. recipe=tiny or data.pack_tokens=8192")
         if key == "recipe":
-            path = find_recipe(value)
+            path = find_file("recipe", value, RECIPES)
         elif key == "overlay":
-            overlays += find_overlays(value)
+            overlays += [find_file("overlay", name, OVERLAYS) for name in value.split(",")]
         else:
             overrides.append((key, value))
     if path is None:
@@ -99,8 +97,8 @@ def load_recipe(arguments: list[str], *, with_data: bool = True) -> Recipe:
     mandatory: dict[str, Path] = {}
     for overlay in overlays:
         extra, keys = read_overlay(overlay)
-        if not is_shipped(overlay):  # a shipped one removes the sources of all shipped recipes
-            check_removals(NAMED, merged, extra, str(overlay))
+        if overlay.parent != OVERLAYS:  # a shipped one removes the sources of all shipped recipes
+            check_removals(merged, extra, str(overlay))
         merged = merge(merged, extra, str(overlay))
         mandatory |= dict.fromkeys(keys, overlay)
     for key, value in overrides:
@@ -120,18 +118,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes in recipes/."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def find_recipe(value: str) -> Path:
-    """`recipes/NAME.yaml`, or the file itself. Raises: RecipeError."""
-    for path in (str(RECIPES / f"{value}.yaml"), os.path.expanduser(value)):
-        if os.path.isfile(path):
-            return Path(path)
-    raise RecipeError(
-        f"recipe={value}: no such recipe{closest(value, recipe_names())}; there are {', '.join(recipe_names())}"
-    )
+    return names_in(RECIPES)
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -143,11 +130,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Checks values beyond their types. Raises: RecipeError naming the key."""
 
     def require(ok: bool, key: str, expected: str) -> None:
-        value: Any = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
         if not ok:
-            raise RecipeError(f"{key}={value}: expected {expected}")
+            raise RecipeError(f"{key}={operator.attrgetter(key)(recipe)}: expected {expected}")
 
     model, training, optimizer, engine = recipe.model, recipe.training, recipe.optimizer, recipe.engine
     if (model.base is None) == (model.config is None):
@@ -183,11 +167,8 @@ def check_recipe(recipe: Recipe) -> None:
     require(0 < optimizer.learning_rate < float("inf"), "optimizer.learning_rate", "a finite number above 0")
     require(optimizer.schedule in ("constant", "linear", "cosine"), "optimizer.schedule", "constant, linear or cosine")
     require(0 <= optimizer.warmup_ratio < 1, "optimizer.warmup_ratio", "0 or more and below 1")
-    require(
-        len(optimizer.betas) == 2 and all(0 <= b < 1 for b in optimizer.betas),
-        "optimizer.betas",
-        "two numbers in [0, 1)",
-    )
+    betas = optimizer.betas
+    require(len(betas) == 2 and all(0 <= b < 1 for b in betas), "optimizer.betas", "two numbers in [0, 1)")
     require(optimizer.eps > 0, "optimizer.eps", "a number above 0")
     require(optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     require(optimizer.max_grad_norm >= 0, "optimizer.max_grad_norm", "0 (off) or more")
@@ -217,7 +198,7 @@ def _read_recipe(path: Path, overlays: Sequence[Path] = (), *, check: bool = Tru
     defaults: Any = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": name})
     content = read_yaml(path)
     if check and not {f.name for f in fields(Recipe)} <= set(content):  # a run's recipe.yaml keeps what was removed
-        check_removals(NAMED, defaults, content, str(path))
+        check_removals(defaults, content, str(path))
     return merge(defaults, content, str(path))
 
 

@@ -3,8 +3,7 @@
 import itertools
 from typing import Any
 
-from train.reports.formatting import in_percent, number, tick
-from train.reports.html import Cell, Drawn, HtmlTable, Section
+from train.reports.html import Cell, Drawn, HtmlTable, Section, in_percent, number, tick
 from train.reports.plots import Bar, Line, draw_bars, draw_lines
 from train.reports.run_files import RunRecord
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from train.reports.formatting import number, percent_tick, tick
-from train.reports.html import Cell, Drawn, HtmlTable, Section
+from train.reports.html import Cell, Drawn, HtmlTable, Section, number, percent_tick, tick
 from train.reports.plots import Line, draw_lines
 from train.reports.run_files import RunRecord, Series, running_mean, thinned
 

@@ -1,8 +1,7 @@
 """The section of a run's page about its last evaluation on held-out pairs."""
 
 from train.evaluation.pair_metrics import wilson
-from train.reports.formatting import number, percent
-from train.reports.html import Cell, Drawn, HtmlTable, Section
+from train.reports.html import Cell, Drawn, HtmlTable, Section, number, percent
 from train.reports.plots import Bar, Line, draw_bars, draw_histogram, draw_reliability
 from train.reports.run_files import RunRecord
 
@@ -69,9 +68,7 @@ def _accuracy_by_source(runs: list[RunRecord]) -> Drawn:
 def _rewards(run: RunRecord, named: bool) -> Drawn:
     table = run.sources["all"]["tables"]["histogram"]
     edges = [row["from"] for row in table] + [table[-1]["to"]]
-    svg = draw_histogram(
-        edges, [([row["rejected"] for row in table], 2), ([row["chosen"] for row in table], 1)], xlabel="reward"
-    )
+    svg = draw_histogram(edges, [([row["rejected"] for row in table], 2), ([row["chosen"] for row in table], 1)])
     metrics = run.sources["all"]["metrics"]
     alt = (
         f"Histograms of rewards: chosen with mean {number(metrics['chosen_reward'])}, rejected with mean "

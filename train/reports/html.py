@@ -1,4 +1,4 @@
-"""The page of a report: its style, and the pieces it is made of. No script, nothing from the network, one file.
+"""The page of a report: its style, its pieces, numbers as its reader sees them. No script, no network, one file.
 
 Texts that come from a run are untrusted: each passes `esc` once, on its way into the page. A number in a table
 is written as <data value="EXACT">SHORT</data>.
@@ -7,8 +7,7 @@ is written as <data value="EXACT">SHORT</data>.
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from train.reports.formatting import number
+from typing import Any
 
 Cell = str | float | int | None
 SERIES = 8  # colours --s1 to --s8 of the page; more series begin again with the first. --s0: only there to compare with
@@ -193,3 +192,37 @@ def _figure(drawn: Drawn) -> str:
     note = f'<p class="note">{esc(drawn.note)}</p>' if drawn.note else ""
     numbers = f"<details><summary>Numbers</summary>{table_html(drawn.table)}</details>"
     return f"<figure><figcaption>{esc(drawn.title)}</figcaption>{note}{legend}{svg}{numbers}</figure>"
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands with commas."""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def in_percent(share: float | None) -> float | None:
+    """0.25 -> 25.0"""
+    return None if share is None else 100 * share
+
+
+def tick(value: float, _: Any = None) -> str:
+    """The number at a tick of an axis: 12k, 3M. Matplotlib passes the position, too."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{unit}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
+
+
+def percent_tick(share: float, _: Any = None) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def shortened(label: str, most: int) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.common.errors import UserError
 
-EVALUATION_FORMAT = 1  # of evaluations/step-N.json, as in train/evaluation/files.py
+EVALUATION_FORMAT = 1  # of evaluations/step-N.json, as in train/evaluation/held_out.py
 METRICS = ("train/", "eval/", "benchmark/", "time/", "memory/")
 Series = tuple[list[int], list[float]]  # steps, values
 

@@ -11,10 +11,9 @@ from train.evaluation.pair_metrics import wilson
 from train.recipe.safe_yaml import RecipeError, read_yaml
 from train.reports.benchmarks import benchmark_scores
 from train.reports.curves import learning_curves, speed_and_memory
-from train.reports.formatting import number, percent
 from train.reports.held_out import held_out, source_metrics
-from train.reports.html import HtmlTable, Section, cards, render_page, table_html, text_block
-from train.reports.row_outcomes import row_outcomes
+from train.reports.html import Drawn, HtmlTable, Section, cards, number, percent, render_page, table_html, text_block
+from train.reports.plots import draw_shares
 from train.reports.run_files import ReportError, RunRecord
 
 T = TypeVar("T")
@@ -138,3 +137,34 @@ def _recipe_values(run: RunRecord) -> dict[str, str]:
         return {prefix.removesuffix("."): value if isinstance(value, str) else json.dumps(value, default=str)}
 
     return walk("", tree)
+
+
+OUTCOMES = (("trained", "to train on", 1), ("held_out", "held out", 3), ("beyond_limit", "beyond the limit", 0))
+
+
+def row_outcomes(runs: list[RunRecord]) -> Section:
+    """A bar for each source: the shares of its rows that are trained on, held out, left out, refused."""
+    figures = []
+    for run in runs:
+        report = {name: entry for name, entry in run.drop_report.items() if entry.get("rows")}
+        if not report:
+            continue
+        taken = {name: (entry.get("left_out", {}), entry["refused"]) for name, entry in report.items()}
+        reasons = [list(dict.fromkeys(r for pair in taken.values() for r in pair[which])) for which in (0, 1)]
+        bars, rows = [], []
+        for name, entry in report.items():
+            left_out, refused = taken[name]
+            counts = [*(entry[key] for key, _, _ in OUTCOMES), sum(left_out.values()), sum(refused.values())]
+            bars.append((name, [count / entry["rows"] for count in counts]))
+            details = [*(left_out.get(r, 0) for r in reasons[0]), *(refused.get(r, 0) for r in reasons[1])]
+            rows.append([name, entry["rows"], *counts, *details])
+        what = [f"left out: {r}" for r in reasons[0]] + [f"refused: {r}" for r in reasons[1]]
+        columns = ["source", "rows", *(label for _, label, _ in OUTCOMES), "left out", "refused", *what]
+        title = "Where every row went" + (f": {run.label}" if len(runs) > 1 else "")
+        alt = f"{title}: " + "; ".join(
+            f"{row[0]}: {number(row[1])} rows, {number(row[2])} to train on, {number(row[6])} refused" for row in rows
+        )
+        legend = [(label, colour, 0) for _, label, colour in OUTCOMES] + [("left out", 4, 0), ("refused", 2, 0)]
+        svg = draw_shares(bars, [colour for _, _, colour in OUTCOMES] + [4, 2])
+        figures.append(Drawn(title, svg, alt, HtmlTable(title, columns, rows), legend=legend))
+    return Section("rows", "Rows", "dropped.jsonl in the run directory names every refused row and why.", figures)

@@ -12,7 +12,8 @@ from data.common.atomic import write_file
 from data.common.text import printable
 from data.rows.sources import SourceConfig, check_source
 from data.selection.config import GateConfig, check_gates
-from train.recipe.schema import RecipeError, load_recipe
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
 
 if TYPE_CHECKING:
     from data.selection.contamination import BenchmarkPrompts
@@ -28,22 +29,6 @@ def read_sources(path: str | None, recipe: list[str]) -> dict[str, SourceConfig]
         check_source("data.sources.pairs", SourceConfig(path=path))
         return {"pairs": SourceConfig(path=path)}
     return {name: source for name, source in load_recipe(recipe).data.sources.items() if source is not None}
-
-
-def _contaminated(
-    name: str, source: SourceConfig, prompts: "BenchmarkPrompts"
-) -> tuple[int, int, list[dict[str, Any]]]:
-    """(rows of a source, pairs among them, a record of each match with a benchmark in the order of the rows)"""
-    from data.selection.row_features import hits_by_chunk
-
-    rows, pairs, hits = 0, 0, []
-    for chunk in hits_by_chunk(f"data.sources.{name}", source, prompts):
-        rows += chunk.num_rows
-        pairs += chunk.num_pairs
-        hits += [
-            {"source": name, "where": row.address, "row": row.number + 1, **asdict(hit)} for row, hit in chunk.hits
-        ]
-    return rows, pairs, hits
 
 
 def find_overlaps(path: str | None, recipe: list[str], benchmarks: dict[str, str], output: str | None) -> None:
@@ -84,8 +69,13 @@ def find_overlaps(path: str | None, recipe: list[str], benchmarks: dict[str, str
 
 
 def _report_source(name: str, source: SourceConfig, prompts: "BenchmarkPrompts") -> list[dict[str, Any]]:
-    """The matches of a source, whose counts are printed."""
-    rows, pairs, hits = _contaminated(name, source, prompts)
+    """The matches of a source, in the order of its rows; their counts are printed."""
+    from data.selection.row_features import hits_by_chunk
+
+    rows, pairs, hits = 0, 0, list[dict[str, Any]]()
+    for chunk in hits_by_chunk(f"data.sources.{name}", source, prompts):
+        rows, pairs = rows + chunk.num_rows, pairs + chunk.num_pairs
+        hits += [{"source": name, "where": r.address, "row": r.number + 1, **asdict(hit)} for r, hit in chunk.hits]
     counts = Counter((record["benchmark"], record["kind"]) for record in hits)
     told = "; ".join(f"{benchmark}: {count:,} by {kind}" for (benchmark, kind), count in sorted(counts.items()))
     print(f"{name}: {len(hits):,} of {rows:,} rows{' (' + told + ')' if told else ''}")

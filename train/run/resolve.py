@@ -43,13 +43,7 @@ def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True
             f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
         )
     chat = load_chat(recipe.model, recipe.data, base)
-    data = prepare_data(
-        recipe.data,
-        chat,
-        seed=recipe.seed,
-        target_margin=recipe.loss.target_margin,
-        builder=builder,
-    )
+    data = prepare_data(recipe.data, chat, seed=recipe.seed, target_margin=recipe.loss.target_margin, builder=builder)
     return chat, base, data
 
 

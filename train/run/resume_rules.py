@@ -10,11 +10,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from train.checkpoints.state import TrainState, read_state
-from train.recipe.schema import Recipe, RecipeError, read_recipe
-from train.run.branches import check_decay, how_to_branch, may_branch, read_origin
-from train.run.recipe_changes import Change, compare, revisions, shown
-from train.run.resume_point import FINISHED, candidates, is_own
-from train.run.run_length import extended, total_steps
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import Recipe, read_recipe
+from train.run.recipe_changes import (
+    Change,
+    check_decay,
+    compare,
+    how_to_branch,
+    may_branch,
+    read_origin,
+    revisions,
+    shown,
+)
+from train.run.resume_point import FINISHED, candidates, extended, is_own, total_steps
 from train.step.config import OptimizerConfig, learning_rate_at
 
 
@@ -44,11 +52,9 @@ class Changes:
 def check_same_run(recipe: Recipe, arguments: Sequence[str] = ()) -> Changes:
     """Compare a recipe with that of the last start in its run directory. All ranks call it, before any writes there.
 
-    Args:
-        arguments: of the command line, for the command that an error gives.
+    Args: arguments: of the command line, for the command that an error gives.
 
-    Raises:
-        RecipeError: it is another run, or ends before the step that is done; names the keys and the ways out.
+    Raises: RecipeError: it is another run, or ends before the step that is done; names the keys and the ways out.
     """
     if recipe.checkpoint.resume == "never":
         return Changes()
@@ -66,7 +72,8 @@ def check_same_run(recipe: Recipe, arguments: Sequence[str] = ()) -> Changes:
 
 def _changes(recipe: Recipe, found: list[Path], arguments: Sequence[str]) -> Changes:
     directory = recipe.directory()
-    if not (directory / "recipe.yaml").is_file() or not (found or _has_metrics(directory)):
+    metrics = directory / "metrics.jsonl"
+    if not (directory / "recipe.yaml").is_file() or not (found or (metrics.is_file() and metrics.stat().st_size)):
         return Changes()  # nothing was trained here
     before = _read_last(directory / "recipe.yaml")
     changed, commits = compare(before, recipe)
@@ -117,9 +124,8 @@ def explain_extension(changes: Changes, step: int, old_total: int, new_total: in
         old_total, new_total: steps of the whole run, before and now.
     """
     what = ", ".join(shown(key, *change) for key, change in changes.extension.items())
-    steps = f"{what}: {new_total:,} steps in all" + (
-        f", not {old_total:,}" if new_total != old_total else ", as before"
-    )
+    before = f"not {old_total:,}" if new_total != old_total else "as before"
+    steps = f"{what}: {new_total:,} steps in all, {before}"
     if step >= new_total:
         return f"{steps}; they are done"
     return f"{steps}; {_rates(step, (old_total, optimizer), (new_total, optimizer))}"
@@ -161,11 +167,6 @@ def _check_end(recipe: Recipe, found: list[Path]) -> None:
             f"training.max_steps={limit}: the run has done {done:,} steps ({found[0]}). Give {stay}"
             "more to go on, or checkpoint.resume=PATH of an earlier checkpoint"
         )
-
-
-def _has_metrics(directory: Path) -> bool:
-    path = directory / "metrics.jsonl"
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _read_last(path: Path) -> Recipe:

@@ -25,13 +25,11 @@ from train.checkpoints.state import TrainState, read_state
 from train.evaluation.benchmarks import LoopBenchmark, load_benchmarks
 from train.evaluation.held_out import check_metric
 from train.recipe.schema import Recipe
-from train.run import resume_point, run_length
-from train.run.branches import describe_beginning
+from train.run import resume_point
+from train.run.recipe_changes import describe_beginning
 from train.run.resolve import prepare_inputs, write_inputs
-from train.run.resume_point import FINISHED
 from train.run.resume_rules import Changes, explain_resume
-from train.run.run import Run, explain_state
-from train.run.sample_pair import find_sample_pair
+from train.run.run import Run, explain_state, find_sample_pair
 from train.runtime.distributed import START_SECONDS, Ranks, choose_device, raise_together, set_timeouts, start
 from train.runtime.preemption import Preemption
 from train.runtime.watchdog import Watchdog
@@ -89,7 +87,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         _write_beginning(recipe, ranks, changes, inputs, backend, checkpoint)
     engine, state = _build_engine(recipe, ranks, inputs, backend, checkpoint)
     pairs_per_epoch = inputs.mixture.pairs_per_epoch
-    total_steps = run_length.total_steps(recipe, pairs_per_epoch, state)
+    total_steps = resume_point.total_steps(recipe, pairs_per_epoch, state)
     if state.step:
         ranks.say(f"resumed from step {state.step:,} of {total_steps:,} ({checkpoint})")
         for line in explain_resume(changes, recipe, pairs_per_epoch, state):
@@ -108,7 +106,7 @@ def set_up(recipe: Recipe, ranks: Ranks, preemption: Preemption, changes: Change
         checkpoints=Checkpoints(
             directory / "checkpoints", recipe.checkpoint, ranks, fingerprints, deepspeed_shards.ShardWriter
         ),
-        total_pairs=run_length.total_pairs(recipe, pairs_per_epoch),
+        total_pairs=resume_point.total_pairs(recipe, pairs_per_epoch),
         total_steps=total_steps,
         preemption=preemption,
         watchdog=Watchdog(directory, ranks.rank, 60 * recipe.engine.hang_minutes),
@@ -158,8 +156,7 @@ def _model_fingerprint(base: Base) -> str:
 def _choose_checkpoint(recipe: Recipe, ranks: Ranks, inputs: Inputs, fingerprints: dict[str, Any]) -> Path | None:
     """The checkpoint that the run goes on from or begins at, checked; None to start afresh. All ranks call it.
 
-    Raises:
-        CheckpointError, RecipeError, ModelError: on every rank.
+    Raises: CheckpointError, RecipeError, ModelError: on every rank.
     """
     directory, resume = recipe.directory(), recipe.checkpoint.resume
     if resume == "never":
@@ -174,9 +171,9 @@ def _choose_checkpoint(recipe: Recipe, ranks: Ranks, inputs: Inputs, fingerprint
     resume_point.check_same(found, fingerprints)
     state, pairs_per_epoch = read_state(found), inputs.mixture.pairs_per_epoch
     if found == Path(resume):
-        totals = run_length.total_steps(recipe, pairs_per_epoch, state), run_length.total_pairs(recipe, pairs_per_epoch)
-        run_length.check_left(recipe, found, state, *totals)
-    run_length.check_epochs(recipe, pairs_per_epoch, state)
+        steps = resume_point.total_steps(recipe, pairs_per_epoch, state)
+        resume_point.check_left(recipe, found, state, steps, resume_point.total_pairs(recipe, pairs_per_epoch))
+    resume_point.check_epochs(recipe, pairs_per_epoch, state)
     return found
 
 
@@ -201,7 +198,7 @@ def _write_beginning(
         resume_point.begin_at(directory / "checkpoints", checkpoint, beginning)
     elif checkpoint is None:
         (directory / "checkpoints" / resume_point.BEGINS).unlink(missing_ok=True)
-    (directory / FINISHED).unlink(missing_ok=True)
+    (directory / resume_point.FINISHED).unlink(missing_ok=True)
     card = write_inputs(directory, recipe, inputs.base, inputs.data)
     _announce(recipe, ranks, inputs, card, backend)
 

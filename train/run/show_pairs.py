@@ -95,13 +95,13 @@ def _show_refused(selection: "Selection", record: dict[str, Any]) -> None:
 
 def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
     """One pair: the text of its tokens, so what is shown is what is trained on."""
-    store, flip = selection.store, selection.config.flip
+    store, flip, outcome = selection.store, selection.config.flip, selection.outcome(index)
     group = store.group(index)
     responses = group.response_ids[::-1] if flip else group.response_ids
     lengths = [len(group.prefix_ids), *map(len, responses)]
     print(_ruler(f"{selection.name} row {store.row[index] + 1}"))
     print(
-        f"{printable(_outcome(selection, index))}; "
+        f"{printable(outcome if outcome in ('trained on', 'held out') else f'left out: {outcome}')}; "
         f"tokens: {lengths[0]:,} shared, {lengths[1]:,} chosen, {lengths[2]:,} rejected; "
         f"weight {store.loss_weight[index]:.4g}"
         + ("" if store.margin[index] != store.margin[index] else f"; margin {store.margin[index]:.4g}")
@@ -113,11 +113,6 @@ def show_pair(chat: "Chat", selection: "Selection", index: int) -> None:
         text = chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         print("\n".join(f"│ {printable(line.expandtabs())}" for line in text.split("\n")))
     print()
-
-
-def _outcome(selection: "Selection", index: int) -> str:
-    outcome = selection.outcome(index)
-    return outcome if outcome in ("trained on", "held out") else f"left out: {outcome}"
 
 
 def _ruler(title: str) -> str:
@@ -132,17 +127,14 @@ def _show_histograms(chosen: "dict[str, Selection]") -> None:
         return
     lengths = [np.concatenate(columns) for columns in zip(*(pairs.lengths() for pairs in sets), strict=True)]
     for name, values in zip(("shared prefix", "chosen", "rejected"), lengths, strict=True):
-        print("\n".join(text_histogram(f"{name}, tokens", values, _doubling(int(values.max())))), end="\n\n")
+        doubling = np.array([0, *(2**k for k in range(3, max(4, int(values.max()).bit_length() + 1)))])
+        print("\n".join(text_histogram(f"{name}, tokens", values, doubling)), end="\n\n")
     margins = np.concatenate([pairs.store.margin[pairs.indices] for pairs in sets])
     margins = margins[~np.isnan(margins)]
     if len(margins):
         low, high = float(margins.min()), float(margins.max())
         edges = np.linspace(low, high, 11) if high > low else np.array([low, low + 1])
         print("\n".join(text_histogram("margin", margins, edges)), end="\n\n")
-
-
-def _doubling(largest: int) -> Any:
-    return np.array([0, *(2**k for k in range(3, max(4, largest.bit_length() + 1)))])
 
 
 def text_histogram(title: str, values: Any, edges: Any) -> list[str]:

@@ -1,7 +1,7 @@
 """Ranks, signals and other stops, hangs, logs.
 
-distributed.py, slurm.py, ports.py    which rank this is, process groups, what all ranks agree on
-preemption.py, launchers.py           requests to stop
-watchdog.py                           stacks of a rank that hangs
-tracking.py                           metrics.jsonl and wandb
+distributed.py, slurm.py    which rank this is, process groups, what all ranks agree on
+preemption.py               requests to stop
+watchdog.py                 stacks of a rank that hangs
+tracking.py                 metrics.jsonl and wandb
 """

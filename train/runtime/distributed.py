@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from train.runtime.ports import free_port as free_port
-from train.runtime.slurm import _slurm_tasks, in_slurm_step, slurm_rendezvous
+from train.runtime.slurm import _slurm_tasks, free_port, in_slurm_step, slurm_rendezvous
 
 # Until `set_timeouts`: one rank may convert a checkpoint or fetch a model while the others wait for it.
 START_SECONDS = 2 * 3600.0
@@ -49,9 +48,8 @@ class Ranks:
             print(line, flush=True)
 
 
-def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+def read_ranks(env: Mapping[str, str] = os.environ) -> Ranks:
     """Works under `deepspeed`, `torchrun`, Slurm's `srun` and plain `python`."""
-    env = environment
     if "RANK" not in env and in_slurm_step(env):
         return _slurm_ranks(env)
     world_size = int(env.get("WORLD_SIZE", 1))
@@ -236,9 +234,6 @@ def single_process_environment() -> dict[str, str]:
     """This environment without the launcher's variables, for a child that is one process of its own."""
     launcher = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "CROSS_", "GROUP_", "ROLE_", "TORCHELASTIC_", "SLURM_")
     return {key: value for key, value in os.environ.items() if not key.startswith(launcher)}
-
-
-# --- Slurm: srun starts the ranks itself, without a launcher ----------------------------------------------------------
 
 
 def _slurm_ranks(env: Mapping[str, str]) -> Ranks:

@@ -6,11 +6,12 @@ Outside the step loop there is nothing to save, so a signal ends the process at 
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,6 @@ import psutil
 
 from data.common import screen
 from data.common.resume_policy import free
-from train.runtime.launchers import are_alive, find_launchers
 from train.runtime.tracking import process_age
 
 # Reasons by their code; if ranks have different ones, the highest counts.
@@ -75,8 +75,7 @@ class Preemption:
     def in_steps(self) -> Iterator[None]:
         """Around the step loop: signals are noted for `check` and raise nothing.
 
-        Raises:
-            Stopped: a signal came after the last `check`.
+        Raises: Stopped: a signal came after the last `check`.
         """
         self._phase = "steps"
         try:
@@ -126,9 +125,8 @@ class Preemption:
 
     def _leave(self) -> None:
         self._phase = "leaving"
-        raise Stopped(
-            f"stopped by {REASONS[self._asked]}, outside the steps: nothing to save; the same command goes on"
-        )
+        why = REASONS[self._asked]
+        raise Stopped(f"stopped by {why}, outside the steps: nothing to save; the same command goes on")
 
     def _look(self) -> int:
         """The STOP file and the time limit, which the main rank looks at once a second at most."""
@@ -163,3 +161,53 @@ def reserve(limit: float, save_seconds: float | None) -> float:
     """Seconds before `limit` at which a run must begin to save; `save_seconds`: the longest save so far."""
     save = min(300.0, limit / 10) if save_seconds is None else 1.5 * save_seconds
     return save + min(60.0, limit / 20)
+
+
+# --- the launcher processes that a rank must not outlive ------------------------------------------------------------
+
+# workaround: deepspeed-launcher (docs/workarounds.md): SIGTERM to the `deepspeed` command ends that process alone: its
+# child goes on, with all ranks, on machines that may belong to somebody else by then.
+
+
+def find_launchers(rank: psutil.Process, env: Mapping[str, str]) -> list[psutil.Process]:
+    """The launchers of a rank, from its parent upwards; none without a known launcher.
+
+    A run in the background whose shell has ended has none, nor has a task of srun: Slurm ends that itself.
+    """
+    if not {"LOCAL_RANK", "WORLD_SIZE"} <= set(env):
+        return []
+    parent = _parent(rank)
+    if parent is None:
+        return []
+    if _runs(parent, "torchrun", "torch.distributed.run", "torch.distributed.launch"):
+        return [parent]
+    if not _runs(parent, "deepspeed.launcher.launch"):
+        return []
+    runner = _parent(parent)  # on other machines of a cluster this is some remote shell's
+    return [parent, runner] if runner and _runs(runner, "deepspeed", "deepspeed.launcher.runner") else [parent]
+
+
+def are_alive(rank: psutil.Process, launchers: list[psutil.Process]) -> bool:
+    """Whether a rank's launchers are still its ancestors; the kernel gives an orphan another parent at once.
+
+    psutil tells a pid that is used again by the start time of its process.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = itertools.pairwise([rank, *launchers])
+        return all(child.ppid() == parent.pid and parent.is_running() for child, parent in family)
+    return False
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.parent()
+    return None
+
+
+def _runs(process: psutil.Process, *programs: str) -> bool:
+    """Whether a command line is `[python [options]] PROGRAM ...` or `python [options] -m PROGRAM ...`."""
+    try:
+        command = process.cmdline()[:5]
+    except psutil.Error:  # it has ended, or belongs to another user who hides it
+        return False
+    return any(part in programs or part.rpartition("/")[2] in programs for part in command)

@@ -1,11 +1,12 @@
-"""Ranks that srun started itself, without a launcher."""
+"""Ranks that srun started itself, without a launcher; and a free port for others to meet on. Imports no torch."""
 
+import contextlib
+import random
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
-
-from train.runtime.ports import free_port as free_port
 
 
 def in_slurm_step(env: Mapping[str, str]) -> bool:
@@ -37,3 +38,12 @@ def first_host(nodes: str) -> str:
     first = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
     assert first is not None, nodes
     return f"{first[1]}{first[2] or ''}{first[3] or ''}"
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port

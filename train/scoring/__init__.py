@@ -4,8 +4,7 @@ From a conversation to its reward, in `scorer.Scorer`:
 
     messages -> checked -> text by the chat template -> token ids -> groups that share a prefix -> packs -> rewards
 
-    scorer           the model and this walk
-    export_files     what is checked of an export before it scores
+    scorer           the model, what is checked of it before it scores, and this walk
     files, rows      a file: each row gets its rewards or its error; an interrupted run goes on
     benchmarks       the benchmarks of one command
     one_benchmark    one of them: a file with the rewards of every item, and the result

@@ -89,8 +89,7 @@ def output_of(config: BenchmarkConfig) -> Path:
 def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     """Run the benchmarks as the command does; all ranks call it.
 
-    Returns:
-        On the main rank, for each benchmark what its NAME.json holds (docs/benchmarks.md); nothing on the others.
+    Returns: On the main rank, for each benchmark what its NAME.json holds (docs/benchmarks.md); nothing on the others.
 
     Raises:
         DataError, ModelError: something that the user can fix in the settings, the files or the model.
@@ -99,9 +98,9 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
     check_benchmark_config(config)
 
     # torch: not before the settings are known to be right.
-    from train.runtime.distributed import choose_device, read_ranks, start_gloo, stop
+    from train.runtime.distributed import read_ranks, start_gloo, stop
     from train.scoring.one_benchmark import describe_model, forget, score_benchmark
-    from train.scoring.scorer import Scorer
+    from train.scoring.scorer import load_scorer
 
     readings = {name: BENCHMARKS[name].read(path_of(config, name)) for name in names_of(config)}
     ranks, output = read_ranks(), output_of(config)
@@ -111,14 +110,7 @@ def run_benchmarks(config: BenchmarkConfig) -> list[dict[str, Any]]:
         for line in reading.missing:
             ranks.say(f"WARNING: {name} is incomplete: {line}")
     start_gloo(ranks)
-    scorer = Scorer(
-        str(config.model),
-        dtype=config.dtype,
-        device=str(choose_device(ranks)),
-        attention=config.attention,
-        pack_tokens=config.pack_tokens,
-        max_length=config.max_length,
-    )
+    scorer = load_scorer(config, ranks)
     model = describe_model(scorer, str(config.model))
     ranks.say(f"scoring in {model['dtype']} on {scorer.device}, attention: {scorer.attention}; results in {output}")
     if ranks.is_main:

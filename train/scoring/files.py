@@ -50,20 +50,13 @@ def score_file(config: ScoreConfig) -> Path:
 
     # torch: not before the settings are known to be right.
     from data.common.progress import progress
-    from train.runtime.distributed import choose_device, gather, gather_in_turn, read_ranks, start_gloo, stop
+    from train.runtime.distributed import gather, gather_in_turn, read_ranks, start_gloo, stop
     from train.scoring.rows import score_rows
-    from train.scoring.scorer import Scorer
+    from train.scoring.scorer import load_scorer
 
     ranks = read_ranks()
     start_gloo(ranks)
-    scorer = Scorer(
-        config.model,
-        dtype=config.dtype,
-        device=str(choose_device(ranks)),
-        attention=config.attention,
-        pack_tokens=config.pack_tokens,
-        max_length=config.max_length,
-    )
+    scorer = load_scorer(config, ranks)
     partial, tally = PartialOutput(output), Tally()
     finished = gather(partial.resume(_identity(config, scorer)) if ranks.is_main else 0)[0]
     dtype = str(scorer.dtype).removeprefix("torch.")
@@ -129,8 +122,7 @@ class PartialOutput:
     def resume(self, identity: dict[str, Any]) -> int:
         """The number of rows that an interrupted run has finished; a torn end is cut off.
 
-        Raises:
-            DataError: they are of a run with another identity.
+        Raises: DataError: they are of a run with another identity.
         """
         if not self.path.is_file():
             with self._kept():

@@ -54,11 +54,9 @@ def score_benchmark(
 ) -> dict[str, Any] | None:
     """Score what is not scored yet and write NAME.items.jsonl and NAME.json into a directory. All ranks call it.
 
-    Returns:
-        the result, on the main rank.
+    Returns: the result, on the main rank.
 
-    Raises:
-        DataError: the directory holds rewards of another model, version or data.
+    Raises: DataError: the directory holds rewards of another model, version or data.
     """
     from data.common.progress import progress
     from train.runtime.distributed import gather, gather_in_turn
@@ -108,11 +106,9 @@ def result_of(
 ) -> dict[str, Any]:
     """Everything that a reader of the score must know, without NaN.
 
-    Args:
-        rows: of the file of items, one for each item of the sample.
+    Args: rows: of the file of items, one for each item of the sample.
 
-    Raises:
-        DataError: no item has rewards.
+    Raises: DataError: no item has rewards.
     """
     scored = [(item, row) for item, row in zip(sample.items, rows, strict=True) if row["rewards"] is not None]
     missing = [*reading.missing, *_why_not_scored(rows, model)]
@@ -255,8 +251,7 @@ def _identity_file(file: Path) -> Path:
 def _finished_items(file: Path, name: str, identity: str) -> int:
     """The number of items that are scored already; a torn last line is cut off.
 
-    Raises:
-        DataError: they are of another model, version, sample or data.
+    Raises: DataError: they are of another model, version, sample or data.
     """
     result = file.with_name(f"{name}.json")
     if file.is_file():

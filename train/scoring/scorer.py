@@ -1,5 +1,6 @@
 """A model that is loaded once and scores conversations: packed, prefixes shared, head in float32."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.common import atomic
 from data.common.errors import InvalidPair
 from data.packing.pack import Pack, build_pack, split_group
 from data.packing.plan import plan_packs
@@ -19,8 +21,7 @@ from models.errors import ModelError
 from models.export import load_classifier, packed_view
 from models.tokenizer import check_ids, read_tokenizer
 from models.weights import is_finite
-from train.runtime.distributed import has_gpu
-from train.scoring.export_files import check_references, find_export_damage
+from train.runtime.distributed import Ranks, choose_device, has_gpu
 from train.step.flops import attention_cost
 
 CPU_PACK_TOKENS = 2048  # activations of a larger pack leave the caches of a CPU, and nothing is gained by it
@@ -71,8 +72,7 @@ class Scorer:
     def score(self, conversations: Sequence[list[Message]]) -> list[float]:
         """The reward of each conversation; equal ones have the same.
 
-        Raises:
-            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        Raises: InvalidPair: one is not a conversation that ends with the assistant, or is too long.
         """
         checked = [_checked(messages, f"conversations[{i}]") for i, messages in enumerate(conversations)]
         found = [self.check_ids(ids) for ids in self.encode([checked])[0]]
@@ -85,8 +85,7 @@ class Scorer:
 
         A blank answer is scored as it stands, as benchmarks ask for.
 
-        Raises:
-            InvalidPair: one is not a conversation that ends with the assistant, or is too long.
+        Raises: InvalidPair: one is not a conversation that ends with the assistant, or is too long.
         """
         checked = []
         for i, group in enumerate(groups):
@@ -106,8 +105,7 @@ class Scorer:
     ) -> list[list[list[int] | InvalidPair]]:
         """Token ids of every conversation, or why it has none; an `InvalidPair` that is given stays where it is.
 
-        Args:
-            usable: reject also what no reward can be read of: see `check_ids`.
+        Args: usable: reject also what no reward can be read of: see `check_ids`.
         """
         given = [messages for group in groups for messages in group if not isinstance(messages, InvalidPair)]
         rendered = self.chat.render_all(given)
@@ -117,11 +115,7 @@ class Scorer:
         return [[self._tried(ids) for ids in group] for group in found] if usable else found
 
     def check_ids(self, ids: list[int]) -> list[int]:
-        """The same ids.
-
-        Raises:
-            InvalidPair: a conversation is longer than `max_length`, or ends with the pad token.
-        """
+        """The same ids. Raises: InvalidPair: a conversation is longer than `max_length`, or ends with the pad token."""
         if len(ids) > self.max_length:
             raise InvalidPair("over length", f"a conversation has {len(ids)} tokens, more than {self.max_length}")
         check_end(ids, self.chat.tokenizer.pad_token_id)
@@ -175,6 +169,12 @@ class Scorer:
         return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
 
 
+def load_scorer(config: Any, ranks: Ranks) -> Scorer:
+    """For a `ScoreConfig` or `BenchmarkConfig`, on this rank's device. Raises: ModelError."""
+    settings = {key: getattr(config, key) for key in ("dtype", "attention", "pack_tokens", "max_length")}
+    return Scorer(config.model, device=str(choose_device(ranks)), **settings)
+
+
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype | str:
     """`auto` is the export's own dtype, and float32 on a CPU. Raises: ModelError."""
     if name not in ("auto", "float32", "bfloat16"):
@@ -187,3 +187,42 @@ def _choose_dtype(name: str, device: torch.device) -> torch.dtype | str:
 def _checked(messages: Any, field: str, blank: bool = False) -> list[Message]:
     """A conversation of a caller, checked as a row of training is. Raises: InvalidPair."""
     return check_conversation(plain_messages(messages, field), field, blank=blank)
+
+
+def find_export_damage(directory: Path, edited: Sequence[str], contents: bool = True) -> list[str]:
+    """How an export's files differ from its manifest, a line each; nothing where there is no manifest.
+
+    Args:
+        edited: files that a person may have changed.
+        contents: compare hashes too; sizes alone are quick.
+    """
+    if not all((directory / name).is_file() for name in (atomic.MANIFEST, "reward_model.json")):
+        return []  # no manifest: an older export or a third-party model
+    try:
+        names = [name for name in atomic.read_manifest(directory)["files"] if name not in edited]
+    except ValueError as error:
+        return [str(error)]
+    way_out = f"fetch the export again, or remove {directory / atomic.MANIFEST} if this was changed on purpose"
+    return [f"{problem}; {way_out}" for problem in atomic.find_damage(directory, names, contents)]
+
+
+def check_references(chat: Chat, directory: Path, name: str) -> None:
+    """Whether an export's tokenizer still gives the ids that it was trained with, by its reference conversations.
+
+    Args: name: the export's, for the message.
+
+    Raises: ModelError: it gives others, and rewards would be wrong.
+    """
+    try:
+        references = json.loads((directory / "reward_model.json").read_text(encoding="utf-8"))["references"]
+        messages = [reference["messages"] for reference in references]
+        trained = [reference["input_ids"] for reference in references]
+        texts = [text if isinstance(text, str) else "" for text in chat.render_all(messages)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return  # no references: a third-party model
+    if chat.encode(texts) != trained:
+        raise ModelError(
+            f"{name}: its tokenizer and chat template give other token ids than it was trained with "
+            "(references in reward_model.json), so its rewards would be wrong; score it with the version of this "
+            "project and of transformers that made it, or train it again"
+        )

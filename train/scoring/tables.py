@@ -49,7 +49,7 @@ def benchmark_table(result: dict[str, Any]) -> TextTable:
     """This model with its intervals, then the published rows, in percent."""
     scores, published = result["scores"], result["published_percent"]
     columns = columns_of(scores, published)
-    ours = [_percent(scores[name]["value"]) for name in columns]
+    ours = [percent_or_dash(scores[name]["value"]) for name in columns]
     ranges = [_range(scores[name]) for name in columns]
     rows = [["model", *columns], [_label(result), *ours], ["  95 % interval", *ranges]]
     rows += [
@@ -102,8 +102,8 @@ def headlines_table(results: Sequence[dict[str, Any]]) -> TextTable:
     names = [result["benchmark"] for result in results]
     values = [result["scores"]["score"]["value"] for result in results]
     incomplete = [not result["complete"] for result in results]
-    ours = [f"{_percent(value)}{' *' if mark else ''}" for value, mark in zip(values, incomplete, strict=True)]
-    average = _percent(sum(values) / len(PUBLIC)) if len(names) == len(PUBLIC) else "-"
+    ours = [f"{percent_or_dash(value)}{' *' if mark else ''}" for value, mark in zip(values, incomplete, strict=True)]
+    average = percent_or_dash(sum(values) / len(PUBLIC)) if len(names) == len(PUBLIC) else "-"
     rows = [["model", *names, "average of seven"], [results[0]["model"]["path"], *ours, average]]
     for model in results[0]["published_percent"]:
         published = {b.NAME: b.PUBLISHED[model]["score"] for b in PUBLIC if model in b.PUBLISHED}
@@ -124,12 +124,12 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     return [f"MISSING: {line}" for line in result["missing"]] + [f"note: {line}" for line in [*result["notes"], *ties]]
 
 
-def _percent(value: float | None) -> str:
+def percent_or_dash(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _range(score: dict[str, float | None]) -> str:
-    return "-" if score["low"] is None else f"{_percent(score['low'])}-{_percent(score['high'])}"
+    return "-" if score["low"] is None else f"{percent_or_dash(score['low'])}-{percent_or_dash(score['high'])}"
 
 
 # --- models side by side --------------------------------------------------------------------------------------------

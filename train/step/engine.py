@@ -25,8 +25,7 @@ class TrainingError(RunError):
 def check_deepspeed(settings: dict[str, Any]) -> None:
     """Let DeepSpeed read what it would otherwise refuse with a stack trace, after the model has been loaded.
 
-    Raises:
-        ModelError: `engine.deepspeed.zero_optimization` has a value that it does not take.
+    Raises: ModelError: `engine.deepspeed.zero_optimization` has a value that it does not take.
     """
     quiet_deepspeed()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -112,8 +111,7 @@ def make_moments(engine: Any) -> None:
 def rehearse(engine: Any, micro_step: Callable[[], None]) -> None:
     """Take as much memory as a step does, and change nothing. All ranks call it, after `make_moments`.
 
-    Args:
-        micro_step: forward and backward of the largest pack, with gradients of zero.
+    Args: micro_step: forward and backward of the largest pack, with gradients of zero.
     """
     # In the first one DeepSpeed makes the sums of gradients (stages 1 and 2) and learns what to gather ahead (stage 3):
     # only later ones hold all of it.
@@ -131,8 +129,7 @@ def rehearse(engine: Any, micro_step: Callable[[], None]) -> None:
 def out_of_memory(explain: Callable[[str], str]) -> Iterator[None]:
     """Turn the many errors that mean too little memory into one line: `explain(what the first line of it says)`.
 
-    Raises:
-        TrainingError
+    Raises: TrainingError
     """
     import torch
 

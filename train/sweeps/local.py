@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data.common.atomic import naming
 from train import COMMANDS
-from train.runtime.ports import free_port
+from train.runtime.slurm import free_port
 
 MAIN = COMMANDS / "main.py"
 LOG = "output.log"
@@ -39,8 +39,7 @@ class Job:
 def command_of(job: Job, gpus: list[str]) -> list[str]:
     """The command line of a run.
 
-    Args:
-        gpus: of the job; none on a CPU. deepspeed reads them from CUDA_VISIBLE_DEVICES.
+    Args: gpus: of the job; none on a CPU. deepspeed reads them from CUDA_VISIBLE_DEVICES.
     """
     arguments = [str(MAIN), f"recipe={job.directory / 'point.yaml'}", f"run_dir={job.directory}"]
     if job.processes == 1:
@@ -75,11 +74,7 @@ def visible_gpus() -> list[str]:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number, line in enumerate(filter(_is_gpu, listed.stdout.splitlines()))]
-
-
-def _is_gpu(line: str) -> bool:
-    return line.startswith("GPU ")
+    return list(map(str, range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))))
 
 
 class RunProcess:

@@ -62,11 +62,9 @@ class Points:
 def points_of(config: SweepConfig, sources: Sequence[str]) -> Points:
     """The points of a sweep.
 
-    Args:
-        sources: the names of the recipe's training sources that are trained on, in order.
+    Args: sources: the names of the recipe's training sources that are trained on, in order.
 
-    Raises:
-        RecipeError: naming the key of the sweep.
+    Raises: RecipeError: naming the key of the sweep.
     """
     variants = _variants(config, sources)
     axes = dict(config.axes)
@@ -228,5 +226,5 @@ def _distinct_names(points: list[Point]) -> list[Point]:
     return found
 
 
-def _first_few(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

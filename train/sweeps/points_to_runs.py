@@ -16,11 +16,9 @@ PER_RUN_KEYS = ("name", "run_dir")  # in which every run differs from every othe
 def make_sweep(config: SweepConfig, arguments: Sequence[str], directory: Path) -> Sweep:
     """The runs of a sweep, each recipe checked, with what is known of those that were started before.
 
-    Args:
-        arguments: of the recipe, as every command takes them.
+    Args: arguments: of the recipe, as every command takes them.
 
-    Raises:
-        RecipeError: naming the point and the key, or what differs from the sweep in the directory.
+    Raises: RecipeError: naming the point and the key, or what differs from the sweep in the directory.
     """
     recipe = load_recipe([*arguments, f"run_dir={directory}"])
     sources = [name for name, source in recipe.data.sources.items() if source is not None and source.weight > 0]

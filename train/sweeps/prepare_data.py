@@ -14,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.common import screen
 from data.common.atomic import write_file
 from data.common.errors import DataError
 from models.errors import ModelError
-from train.recipe.schema import Recipe, RecipeError, load_recipe, to_yaml
+from train.recipe import cli
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import Recipe, load_recipe, to_yaml
 from train.sweeps.state import POINT, Sweep, SweepRun
 
 PREPARED = "prepared.json"  # run -> {pairs, distinct}, or {error}
@@ -67,8 +68,7 @@ def _read_prepared(sweep: Sweep) -> None:
 def prepare_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with the hub's commits, and the pairs that it trains on: in all, and different ones.
 
-    Raises:
-        DataError, ModelError: a user error in the data or the model.
+    Raises: DataError, ModelError: a user error in the data or the model.
     """
     from data.selection.mixture import Mixture
     from data.selection.prepare import why_nothing_is_left
@@ -106,4 +106,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(screen.run(main, sys.argv[1:]))
+    cli.start(main)

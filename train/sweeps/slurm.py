@@ -51,8 +51,7 @@ def make_executor(directory: Path, settings: Mapping[str, Any], gpus: int, at_on
         gpus: of a job.
         at_once: at most so many jobs run at a time.
 
-    Raises:
-        RecipeError: submitit is not installed, there is no Slurm, or a key is unknown.
+    Raises: RecipeError: submitit is not installed, there is no Slurm, or a key is unknown.
     """
     try:
         import submitit

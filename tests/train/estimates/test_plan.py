@@ -18,7 +18,7 @@ from data.selection.mixture import Mixture
 from data.tokens.chat import Group
 from train.estimates import costs
 from train.estimates.memory import read_shape
-from train.estimates.pairs import PlanOptions, find_pairs
+from train.estimates.plan import PlanOptions, find_pairs
 from train.plan import main, read_options
 from train.recipe.schema import Recipe, load_recipe
 from train.run.resolve import prepare_inputs

@@ -17,7 +17,8 @@ from train.benchmark import main as benchmark_main
 from train.evaluation.benchmarks import load_benchmarks, score_groups
 from train.evaluation.held_out import BenchmarkEvaluation
 from train.evaluation.pair_metrics import improves
-from train.recipe.schema import RecipeError, load_recipe
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
 
 PROMPTS = ("Name a colour.", "In French, please: one line about my breakfast.", "Is 7 prime?")
 

@@ -19,10 +19,9 @@ from data.rows.builtin import byte_tokenizer
 from data.tokens.chat import Chat
 from models.errors import ModelError
 from models.export import compare_weights, export_config, export_tensors, load_classifier, save_weights
-from train.export.reference_conversations import REFERENCES
 from train.export.verify import check_export
-from train.scoring.export_files import find_export_damage
-from train.scoring.scorer import Scorer
+from train.export.write import REFERENCES
+from train.scoring.scorer import Scorer, find_export_damage
 
 
 def test_layout(two_ranks):

@@ -21,7 +21,7 @@ from models.export import compare_weights, export_tensors
 from train import check_export
 from train.export import summary, verify, write
 from train.export.write import ExportError, UncheckedError, export_run
-from train.run.sample_pair import SamplePair
+from train.run.run import SamplePair
 from train.scoring.scorer import Scorer
 
 EXPORTING = [argument for argument in RECIPE if not argument.startswith("export.")]

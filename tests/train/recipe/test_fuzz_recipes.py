@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from messages import message_of
 
 from train.recipe.merge import all_keys
-from train.recipe.safe_yaml import RECIPES
-from train.recipe.schema import Recipe, RecipeError, check_recipe, load_recipe, to_yaml
+from train.recipe.safe_yaml import RECIPES, RecipeError
+from train.recipe.schema import Recipe, check_recipe, load_recipe, to_yaml
 
 TINY = (RECIPES / "tiny.yaml").read_text()
 TWINS = ("path", "builtin", "limit", "weight", "flip", "format")

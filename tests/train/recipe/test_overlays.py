@@ -7,8 +7,9 @@ import pytest
 from messages import message_of
 from paths import ROOT
 
-from train.recipe.overlays import overlay_names
-from train.recipe.schema import RecipeError, load_recipe, recipe_names, to_yaml
+from train.recipe.merge import overlay_names
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe, recipe_names, to_yaml
 
 PATHS = {"synpref-26m": ["synpref"], "synpref-40m": ["synpref", "discarded"]}
 STEPS = {"synpref-26m": 26_000_000 // 10_240, "synpref-40m": 40_000_000 // 10_240}

@@ -5,7 +5,8 @@ import time
 import pytest
 from paths import ROOT
 
-from train.recipe.schema import RecipeError, load_recipe, read_recipe, to_yaml
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe, read_recipe, to_yaml
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
 

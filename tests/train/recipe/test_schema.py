@@ -6,7 +6,8 @@ import pytest
 from messages import message_of
 from paths import ROOT
 
-from train.recipe.schema import RecipeError, load_recipe, recipe_names, to_yaml
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe, recipe_names, to_yaml
 
 BASES = {
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 from short_runs import RECIPE, finish, newest, tensors
 
-from train.run.evaluations import out_of_patience
+from train.run.between_steps import out_of_patience
 from train.run.run import Run
 
 STOPS = [

@@ -13,9 +13,10 @@ from paths import ROOT
 
 from data.rows.sources import SourceConfig
 from train.checkpoints.state import TrainState
-from train.recipe.schema import Recipe, RecipeError, load_recipe, to_yaml
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import Recipe, load_recipe, to_yaml
+from train.run.resume_point import check_left, keys_that_extend
 from train.run.resume_rules import Changes, at_commits, check_same_run, explain_extension
-from train.run.run_length import check_left, keys_that_extend
 from train.step.config import OptimizerConfig, learning_rate_at
 
 TINY = ["recipe=tiny", "optimizer.learning_rate=1e-3"]

@@ -9,7 +9,7 @@ from data.rows.sources import SourceConfig
 from data.selection.config import DataConfig, EvalDataConfig
 from data.selection.prepare import prepare_data
 from data.tokens.chat import Chat
-from train.run.sample_pair import find_sample_pair
+from train.run.run import find_sample_pair
 
 USER, OTHER = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Hey you"}
 

@@ -13,7 +13,8 @@ from short_runs import RECIPE, finish, metrics, newest, straight
 from data.common import atomic, cache
 from data.common.errors import DataError, ExitCode
 from data.tokens import pair_store
-from train.recipe.schema import RecipeError, load_recipe
+from train.recipe.safe_yaml import RecipeError
+from train.recipe.schema import load_recipe
 from train.run.resume_rules import check_same_run
 
 BEST = [

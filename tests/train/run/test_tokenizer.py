@@ -21,10 +21,9 @@ from models.config_check import TOKENIZER_KEYS
 from models.errors import ModelError
 from models.tokenizer import SETTINGS, read_tokenizer
 from train.check_export import main as check_export
-from train.export.reference_conversations import REFERENCES, references_of
+from train.export.write import REFERENCES, references_of
 from train.run.resolve import load_chat
-from train.scoring.export_files import check_references
-from train.scoring.scorer import Scorer
+from train.scoring.scorer import Scorer, check_references
 
 
 def edit(path: Path, change: Any) -> None:

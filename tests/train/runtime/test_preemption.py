@@ -14,8 +14,7 @@ from paths import ROOT
 from running import environment
 
 from train.runtime import preemption
-from train.runtime.launchers import are_alive, find_launchers
-from train.runtime.preemption import Preemption, Stopped, reserve
+from train.runtime.preemption import Preemption, Stopped, are_alive, find_launchers, reserve
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ import pytest
 from browser import chromium, measure
 
 from train.report import main as report_main
+from train.sweeps.results import read_results
 from train.sweeps.results.page import sweep_page
 from train.sweeps.results.paired import PairedDifferences, bootstrap, paired_differences, read_reward_rows
-from train.sweeps.results.result import ALL, Effect
-from train.sweeps.results.scaling import curves_of, fit
+from train.sweeps.results.result import ALL, Effect, curves_of, fit
 from train.sweeps.results.tables import result_rows, result_tables, sentence, sentences, write_tables
-from train.sweeps.results.write import read_results
 from train.sweeps.state import Sweep, SweepRun
 
 

@@ -18,7 +18,7 @@ from train import sweep
 from train.recipe.schema import load_recipe
 from train.sweeps import run as run_module
 from train.sweeps.local import Job, command_of, environment_of, visible_gpus
-from train.sweeps.progress import Progress, estimate_seconds, last_error, plan_lines
+from train.sweeps.run import Progress, estimate_seconds, last_error, plan_lines
 from train.sweeps.state import Sweep, SweepRun, read_saved_sweep
 
 TINY = [

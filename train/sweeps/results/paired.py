@@ -1,4 +1,4 @@
-"""Differences of points from the baseline on the same held-out pairs, with intervals.
+"""Differences of points from the baseline on the same held-out pairs and benchmark items, with intervals.
 
 A difference is the mean over seeds, and over the pairs that both runs of a seed held out, of (right - right of the
 baseline); right is 1 where the chosen response has the higher reward. Two 95 % intervals: over draws of the pairs
@@ -13,8 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from data.benchmarks.scores import draws, middle, ratio
-from train.sweeps.results.result import ALL, Effect, SweepResult
+from data.benchmarks.registry import BENCHMARKS
+from data.benchmarks.scores import differences, draws, middle, ratio
+from data.common.errors import DataError
+from train.scoring.one_benchmark import measures_of
+from train.scoring.tables import load_results
+from train.sweeps.results.result import ALL, Effect, PointResult, SweepResult
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Rows: TypeAlias = "dict[str, tuple[Array, Array]]"  # source -> (rows, ascending; right, 1.0 or 0.0)
@@ -49,7 +53,7 @@ class PairedDifferences:
     left_out: int  # pairs that only one of a seed's two runs held out
 
 
-def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]], *, seed: int = 0) -> None:
+def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]]) -> None:
     """Fill in the effects of all points but the baseline."""
     base = rows.get(result.sweep.baseline, {})
     found: dict[str, PairedDifferences] = {}
@@ -72,7 +76,7 @@ def compare_points(result: SweepResult, rows: dict[str, dict[int | None, Rows]],
         result.notes.append(
             "the seeds do not hold out the same pairs: a limit is drawn with the seed, and before the split"
         )
-    effects = bootstrap(found, seed=seed)
+    effects = bootstrap(found)
     for point in result.points:
         point.effects = effects.get(point.name, {})
 
@@ -159,3 +163,56 @@ def _effect_of(values: Array, drawn: Array, seed: int) -> Effect:
         # The variance of means of n drawn seeds is (n - 1) / n of that of means of n new seeds.
         both = middle(over_pairs + math.sqrt(num_seeds / (num_seeds - 1)) * (over_seeds - over_pairs))
     return Effect(difference, low, high, *both, pairs=int((~np.isnan(values)).any(axis=0).sum()))
+
+
+Items = dict[str, tuple[str, dict[str, float]]]  # id -> (subset, measures)
+
+
+def compare_benchmarks(result: SweepResult) -> None:
+    """Fill in the benchmarks (RUN/benchmarks) of all points but the baseline; a result that cannot be read is noted."""
+    found = {point.name: _scored_items(point, result.notes) for point in result.points}
+    base = found.get(result.sweep.baseline, {})
+    for point in result.points:
+        if point.name == result.sweep.baseline:
+            continue
+        for name, runs in found[point.name].items():
+            seeds = [seed for seed in runs if seed in base.get(name, {})]
+            if seeds and BENCHMARKS[name].SCORES_ARE_SHARES:
+                effect = _headline_effect(name, [runs[seed] for seed in seeds], [base[name][seed] for seed in seeds])
+                if effect is not None:
+                    point.benchmarks[name] = effect
+
+
+def _scored_items(point: PointResult, notes: list[str]) -> dict[str, dict[int | None, Items]]:
+    """Benchmark -> seed -> items of a point's runs."""
+    found: dict[str, dict[int | None, Items]] = {}
+    for run in point.runs:
+        if not list((run.directory / "benchmarks").glob("*.json")):
+            continue
+        try:
+            loaded = load_results(str(run.directory / "benchmarks"))
+        except DataError as error:
+            notes.append(f"{run.name}: {error}")
+            continue
+        for name, (_, rows) in loaded.items():
+            scored = [row for row in rows if row["rewards"] is not None]
+            found.setdefault(name, {})[run.seed] = {row["id"]: (row["subset"], measures_of(row)) for row in scored}
+    return found
+
+
+def _headline_effect(name: str, mine: list[Items], base: list[Items]) -> Effect | None:
+    """The paired difference of a benchmark's headline, each item's measures averaged over seeds."""
+    common = [key for key in mine[0] if all(key in items for items in [*mine, *base])]
+    if not common:
+        return None
+    subsets = [mine[0][key][0] for key in common]
+    first, second = ([_mean_measures([items[key][1] for items in side]) for key in common] for side in (base, mine))
+    found: dict[str, Any] = differences(BENCHMARKS[name], subsets, first, second)["score"]
+    low, high = found["interval"]
+    return Effect(found["difference"], low, high, pairs=len(common))
+
+
+def _mean_measures(measures: list[dict[str, float]]) -> dict[str, float]:
+    return {
+        key: sum(m[key] for m in measures) / len(measures) for key in measures[0] if all(key in m for m in measures)
+    }

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data.common.atomic import write_file, writing
-from train.reports.formatting import shortened
-from train.scoring.tables import TextTable, text
+from train.reports.html import shortened
+from train.scoring.tables import TextTable, percent_or_dash, text
 from train.sweeps.results.result import ALL, Effect, PointResult, SweepResult
 
 ACCURACY = "eval/all/accuracy"
@@ -60,8 +60,8 @@ def _result_row(result: SweepResult, point: PointResult) -> list[str]:
         _starred_name(result, point),
         f"{len(point.runs)}" if len(point.runs) == point.planned else f"{len(point.runs)} of {point.planned}",
         "-" if pairs is None else f"{pairs:,}",
-        _percent_or_dash(point.mean(ACCURACY)),
-        _percent_or_dash(point.spread(ACCURACY)),
+        percent_or_dash(point.mean(ACCURACY)),
+        percent_or_dash(point.spread(ACCURACY)),
         "-" if effect is None else f"{100 * effect.difference:+.1f}",
         "-" if effect is None else _signed_range(effect.low, effect.high),
         "-" if both is None else _signed_range(*both),
@@ -107,7 +107,7 @@ def _source_table(result: SweepResult) -> TextTable:
     rows = [["point", *(shortened(name, SOURCE_LETTERS) for name in names)]]
     for point in result.points:
         if point.name == result.sweep.baseline:
-            values = [_percent_or_dash(point.mean(f"eval/{name}/accuracy")) for name in names]
+            values = [percent_or_dash(point.mean(f"eval/{name}/accuracy")) for name in names]
             rows.insert(1, [f"{point.name} *", *values])
         else:
             rows.append([point.name, *(_with_interval(point.effects[n]) if n in point.effects else "-" for n in names)])
@@ -124,7 +124,7 @@ def _benchmark_table(result: SweepResult) -> TextTable:
     rows = [["point", *(key.split("/")[1] for key in keys), *(f"{name} (difference)" for name in scored)]]
     for point in result.points:
         means = [
-            _percent_or_dash(point.mean(key)) + ("" if (sd := point.spread(key)) is None else f" (sd {100 * sd:.1f})")
+            percent_or_dash(point.mean(key)) + ("" if (sd := point.spread(key)) is None else f" (sd {100 * sd:.1f})")
             for key in keys
         ]
         differences = [_with_interval(point.benchmarks[name]) if name in point.benchmarks else "-" for name in scored]
@@ -138,10 +138,6 @@ def _with_interval(effect: Effect) -> str:
 
 def _signed_range(low: float, high: float) -> str:
     return f"{100 * low:+.1f} to {100 * high:+.1f}"
-
-
-def _percent_or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
