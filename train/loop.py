@@ -10,14 +10,7 @@ from models.errors import ModelError
 from models.losses import bradley_terry
 from train.checkpoints.state import state_copy
 from train.recipe.safe_yaml import RecipeError
-from train.run.between_steps import (
-    evaluate_if_due,
-    out_of_patience,
-    return_to_best,
-    save_and_explain,
-    save_if_due,
-    save_last_good,
-)
+from train.run import between_steps
 from train.run.run import Run, StopRequested
 from train.runtime.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
 from train.runtime.preemption import DEADLINE, REASONS, Stopped
@@ -54,7 +47,7 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
                 if str(request) == REASONS[DEADLINE] and run.state.step == began_at:
                     limit = f"run.max_hours={run.recipe.run.max_hours}"  # the same start again would end here again
                     raise RecipeError(f"{limit}: the time was over before one step was done; give more") from None
-                explanation = save_and_explain(run, str(request))
+                explanation = between_steps.save_and_explain(run, str(request))
                 stop()
                 raise Stopped(explanation) from None
             except RuntimeError as error:
@@ -64,8 +57,8 @@ def train(run: Run, tracker: Tracker) -> dict[str, float]:
             run.checkpoints.close()
     finally:
         run.watchdog.close()
-    if out_of_patience(run):
-        return_to_best(run)
+    if between_steps.out_of_patience(run):
+        between_steps.return_to_best(run)
     if run.state.step and not run.state.is_trained:
         raise TrainingError(
             f"nothing was learned: of {run.state.step:,} steps no update was applied, because no loss or gradient was "
@@ -79,9 +72,9 @@ def _train(run: Run, tracker: Tracker) -> None:
     recipe, engine, state, first, last = run.recipe, run.engine, run.state, run.state.step + 1, run.total_steps
     if recipe.engine.dry_run and first <= last:  # too little memory shows now and not after hours
         _dry_run(run)
-    if evaluate_if_due(run, tracker):  # the last start was stopped before it could
-        save_if_due(run, tracker, best=True)
-    if out_of_patience(run):
+    if between_steps.evaluate_if_due(run, tracker):  # the last start was stopped before it could
+        between_steps.save_if_due(run, tracker, best=True)
+    if between_steps.out_of_patience(run):
         return
     with progress(total=last, initial=state.step, unit="step", disable=not run.ranks.is_main) as bar:
         clock = StepClock()
@@ -105,9 +98,9 @@ def _train(run: Run, tracker: Tracker) -> None:
                 tracker.log(step.number, metrics)
             bar.set_postfix_str(f"loss {metrics['train/loss']:.4f} acc {metrics['train/accuracy']:.3f}", refresh=False)
             bar.update()
-            best = evaluate_if_due(run, tracker)
-            save_if_due(run, tracker, best)
-            if out_of_patience(run):
+            best = between_steps.evaluate_if_due(run, tracker)
+            between_steps.save_if_due(run, tracker, best)
+            if between_steps.out_of_patience(run):
                 return
             if step.number == first:  # all kernels are compiled and all connections open
                 set_timeouts(60 * recipe.engine.hang_minutes)
@@ -197,7 +190,7 @@ def _report_bad_step(run: Run, step: Step, totals: StepTotals, tracker: Tracker)
     if run.state.bad_steps > limit:
         raise TrainingError(
             f"{what}; {run.state.bad_steps} such steps in a row are more than engine.max_bad_steps={limit}"
-            + save_last_good(run)
+            + between_steps.save_last_good(run)
         )
     if run.ranks.is_main:
         say_above_bar(f"WARNING: {what}")

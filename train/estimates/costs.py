@@ -151,14 +151,7 @@ class StepCost:
 
 
 def step_cost(
-    recipe: Recipe,
-    shape: Shape,
-    tokens: PairTokens,
-    gpus: int,
-    *,
-    gpu: Gpu,
-    mfu: Sequence[float],
-    network: float,
+    recipe: Recipe, shape: Shape, tokens: PairTokens, gpus: int, *, gpu: Gpu, mfu: Sequence[float], network: float
 ) -> StepCost:
     """Args: mfu: lowest and highest utilisation, as shares of the peak. network: see `communication_seconds`."""
     engine, pairs = recipe.engine, recipe.training.pairs_per_step

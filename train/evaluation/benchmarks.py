@@ -37,22 +37,16 @@ class LoopBenchmark:
     groups: list[Group]  # of all items, one after the other
 
     def metric_names(self) -> list[str]:
-        """The names of its metrics."""
         rewards = [[[0.0] * len(group.responses) for group in item.groups] for item in self.items]
         return list(self.metrics(rewards))
 
     def metrics(self, rewards: list[list[list[float]]]) -> dict[str, float]:
         """`benchmark/NAME/SCORE/accuracy` (other scores without the last part) from the rewards of each item."""
-        scores = aggregate(self.benchmark, self.items, rewards)
         return {
-            _key(self.benchmark.NAME, score): value
-            for score, value in scores.items()
+            f"benchmark/{self.benchmark.NAME}/{score}{'' if score.startswith(NO_ACCURACY) else '/accuracy'}": value
+            for score, value in aggregate(self.benchmark, self.items, rewards).items()
             if not score.startswith(CURVES) and not math.isnan(value)
         }
-
-
-def _key(name: str, score: str) -> str:
-    return f"benchmark/{name}/{score}" + ("" if score.startswith(NO_ACCURACY) else "/accuracy")
 
 
 def load_benchmarks(

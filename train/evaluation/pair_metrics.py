@@ -32,16 +32,12 @@ class PairFacts:
         return PairFacts(*(column[rows] for column in columns))
 
 
+@np.errstate(invalid="ignore")  # a reward that is not finite makes most of them NaN
 def pair_metrics(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
     """The metrics of (N, 2) rewards, chosen and rejected. One that is not defined for these pairs is left out.
 
     `loss` is the plain Bradley-Terry loss, whatever the run trains with.
     """
-    with np.errstate(invalid="ignore"):  # a reward that is not finite makes most of them NaN
-        return _pair_metrics(rewards, facts)
-
-
-def _pair_metrics(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     margin = chosen - rejected
     low, middle, high = np.quantile(margin, (0.1, 0.5, 0.9))
@@ -63,9 +59,8 @@ def _pair_metrics(rewards: np.ndarray, facts: PairFacts) -> dict[str, float]:
         "pairs": float(len(rewards)),
     }
     if np.isfinite(rewards).all():
-        temperature = fit_temperature(margin)
+        metrics["temperature"] = temperature = fit_temperature(margin)
         scaled = margin / temperature
-        metrics["temperature"] = temperature
         metrics["loss_calibrated"] = _loss(scaled)
         metrics["brier_calibrated"] = brier_score(scaled)
         metrics["ece_calibrated"] = calibration_error(scaled)
@@ -85,11 +80,8 @@ def better(metric: str, value: float, best: float) -> bool:
     if name in ("temperature", "length_correlation"):  # best at 1 and at 0
         at = 1.0 if name == "temperature" else 0.0
         return abs(value - at) < abs(best - at)
-    if name.startswith(("loss", "ties", "brier", "ece")) or metric.startswith(
-        "benchmark/ppe_correctness/best-of-k/loss"
-    ):
-        return value < best
-    return value > best
+    less = name.startswith(("loss", "ties", "brier", "ece"))
+    return value < best if less or metric.startswith("benchmark/ppe_correctness/best-of-k/loss") else value > best
 
 
 def pair_tables(rewards: np.ndarray, facts: PairFacts) -> dict[str, TableRows]:

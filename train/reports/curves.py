@@ -5,7 +5,7 @@ from typing import Any
 
 from train.reports.html import Cell, Drawn, HtmlTable, Section, number, percent_tick, tick
 from train.reports.plots import Line, draw_lines
-from train.reports.run_files import RunRecord, Series, running_mean, thinned
+from train.reports.run_files import RunRecord, running_mean, thinned
 
 POINTS = 200  # of a curve, drawn and in its table
 Keys = dict[str, str]  # label in a figure -> key of the metric
@@ -87,17 +87,8 @@ def _curves(
         return None
     ends = "; ".join(f"{c} from {number(v[0])} to {number(v[-1])}" for c, (_, v) in zip(columns, found, strict=True))
     alt = f"{title} over steps: {ends}."
-    return Drawn(
-        title,
-        draw_lines(lines, form=form),
-        alt,
-        _over_steps(title, columns, found),
-        legend=legend if len(legend) > 1 else [],
-    )
-
-
-def _over_steps(title: str, columns: list[str], found: list[Series]) -> HtmlTable:
     by_step = [dict(zip(*series, strict=True)) for series in found]
     steps = sorted({step for values in by_step for step in values})
     rows: list[list[Cell]] = [[step, *(values.get(step) for values in by_step)] for step in steps]
-    return HtmlTable(f"{title}, by step", ["step", *columns], rows)
+    table = HtmlTable(f"{title}, by step", ["step", *columns], rows)
+    return Drawn(title, draw_lines(lines, form=form), alt, table, legend=legend if len(legend) > 1 else [])

@@ -139,18 +139,15 @@ def _prepare(recipe: Recipe, ranks: Ranks) -> Inputs:
 
 def _fingerprints(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
     """What a checkpoint can be gone on from with: `resume_point.check_same` compares them."""
+    # Of the base, its shape and hub commit: its weights are read only once, at the run's beginning.
+    config = {key: value for key, value in inputs.base.config.to_dict().items() if not key.startswith("_")}
+    model = json.dumps([config, inputs.base.commit], sort_keys=True, default=str)
     return {
-        "model": _model_fingerprint(inputs.base),
+        "model": hashlib.sha256(model.encode()).hexdigest()[:16],
         "tokenizer": inputs.chat.fingerprint(),
         "engine": f"ZeRO-{recipe.engine.zero_stage} {recipe.engine.precision}",
         "data": inputs.mixture.fingerprint() | {f"eval.{s.name}": s.fingerprint() for s in inputs.data.held_out},
     }
-
-
-def _model_fingerprint(base: Base) -> str:
-    """Of the base model's shape and hub commit; its weights are read only once, at the run's beginning."""
-    config = {key: value for key, value in base.config.to_dict().items() if not key.startswith("_")}
-    return hashlib.sha256(json.dumps([config, base.commit], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _choose_checkpoint(recipe: Recipe, ranks: Ranks, inputs: Inputs, fingerprints: dict[str, Any]) -> Path | None:

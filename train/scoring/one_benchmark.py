@@ -231,16 +231,13 @@ def read_items(file: Path) -> list[dict[str, Any]]:
 def identity_of(benchmark: Benchmark, sample: Sample, model: dict[str, Any]) -> str:
     """A hash of all that the lines of the file of items depend on."""
     decided = {key: value for key, value in model.items() if key != "path"}
-    texts = [
-        (i.id, i.subset, [(g.prompt, g.responses, g.truth, g.kinds, g.pairs, *_further(g)) for g in i.groups])
-        for i in sample.items
-    ]
+
+    def fields(g: Candidates) -> list[Any]:
+        # Few groups have the last two; left out where empty, so that the hashes of all others stay as they were.
+        return [g.prompt, g.responses, g.truth, g.kinds, g.pairs, *(part for part in (g.turns, g.refused) if part)]
+
+    texts = [(item.id, item.subset, list(map(fields, item.groups))) for item in sample.items]
     return _hash([benchmark.NAME, benchmark.VERSION, decided, texts])
-
-
-def _further(group: Candidates) -> list[Any]:
-    """Fields that few groups have; left out where empty, so that the hashes of all others stay as they were."""
-    return [part for part in (group.turns, group.refused) if part]
 
 
 def _identity_file(file: Path) -> Path:

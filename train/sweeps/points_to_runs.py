@@ -107,7 +107,7 @@ def _take_up(sweep: Sweep) -> None:
         raise RecipeError(f"run_dir={sweep.directory}: holds a single run; give the sweep another run_dir=PATH")
     before = {run["name"]: run for run in saved.get("runs", [])}
     _check_no_run_is_gone(sweep, before)
-    started = [run for run in sweep.runs if _is_started(run)]
+    started = [run for run in sweep.runs if (run.directory / POINT).is_file()]
     for run in started:
         _check_same_recipe(run)
         known = before.get(run.name, {})
@@ -115,10 +115,6 @@ def _take_up(sweep: Sweep) -> None:
             setattr(run, key, known[key])
     if started:
         _pin_commits(sweep.runs, started[0])
-
-
-def _is_started(run: SweepRun) -> bool:
-    return (run.directory / POINT).is_file()
 
 
 def _check_no_run_is_gone(sweep: Sweep, before: dict[str, dict]) -> None:
@@ -138,7 +134,7 @@ def _check_no_run_is_gone(sweep: Sweep, before: dict[str, dict]) -> None:
 
 
 def _check_same_recipe(run: SweepRun) -> None:
-    from train.run.recipe_changes import compare, shown
+    from train.run.recipe_changes import compare, shown  # torch: not before it is needed
 
     assert run.recipe is not None
     changed, _ = compare(read_recipe(run.directory / POINT), run.recipe)

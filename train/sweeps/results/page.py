@@ -61,8 +61,7 @@ def _effects_section(result: SweepResult) -> Section:
         for label, e in sorted(found, key=lambda entry: entry[1].difference):
             numbers = [in_percent(v) for v in (e.difference, e.low, e.high, e.both_low, e.both_high)]
             marks.append(Mark(label, *numbers))  # type: ignore[arg-type]
-            row: list[Cell] = [label, *numbers, e.pairs]
-            rows.append(row)
+            rows.append(list[Cell]([label, *numbers, e.pairs]))
         columns = ["point", "difference", "low", "high", "low (and seeds)", "high (and seeds)", "pairs"]
         title = "All held-out pairs" if name == ALL else f"Held out of {name}"
         alt = f"{title}: " + "; ".join(f"{mark.label} {mark.value:+.1f}" for mark in marks)
@@ -111,8 +110,7 @@ def _fitted_line(curve: Curve) -> Any:
 
 
 def _html_table(table: TextTable) -> HtmlTable:
-    rows = [[_parsed(cell) for cell in row] for row in table.rows[1:]]
-    return HtmlTable(table.title, table.rows[0], rows)
+    return HtmlTable(table.title, table.rows[0], [[_parsed(cell) for cell in row] for row in table.rows[1:]])
 
 
 def _parsed(text: str) -> Cell:
@@ -127,15 +125,11 @@ def _parsed(text: str) -> Cell:
 
 def _runs_section(result: SweepResult) -> Section:
     """Every run with its state and last numbers."""
-    records = {
-        run.name: record for point in result.points for run, record in zip(point.runs, point.records, strict=True)
-    }
+    records = {run.name: r for point in result.points for run, r in zip(point.runs, point.records, strict=True)}
     rows: list[list[Cell]] = []
     for run in result.sweep.runs:
-        record = records.get(run.name)
-        values = [
-            None if record is None else record.last(key) for key in (ACCURACY, "eval/all/loss", "train/pairs_seen")
-        ]
+        record, keys = records.get(run.name), (ACCURACY, "eval/all/loss", "train/pairs_seen")
+        values = [None if record is None else record.last(key) for key in keys]
         rows.append([run.name, run.state, run.seed, *values, run.seconds or None, run.error])
     columns = ["run", "state", "seed", "held-out accuracy", "held-out loss", "pairs", "seconds", "error"]
     html = table_html(HtmlTable("Runs", columns, rows), wide=True)

@@ -18,7 +18,10 @@ LEFT_OUT, ADDED = "without-", "with-"
 
 def result_tables(result: SweepResult) -> list[TextTable]:
     """The tables for people: all points, their differences by source, benchmarks."""
-    tables = [_points_table(result)]
+    columns = ["point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)"]
+    rows = [[*columns, "loss"], *(_result_row(result, point) for point in result.points)]
+    title = f"sweep {result.sweep.directory}: held-out accuracy in percent"
+    tables = [TextTable(title, rows, _remarks(result))]
     if len(result.sources) > 2:
         tables.append(_source_table(result))
     if result.benchmark_keys or any(point.benchmarks for point in result.points):
@@ -45,12 +48,6 @@ def sentence(name: str, effect: Effect, baseline: str) -> str:
         return f"{what}: no clear difference ({_with_interval(effect)} points)"
     size = f"{100 * abs(effect.difference):.1f} +- {100 * effect.plus_minus:.1f} points of held-out accuracy"
     return f"{what} {verbs[effect.difference >= 0]} {size}"
-
-
-def _points_table(result: SweepResult) -> TextTable:
-    columns = ("point", "runs", "pairs", "accuracy", "sd of seeds", "difference", "95 % (pairs)", "95 % (and seeds)")
-    rows = [[*columns, "loss"], *(_result_row(result, point) for point in result.points)]
-    return TextTable(f"sweep {result.sweep.directory}: held-out accuracy in percent", rows, _remarks(result))
 
 
 def _result_row(result: SweepResult, point: PointResult) -> list[str]:
@@ -163,20 +160,10 @@ def _row(result: SweepResult, point: PointResult, key: str, effect: Effect | Non
     parts = key.split("/")
     if parts[0] == "eval" and parts[2] == "accuracy":
         effect = point.effects.get(parts[1])
-    values = (
-        [None] * 5
-        if effect is None
-        else [effect.difference, effect.low, effect.high, effect.both_low, effect.both_high]
-    )
-    own = [
-        point.name,
-        point.name == result.sweep.baseline,
-        key,
-        len(point.values(key)),
-        point.mean(key),
-        point.spread(key),
-    ]
-    return dict(zip(FILE_COLUMNS, [*own, *values, effect.pairs if effect else None], strict=True))
+    paired = ("difference", "low", "high", "both_low", "both_high", "pairs")
+    values = [None if effect is None else getattr(effect, name) for name in paired]
+    own = [point.name, point.name == result.sweep.baseline, key, len(point.values(key))]
+    return dict(zip(FILE_COLUMNS, [*own, point.mean(key), point.spread(key), *values], strict=True))
 
 
 def write_tables(result: SweepResult) -> None:
