@@ -16,8 +16,8 @@ from data.rows.sql_filter import matching_rows
 from data.selection.config import DataConfig, EvalDataConfig, check_data
 from data.selection.data_card import to_markdown
 from train.export.model_card import model_card, snippet_code
-from train.recipe.safe_yaml import check_resolved
-from train.recipe.schema import RecipeError, load_recipe
+from train.recipe.safe_yaml import RecipeError, check_resolved
+from train.recipe.schema import load_recipe
 from train.reports.html import HtmlTable, Section, cards, render_page, table_html, text_block
 from train.scoring.tables import TextTable
 from train.scoring.tables import text as written

@@ -96,7 +96,6 @@ class Checkpoints:
         """Seal what was written, once all ranks have flushed it, and point `latest` (and `best`) at it; whether it did.
 
         Args: wait: wait for the flushing; otherwise nothing happens while any rank is at it.
-
         Raises: OSError: as `save`.
         """
         if self._pending is None or (not wait and agree([int(self.pending)])[0]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.common.text import text_table
+from models.build import fetch
 from models.config_check import find_problem, read_json
 from models.errors import ModelError
 from train.recipe.safe_yaml import RecipeError
@@ -120,9 +121,7 @@ def memory_table(recipe: Recipe, shape: Shape, gpus: list[int]) -> str:
         f"{checkpointed} of {shape.layers} layers, packs of {recipe.data.pack_tokens:,} tokens; GiB on each GPU:"
     )
     parts = [estimate_memory(recipe, shape, count) for count in gpus]
-    rows = [
-        [count, *(f"{size / GIB:.1f}" for size in sizes.values())] for count, sizes in zip(gpus, parts, strict=True)
-    ]
+    rows = [[n, *(f"{size / GIB:.1f}" for size in sizes.values())] for n, sizes in zip(gpus, parts, strict=True)]
     return f"{title}\n{text_table([['GPUs', *parts[0]], *rows], align='>', gap=3)}"
 
 
@@ -148,8 +147,6 @@ def find_shape(recipe: Recipe, config: str | None) -> Shape:
 
 
 def _fetch(recipe: Recipe) -> str:
-    from models.build import fetch
-
     assert recipe.model.base is not None
     try:
         return str(fetch(recipe.model.base, recipe.model.revision, "model.base", weights=False)[0])

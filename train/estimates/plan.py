@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from data.common.text import text_table
+from models.build import resolve_base
 from models.errors import ModelError
 from train.estimates import costs, memory
 from train.estimates.costs import GPUS, PairTokens, StepCost
@@ -52,10 +55,7 @@ def find_pairs(recipe: Recipe, options: PlanOptions) -> PairCounts:
 
 def prepared_pairs(recipe: Recipe) -> PairCounts:
     """Raises: RecipeError when a source is not tokenised here; DataError when it cannot be read."""
-    import numpy as np
-
     from data.tokens.pair_store import TokenizeSettings, is_made
-    from models.build import resolve_base
     from train.run.resolve import load_chat, prepare_inputs
 
     data = recipe.data

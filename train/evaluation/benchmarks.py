@@ -59,7 +59,6 @@ def load_benchmarks(
     """Read and tokenise the benchmarks of a recipe. Items that are missing or too long are reported.
 
     Args: on_bad_row: `data.on_bad_row`, for the files of a user's own benchmarks.
-
     Raises: DataError: a benchmark cannot be read, or none of its items fits `max_length`.
     """
     loaded = []

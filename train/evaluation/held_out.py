@@ -21,6 +21,7 @@ import numpy as np
 
 from data.common import atomic
 from data.common.resume_policy import free
+from train.checkpoints.state import CheckpointError
 from train.evaluation.pair_metrics import PairFacts, metric_names, pair_metrics, pair_tables
 
 if TYPE_CHECKING:
@@ -107,8 +108,6 @@ def check_metric(key: str, name: str, sources: list[str], others: list[str]) -> 
 
     Args: others: the metrics of benchmarks.
     """
-    from train.checkpoints.state import CheckpointError
-
     known = [f"eval/{source}/{metric}" for source in [*sources, "all"] for metric in metric_names()] if sources else []
     known += others
     if name not in known:

@@ -7,6 +7,8 @@ import json
 import shlex
 from typing import Any
 
+import yaml
+
 from data.common.text import cell, code, fenced
 
 TOKENIZE = '''```python
@@ -140,8 +142,6 @@ def _python_text(value: Any) -> str:
 
 def _yaml_text(value: Any) -> str:
     """A name, in quotes where YAML would read it as something else."""
-    import yaml
-
     try:
         plain = yaml.safe_load(f"key: {value}\n") == {"key": value}
     except yaml.YAMLError:
@@ -151,9 +151,7 @@ def _yaml_text(value: Any) -> str:
 
 
 def _metrics_table(metrics: dict[str, float]) -> str:
-    names = sorted(
-        {key.split("/")[1] for key in metrics if key.startswith("eval/")}, key=lambda name: (name == "all", name)
-    )
+    names = sorted({key.split("/")[1] for key in metrics if key.startswith("eval/")}, key=lambda n: (n == "all", n))
     if not names:
         return "No pairs were held out."
     rows = ["| source | pairs | accuracy | loss | margin |", "|---|---|---|---|---|"]

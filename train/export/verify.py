@@ -98,7 +98,9 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
     ]
     drift = (rewards.bfloat16 - rewards.plain[: len(references)]).abs().max().item()
     if path is not None:
-        _write_parity(directory, errors, drift, len(rewards.plain), passed=not problems)
+        parity = {"passed": not problems, "tolerance": f"{TOLERANCE} * max(1, |reward|), float32", **errors}
+        parity |= {"bf16_drift": drift, "conversations": len(rewards.plain), "torch": torch.__version__}
+        save_json(directory / "parity.json", parity)
     if path is not None and not problems:
         _fill_in(directory, about, rewards, drift)
     print(
@@ -162,11 +164,6 @@ def _errors(rewards: Rewards, stored: list[float | None]) -> dict[str, float]:
 def _worst(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest |a - b| / max(1, |b|)."""
     return float(((a - b).abs() / b.abs().clamp(min=1)).max())
-
-
-def _write_parity(directory: Path, errors: dict[str, float], drift: float, conversations: int, passed: bool) -> None:
-    parity = {"passed": passed, "tolerance": f"{TOLERANCE} * max(1, |reward|), float32", **errors, "bf16_drift": drift}
-    save_json(directory / "parity.json", parity | {"conversations": conversations, "torch": torch.__version__})
 
 
 def _fill_in(directory: Path, about: dict[str, Any], rewards: Rewards, drift: float) -> None:
@@ -236,7 +233,6 @@ def _with_room(
     """The result of `compute` at the first (type of device, tokens of a pack) that has enough memory, and that type.
 
     Args: model: it is brought to the device before.
-
     Raises: MemoryError: none has.
     """
     for number, (kind, tokens) in enumerate(attempts):

@@ -77,20 +77,19 @@ def _check_keys(kind: Any, given: Any, prefix: str, where: str, root: type) -> N
         return
     known = {f.name: f for f in fields(kind)}
     for key, value in given.items():
+        full = f"{prefix}{key}"
         if key not in known:
-            guess = closest(f"{prefix}{key}", [f"{prefix}{name}" for name in known] + all_keys(root))
-            raise RecipeError(f"{where}: unknown key {prefix}{key}{guess}")
+            guess = closest(full, [f"{prefix}{name}" for name in known] + all_keys(root))
+            raise RecipeError(f"{where}: unknown key {full}{guess}")
         if value == MISSING:  # a merge would pass over it without a word
-            raise RecipeError(f"{where}: {prefix}{key} has no value (???)")
+            raise RecipeError(f"{where}: {full} has no value (???)")
         inner = _default(known[key])
-        nested = NAMED.get(prefix + str(key)) or (type(inner) if is_dataclass(inner) else None)
+        nested = NAMED.get(full) or (type(inner) if is_dataclass(inner) else None)
         if isinstance(inner, list) and not isinstance(value, list):
-            raise RecipeError(f"{where}: {prefix}{key}={value}: expected a list, e.g. {inner}")
+            raise RecipeError(f"{where}: {full}={value}: expected a list, e.g. {inner}")
         if (nested is not None or isinstance(inner, dict)) and not isinstance(value, Mapping):
-            raise RecipeError(
-                f"{where}: {prefix}{key} is a group of keys, not a value; give e.g. {prefix}{key}.KEY=..."
-            )
-        _check_keys(nested, value, f"{prefix}{key}.", where, root)
+            raise RecipeError(f"{where}: {full} is a group of keys, not a value; give e.g. {full}.KEY=...")
+        _check_keys(nested, value, f"{full}.", where, root)
 
 
 def _default(f: Field[Any]) -> Any:

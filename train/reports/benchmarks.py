@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+from data.benchmarks.registry import BENCHMARKS
 from train.reports.html import Cell, Drawn, HtmlTable, Section, in_percent, number, tick
 from train.reports.plots import Bar, Line, draw_bars, draw_lines
 from train.reports.run_files import RunRecord
@@ -10,8 +11,6 @@ from train.reports.run_files import RunRecord
 
 def benchmark_scores(runs: list[RunRecord]) -> Section:
     """A figure for each benchmark that any of the runs has a result of."""
-    from data.benchmarks.registry import BENCHMARKS
-
     names = list(dict.fromkeys(result["benchmark"] for run in runs for result in run.benchmarks))
     figures = []
     for name in names:

@@ -38,9 +38,7 @@ def source_metrics(run: RunRecord) -> HtmlTable | None:
     if not run.sources:
         return None
     names = list(dict.fromkeys(key for entry in run.sources.values() for key in entry["metrics"]))
-    rows: list[list[Cell]] = [
-        [source, *(entry["metrics"].get(name) for name in names)] for source, entry in run.sources.items()
-    ]
+    rows: list[list[Cell]] = [[name, *map(entry["metrics"].get, names)] for name, entry in run.sources.items()]
     return HtmlTable(f"{run.label}: held-out metrics at step {run.evaluation['step']}", ["source", *names], rows)
 
 
@@ -58,9 +56,8 @@ def _accuracy_by_source(runs: list[RunRecord]) -> Drawn:
             bars.append(Bar(name, share, which, low, high))
             rows.append([source, *([run.label] if len(runs) > 1 else []), share, low, high, pairs, metrics["ties"]])
     columns = ["source", *(["run"] if len(runs) > 1 else []), "accuracy", "low", "high", "pairs", "ties"]
-    alt = "Held-out accuracy by source: " + "; ".join(
-        f"{row[0]} {percent(bar.value)}" for row, bar in zip(rows, bars, strict=True)
-    )
+    told = (f"{row[0]} {percent(bar.value)}" for row, bar in zip(rows, bars, strict=True))
+    alt = f"Held-out accuracy by source: {'; '.join(told)}"
     svg = draw_bars(bars, xlabel="accuracy", at=0.5, limits=(0, 1))
     return Drawn("Accuracy by source", svg, alt, HtmlTable("Accuracy by source", columns, rows), legend=legend)
 

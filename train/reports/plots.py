@@ -119,12 +119,10 @@ def draw_lines(lines: list[Line], *, xlabel: str = "step", ylabel: str = "", for
 
     def draw(axes: Any) -> None:
         for line in lines:
-            colour = colour_of(line.colour)
+            colour, dash = colour_of(line.colour), DASHES[line.dash % 4]
             alpha, width = (0.3, 0.8) if line.faint else (1.0, 1.6)
             marks = {"marker": "o", "markersize": 4} if line.points or len(line.x) == 1 else {}
-            axes.plot(
-                line.x, line.y, color=colour, alpha=alpha, linewidth=width, linestyle=DASHES[line.dash % 4], **marks
-            )
+            axes.plot(line.x, line.y, color=colour, alpha=alpha, linewidth=width, linestyle=dash, **marks)
         axes.yaxis.set_major_formatter(FuncFormatter(form))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         axes.xaxis.set_major_formatter(FuncFormatter(tick))
@@ -149,14 +147,12 @@ def draw_bars(
     def draw(axes: Any) -> None:
         positions = range(len(bars) - 1, -1, -1)
         axes.barh(positions, [bar.value for bar in bars], color=[colour_of(bar.colour) for bar in bars], height=0.62)
-        for position, bar in zip(positions, bars, strict=True):
+        for y, bar in zip(positions, bars, strict=True):
             end = bar.value
             if bar.low is not None and bar.high is not None:
-                axes.plot([bar.low, bar.high], [position, position], color=PLACEHOLDERS["ink"], linewidth=1.2)
+                axes.plot([bar.low, bar.high], [y, y], color=PLACEHOLDERS["ink"], linewidth=1.2)
                 end = max(end, bar.high)
-            axes.annotate(
-                form(bar.value), (end, position), (4, 0), textcoords="offset points", va="center", fontsize=10
-            )
+            axes.annotate(form(bar.value), (end, y), (4, 0), textcoords="offset points", va="center", fontsize=10)
         if at is not None:
             axes.axvline(at, color=PLACEHOLDERS["muted"], linestyle=(0, (4, 3)), linewidth=1)
         name_rows(axes, [bar.label for bar in bars])

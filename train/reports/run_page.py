@@ -119,9 +119,8 @@ def _differing_keys(runs: list[RunRecord]) -> HtmlTable:
         values = [recipe.get(key, "–") for recipe in flat]
         if len(set(values)) > 1 and key not in ("name", "run_dir"):
             rows.append([key, *values])
-    return HtmlTable(
-        "Keys that differ" if rows else "The recipes are the same", ["key", *(run.label for run in runs)], rows
-    )
+    title = "Keys that differ" if rows else "The recipes are the same"
+    return HtmlTable(title, ["key", *(run.label for run in runs)], rows)
 
 
 def _recipe_values(run: RunRecord) -> dict[str, str]:
@@ -161,9 +160,8 @@ def row_outcomes(runs: list[RunRecord]) -> Section:
         what = [f"left out: {r}" for r in reasons[0]] + [f"refused: {r}" for r in reasons[1]]
         columns = ["source", "rows", *(label for _, label, _ in OUTCOMES), "left out", "refused", *what]
         title = "Where every row went" + (f": {run.label}" if len(runs) > 1 else "")
-        alt = f"{title}: " + "; ".join(
-            f"{row[0]}: {number(row[1])} rows, {number(row[2])} to train on, {number(row[6])} refused" for row in rows
-        )
+        told = (f"{r[0]}: {number(r[1])} rows, {number(r[2])} to train on, {number(r[6])} refused" for r in rows)
+        alt = f"{title}: {'; '.join(told)}"
         legend = [(label, colour, 0) for _, label, colour in OUTCOMES] + [("left out", 4, 0), ("refused", 2, 0)]
         svg = draw_shares(bars, [colour for _, _, colour in OUTCOMES] + [4, 2])
         figures.append(Drawn(title, svg, alt, HtmlTable(title, columns, rows), legend=legend))

@@ -37,11 +37,9 @@ def prepare_inputs(recipe: Recipe, *, builder: bool = True, weights: bool = True
             raise
         ways = "model.base=null model.config=DIRECTORY model.tokenizer=DIRECTORY name a config and a tokenizer of yours"
         raise ModelError(f"{error}; {ways}") from None
-    positions = base.config.max_position_embeddings
-    if recipe.data.max_length > positions:
-        raise DataError(
-            f"data.max_length={recipe.data.max_length}: the model has {positions} positions; set it to {positions}"
-        )
+    length, positions = recipe.data.max_length, base.config.max_position_embeddings
+    if length > positions:
+        raise DataError(f"data.max_length={length}: the model has {positions} positions; set it to {positions}")
     chat = load_chat(recipe.model, recipe.data, base)
     data = prepare_data(recipe.data, chat, seed=recipe.seed, target_margin=recipe.loss.target_margin, builder=builder)
     return chat, base, data

@@ -53,7 +53,6 @@ def check_same_run(recipe: Recipe, arguments: Sequence[str] = ()) -> Changes:
     """Compare a recipe with that of the last start in its run directory. All ranks call it, before any writes there.
 
     Args: arguments: of the command line, for the command that an error gives.
-
     Raises: RecipeError: it is another run, or ends before the step that is done; names the keys and the ways out.
     """
     if recipe.checkpoint.resume == "never":

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import netrc
 import os
 import time
 import uuid
@@ -32,10 +33,7 @@ class Tracker:
     """Writes metrics on the main rank and does nothing on others."""
 
     def __init__(self, directory: Path, config: TrackingConfig, *, recipe: dict[str, Any], main: bool, step: int):
-        """
-        Args:
-            step: the step that the run goes on from; later lines, of an earlier attempt, are removed.
-        """
+        """Args: step: the step that the run goes on from; later lines, of an earlier attempt, are removed."""
         self.main, self._wandb = main, None
         if not main:
             return
@@ -110,8 +108,6 @@ def _wandb_id(path: Path) -> str:
 
 
 def _logged_in() -> bool:
-    import netrc
-
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

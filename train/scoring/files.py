@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from data.common import atomic
 from data.common.errors import DataError
+from data.rows.files import hash_content, source_files
 from data.rows.sources import SourceConfig, check_source, chunked, read_rows
+from models.build import fetch
+from models.weights import weight_files
 
 if TYPE_CHECKING:
     from train.scoring.scorer import Scorer
@@ -95,10 +98,6 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:
     """What must be the same for an interrupted run to go on: weights, input and settings."""
-    from data.rows.files import hash_content, source_files
-    from models.build import fetch
-    from models.weights import weight_files
-
     directory, _ = fetch(config.model, None, "model")
     weights = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(directory)]
     files = [hash_content(path) for path in source_files("input", config.input)]

@@ -17,6 +17,8 @@ from data.benchmarks.scores import CURVES, Benchmark, combined, intervals, score
 from data.common.atomic import append_lines, hash_file, keep_whole_lines, write_file
 from data.common.errors import DataError, InvalidPair
 from data.rows.pairs import Message
+from models.build import fetch
+from models.weights import weight_files
 from train.evaluation.pair_metrics import PairFacts, pair_metrics
 
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ CHUNK = 256  # items that are scored and written at a time
 
 def describe_model(scorer: "Scorer", model: str) -> dict[str, Any]:
     """All that rewards depend on: hashes of weights, config, template and tokenizer, and how they are computed."""
-    from models.build import fetch
-    from models.weights import weight_files
-
     directory, _ = fetch(model, None, "model")
     hashes = [(path.name, hash_file(path)) for path in [directory / "config.json", *weight_files(directory)]]
     return {
@@ -55,7 +54,6 @@ def score_benchmark(
     """Score what is not scored yet and write NAME.items.jsonl and NAME.json into a directory. All ranks call it.
 
     Returns: the result, on the main rank.
-
     Raises: DataError: the directory holds rewards of another model, version or data.
     """
     from data.common.progress import progress
@@ -107,7 +105,6 @@ def result_of(
     """Everything that a reader of the score must know, without NaN.
 
     Args: rows: of the file of items, one for each item of the sample.
-
     Raises: DataError: no item has rewards.
     """
     scored = [(item, row) for item, row in zip(sample.items, rows, strict=True) if row["rewards"] is not None]

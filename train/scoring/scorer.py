@@ -210,7 +210,6 @@ def check_references(chat: Chat, directory: Path, name: str) -> None:
     """Whether an export's tokenizer still gives the ids that it was trained with, by its reference conversations.
 
     Args: name: the export's, for the message.
-
     Raises: ModelError: it gives others, and rewards would be wrong.
     """
     try:

@@ -52,9 +52,7 @@ def benchmark_table(result: dict[str, Any]) -> TextTable:
     ours = [percent_or_dash(scores[name]["value"]) for name in columns]
     ranges = [_range(scores[name]) for name in columns]
     rows = [["model", *columns], [_label(result), *ours], ["  95 % interval", *ranges]]
-    rows += [
-        [model, *(f"{row[name]:.1f}" if name in row else "-" for name in columns)] for model, row in published.items()
-    ]
+    rows += [[name, *(f"{row[c]:.1f}" if c in row else "-" for c in columns)] for name, row in published.items()]
     counts = result["counts"]
     title = f"{result['benchmark']} {result['version']}: {counts['items']:,} items, in percent"
     remarks = [f"score: {result['headline']}", *_warnings(result)]

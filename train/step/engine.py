@@ -7,15 +7,14 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from data.common.errors import RunError
 from models.errors import ModelError
 from train.step.config import EngineConfig, OptimizerConfig, num_checkpointed
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 class TrainingError(RunError):
@@ -48,7 +47,7 @@ def checkpoint_layers(model: Any, config: EngineConfig) -> None:
         layer.gradient_checkpointing = False
 
 
-def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """All parameters; two groups, without decay for vectors, when there is any decay."""
     params = [p for p in model.parameters() if p.requires_grad]
     if weight_decay == 0:
@@ -61,10 +60,8 @@ def param_groups(model: "nn.Module", weight_decay: float) -> list[dict[str, Any]
     ]
 
 
-def build_engine(model: Any, config: dict[str, Any], optimizer: OptimizerConfig, device: "torch.device") -> Any:
+def build_engine(model: Any, config: dict[str, Any], optimizer: OptimizerConfig, device: torch.device) -> Any:
     """The DeepSpeed engine around a model, with torch's AdamW."""
-    import torch
-
     quiet_deepspeed()
     import deepspeed
     from deepspeed.utils import set_z3_leaf_modules
@@ -94,8 +91,6 @@ def make_moments(engine: Any) -> None:
     """Adam's moments and step counters, where a checkpoint has brought none: all zero, as its first step would make
     them. So what is tried before that step already holds them: 8 bytes a parameter over the ranks.
     """
-    import torch
-
     adamw = engine.optimizer.optimizer
     if engine.zero_optimization_stage() == 3:  # which lends them to AdamW one after the other
         weights = engine.optimizer.fp32_partitioned_groups_flat
@@ -131,8 +126,6 @@ def out_of_memory(explain: Callable[[str], str]) -> Iterator[None]:
 
     Raises: TrainingError
     """
-    import torch
-
     try:
         yield
     except TrainingError:  # told already
@@ -140,8 +133,7 @@ def out_of_memory(explain: Callable[[str], str]) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not re.search("out of memory|allocate memory|^$", str(error)):  # a RuntimeError of another kind
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainingError(explain(first)) from None
+        raise TrainingError(explain(next(iter(str(error).strip().splitlines()), type(error).__name__))) from None
 
 
 def grad_norm(engine: Any) -> float:

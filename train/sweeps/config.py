@@ -22,7 +22,6 @@ def read_sweep(arguments: list[tuple[str, str]]) -> SweepConfig:
     """The sweep that a command line asks for.
 
     Args: arguments: (key, value): `sweep`, a file, and `sweep.KEY`; the command line wins over the file.
-
     Raises: RecipeError: one line that names the key and what to write instead.
     """
     given: dict[str, Any] = {}

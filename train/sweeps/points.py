@@ -63,7 +63,6 @@ def points_of(config: SweepConfig, sources: Sequence[str]) -> Points:
     """The points of a sweep.
 
     Args: sources: the names of the recipe's training sources that are trained on, in order.
-
     Raises: RecipeError: naming the key of the sweep.
     """
     variants = _variants(config, sources)
@@ -164,10 +163,8 @@ def draw_random_points(settings: Mapping[str, Any]) -> list[KeyValues]:
     """The random points, seeded; a larger budget begins with the points of a smaller one."""
     if not settings:
         return []
-    generator = random.Random(settings["seed"])
-    return [
-        {key: _draw(generator, values) for key, values in settings["axes"].items()} for _ in range(settings["budget"])
-    ]
+    generator, axes = random.Random(settings["seed"]), settings["axes"].items()
+    return [{key: _draw(generator, values) for key, values in axes} for _ in range(settings["budget"])]
 
 
 def _draw(generator: random.Random, values: Any) -> Any:

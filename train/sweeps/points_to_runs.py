@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import Recipe, load_recipe, read_recipe
 from train.sweeps.points import KeyValues, Points, SweepConfig, points_of
@@ -17,7 +19,6 @@ def make_sweep(config: SweepConfig, arguments: Sequence[str], directory: Path) -
     """The runs of a sweep, each recipe checked, with what is known of those that were started before.
 
     Args: arguments: of the recipe, as every command takes them.
-
     Raises: RecipeError: naming the point and the key, or what differs from the sweep in the directory.
     """
     recipe = load_recipe([*arguments, f"run_dir={directory}"])
@@ -75,8 +76,6 @@ def _recipe_of_run(arguments: Sequence[str], changes: KeyValues, name: str, dire
 
 def _as_argument(value: object) -> str:
     """A value as the command line takes it, in YAML: a text as it is where that reads back the same, else as JSON."""
-    import yaml
-
     if isinstance(value, str) and yaml.safe_load(f"- {json.dumps(value)}") == [value]:
         try:
             plain = yaml.safe_load(value) == value

@@ -213,6 +213,4 @@ def _headline_effect(name: str, mine: list[Items], base: list[Items]) -> Effect 
 
 
 def _mean_measures(measures: list[dict[str, float]]) -> dict[str, float]:
-    return {
-        key: sum(m[key] for m in measures) / len(measures) for key in measures[0] if all(key in m for m in measures)
-    }
+    return {k: sum(m[k] for m in measures) / len(measures) for k in measures[0] if all(k in m for m in measures)}

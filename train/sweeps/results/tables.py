@@ -146,9 +146,8 @@ FILE_COLUMNS = (
 
 def result_rows(result: SweepResult) -> list[dict[str, Any]]:
     """A row for each point and metric: every held-out metric and benchmark score; differences where they are paired."""
-    keys = dict.fromkeys(
-        key for point in result.points for r in point.records for key in r.keys("eval/") + r.keys("benchmark/")
-    )
+    records = [record for point in result.points for record in point.records]
+    keys = dict.fromkeys(key for r in records for key in r.keys("eval/") + r.keys("benchmark/"))
     return [_row(result, point, key) for point in result.points for key in keys if point.values(key)] + [
         _row(result, point, f"benchmark/{name}", effect)
         for point in result.points
