@@ -37,10 +37,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> None:
-    """Train, export and check a recipe, on as many ranks as the launcher started.
-
-    Args: arguments: the command line that the recipe was read from.
-    """
+    """Train, export and check a recipe, read from `arguments`, on as many ranks as the launcher started."""
     from train.export.summary import summary
     from train.export.write import export_run, is_exported
     from train.loop import train

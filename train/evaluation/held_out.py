@@ -140,7 +140,7 @@ def evaluate(
 
     Args:
         check_in: called before each pack; what it raises ends the evaluation.
-        directory: of the run, where the main rank writes tables and rewards (`train/evaluation/held_out.py`).
+        directory: of the run, where the main rank writes tables and rewards.
 
     Raises: OSError: they could not be written.
     """

@@ -35,12 +35,7 @@ def summary(
 
 
 def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
-    """Warnings that a finished run may have learned nothing, and what to look at; none where it surely has learned.
-
-    Args:
-        metrics: of the last evaluation.
-        directory: of the run.
-    """
+    """Warnings that a finished run may have learned nothing, by its last evaluation; none where it surely has."""
     warnings, left_out = [], directory / BAD_STEPS
     if left_out.is_file() and (bad := len(left_out.read_bytes().splitlines())):
         warnings.append(f"the updates of {bad:,} of {steps:,} steps were left out; {left_out} names their pairs")

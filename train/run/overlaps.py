@@ -40,9 +40,7 @@ def find_overlaps(path: str | None, recipe: list[str], benchmarks: dict[str, str
         benchmarks: name -> its files, or `hub`.
         output: JSONL file for all matches; None: the first ones are printed.
 
-    Raises:
-        RecipeError, DataError: something that the user can fix.
-        OSError: the output cannot be written.
+    Raises: RecipeError, DataError, OSError.
     """
     if not benchmarks:
         raise RecipeError("which benchmarks? give benchmarks.NAME=PATH (or =hub), e.g. benchmarks.rm_bench=RM-Bench")

@@ -85,12 +85,7 @@ DECAY = "optimizer.weight_decay"
 
 
 def describe_beginning(origin: Recipe | None, path: Path, step: int) -> str:
-    """The beginning of a run at a checkpoint of another one, for its model card.
-
-    Args:
-        origin: the other run's recipe; None where it is not known.
-        path: of the checkpoint.
-    """
+    """The beginning of a run at the checkpoint of another, whose recipe (`origin`) may be unknown; for the model card."""
     if origin is None:
         return f"step {step:,} of another run ({path})"
     return f"step {step:,} of {path.parent.parent} (learning rate {origin.optimizer.learning_rate} until there)"

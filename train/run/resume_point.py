@@ -180,12 +180,7 @@ def check_epochs(recipe: Recipe, pairs_per_epoch: int, state: TrainState) -> Non
 
 
 def check_left(recipe: Recipe, path: Path, state: TrainState, total_steps: int, total_pairs: int) -> None:
-    """Raises: RecipeError: a run that begins at another's checkpoint has no step to train, and no results of its own.
-
-    Args:
-        path, state: of the checkpoint.
-        total_steps, total_pairs: of the whole run.
-    """
+    """Raises: RecipeError: a run that begins at another's checkpoint has no step to train and no results of its own."""
     if is_own(recipe.directory() / "checkpoints", path):
         return
     keys = ["training.epochs"] if state.pairs_seen >= total_pairs else []

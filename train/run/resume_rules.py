@@ -116,12 +116,7 @@ def explain_resume(changes: Changes, recipe: Recipe, pairs_per_epoch: int, state
 
 
 def explain_extension(changes: Changes, step: int, old_total: int, new_total: int, optimizer: OptimizerConfig) -> str:
-    """The line that says what another end of the run means for its learning rate.
-
-    Args:
-        step: the last one that is done.
-        old_total, new_total: steps of the whole run, before and now.
-    """
+    """What another end of the run means for its learning rate after `step`; totals: steps of the whole run."""
     what = ", ".join(shown(key, *change) for key, change in changes.extension.items())
     before = f"not {old_total:,}" if new_total != old_total else "as before"
     steps = f"{what}: {new_total:,} steps in all, {before}"
@@ -131,12 +126,7 @@ def explain_extension(changes: Changes, step: int, old_total: int, new_total: in
 
 
 def explain_branch(origin: Recipe, now: Recipe, step: int, old_total: int, new_total: int) -> list[str]:
-    """What to tell where a run begins at a checkpoint of another one: the keys that changed, and both rates.
-
-    Args:
-        step: of the checkpoint.
-        old_total, new_total: steps of the whole run, by the recipe `origin` and by that of `now`.
-    """
+    """What to tell where a run begins at step `step` of another one: the keys that changed, and both rates."""
     changed, _ = compare(origin, now)
     keys = changed["identity"] | changed["extends"]
     told = [f"changed since {origin.directory()}: {', '.join(shown(k, *c) for k, c in keys.items()) or 'nothing'}"]

@@ -128,9 +128,8 @@ def _prepare(recipe: Recipe, ranks: Ranks) -> Inputs:
         if ranks.is_main:
             write_inputs(recipe.directory(), recipe, base, data)
         raise DataError(why_nothing_is_left(data))
-    benchmarks = load_benchmarks(
-        recipe.evaluation.benchmarks, chat, recipe.data.max_length, ranks.say, recipe.data.on_bad_row
-    )
+    max_length, on_bad_row = recipe.data.max_length, recipe.data.on_bad_row
+    benchmarks = load_benchmarks(recipe.evaluation.benchmarks, chat, max_length, ranks.say, on_bad_row)
     if recipe.checkpoint.best is not None:
         keys = [key for benchmark in benchmarks for key in benchmark.metric_names()]
         check_metric("checkpoint.best", recipe.checkpoint.best, [s.name for s in data.held_out if len(s)], keys)
@@ -221,9 +220,7 @@ def _build_engine(
 ) -> tuple[Any, TrainState]:
     """The model in its DeepSpeed engine, restored from a checkpoint if there is one. All ranks call it.
 
-    Raises:
-        ModelError, CheckpointError
-        TrainingError: out of memory.
+    Raises: ModelError, CheckpointError; TrainingError: out of memory.
     """
     base, attention = inputs.base, backend.attention
     settings = deepspeed_config(recipe.engine, recipe.optimizer.max_grad_norm)

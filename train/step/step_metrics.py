@@ -110,12 +110,7 @@ def step_metrics(totals: dict[str, float], step: Step, pack_tokens: int, seconds
 def device_metrics(
     device: torch.device, totals: dict[str, float], config: Any, seconds: float, world_size: int
 ) -> dict[str, float]:
-    """Peak memory of this rank, and on a known GPU how much of its FLOP/s the step used.
-
-    Args:
-        totals: sums of the step over all ranks.
-        config: the model's.
-    """
+    """Peak memory of this rank, and on a known GPU how much of its FLOP/s the step used. `totals`: over all ranks."""
     if device.type != "cuda":
         return {"memory/peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     mfu = flops_utilisation(totals, config, seconds, world_size, torch.cuda.get_device_name(device))
