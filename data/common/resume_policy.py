@@ -1,6 +1,6 @@
 """Which keys of a recipe may change when a run resumes, declared with the field: `pack_tokens: int = free(16384)`.
 
-Other fields may not change: with another value it is another run. train/recipe/resume_rules.py enforces this.
+Other fields may not change: with another value it is another run. train/run/resume_rules.py enforces this.
 (models/build.py writes the same metadata by hand: data/ and models/ never import each other.)
 """
 

@@ -85,7 +85,7 @@ DECAY = "optimizer.weight_decay"
 
 
 def describe_beginning(origin: Recipe | None, path: Path, step: int) -> str:
-    """The beginning of a run at the checkpoint of another, whose recipe (`origin`) may be unknown; for the model card."""
+    """The beginning of a run at the checkpoint of another, whose recipe `origin` may be unknown; for the model card."""
     if origin is None:
         return f"step {step:,} of another run ({path})"
     return f"step {step:,} of {path.parent.parent} (learning rate {origin.optimizer.learning_rate} until there)"
