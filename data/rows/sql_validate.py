@@ -55,7 +55,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def check_where(key: str, where: str | None) -> None:
-    """Check a condition as far as that is possible without rows. Raises: DataError that names the key, as `columns_of`."""
+    """Check what can be checked of a condition without rows. Raises: DataError that names the key, as `columns_of`."""
     if where is not None:
         columns_of(key, where)
 

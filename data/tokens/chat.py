@@ -67,7 +67,7 @@ def pin_date(template: str) -> str:
 
 
 def leading_tokens(tokenizer: Any) -> list[str]:
-    """The tokens that a tokenizer adds before every text: none, a BOS, or several. Raises: DataError for a broken one."""
+    """What a tokenizer adds before every text: no token, a BOS, or several. Raises: DataError for a broken one."""
     letter = tokenizer.tokenize("x")
     if not letter:
         raise DataError("the tokenizer makes no token of the letter x; it is damaged, or none for text")
