@@ -72,7 +72,9 @@ def writing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         # Errors of writing, such as a full disk, name no file; the temporary's name would tell a reader nothing.
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            if error.filename2 is not None:
+                del error.filename2  # None would be printed, too
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
