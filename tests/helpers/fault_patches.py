@@ -114,8 +114,15 @@ def killed_in_the_fifth_step() -> None:
     import signal
 
     from train import loop
+    from train.checkpoints.manager import Checkpoints
 
-    set_rate = loop.set_learning_rate
+    set_rate, save = loop.set_learning_rate, Checkpoints.save
+
+    def save_and_wait(self: Any, *args: Any, **options: Any) -> None:
+        save(self, *args, **options)
+        self.commit(wait=True)  # else a busy machine might not have sealed it by the fifth step
+
+    Checkpoints.save = save_and_wait  # type: ignore[method-assign]
 
     def patched(engine: Any, learning_rate: float) -> None:
         set_rate(engine, learning_rate)
