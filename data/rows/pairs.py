@@ -2,8 +2,8 @@
 
 A row is rejected by raising `InvalidPair`, with a short `reason` (the key of the drop report) and a sentence that names
 the field. The caller adds where the row came from. checks.py holds the checks of conversations, texts and numbers,
-columns.py knows which other columns and keys may be there. Rows are rejected later only for their tokens
-(data/tokens/pair_store.py).
+columns.py knows which other columns and keys may be there. What is a pair can still be rejected by its chat template
+(data/tokens/chat.py) or for its length (data/tokens/pair_store.py).
 """
 
 from collections.abc import Collection, Mapping, Sequence
