@@ -85,15 +85,17 @@ def score_file(config: ScoreConfig) -> Path:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raises: DataError when the output cannot be written as asked."""
+    """Raises: DataError: the output cannot be written as asked. PermissionError: nor anything else beside it."""
     if not output.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise DataError(f"output={output}: expected a name that ends in .jsonl, .jsonl.gz or .parquet")
     if output.is_dir():
         raise DataError(f"output={output}: is a directory; name a file")
     if output.exists() and not overwrite:
         raise DataError(f"output={output}: exists already; give overwrite=true to replace it")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise DataError(f"output={output}: the directory {output.parent} is not there or cannot be written to")
+    if not output.parent.is_dir():
+        raise DataError(f"output={output}: the directory {output.parent} is not there")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"output={output}: the directory {output.parent} cannot be written to")
 
 
 def _identity(config: ScoreConfig, scorer: "Scorer") -> dict[str, Any]:

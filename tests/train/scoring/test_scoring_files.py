@@ -3,6 +3,7 @@
 import datetime
 import gzip
 import json
+import os
 import subprocess
 
 import pyarrow as pa
@@ -180,6 +181,15 @@ def test_mistakes_get_one_line(export, tmp_path, capsys, arguments, message):
     write(tmp_path / "in.jsonl", ROWS)
     assert main([a.format(export=export, tmp=tmp_path) for a in arguments]) == 2
     assert message in error_line(capsys.readouterr().err)
+
+
+def test_a_directory_that_is_not_there_is_a_mistake_and_one_that_is_closed_is_a_failure(tmp_path, monkeypatch, capsys):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    assert main(command("m", source, tmp_path / "none" / "o.jsonl")) == 2
+    assert error_line(capsys.readouterr().err).endswith(f"the directory {tmp_path}/none is not there")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path or not mode & os.W_OK)
+    assert main(command("m", source, tmp_path / "o.jsonl")) == 1
+    assert error_line(capsys.readouterr().err).endswith(f"the directory {tmp_path} cannot be written to")
 
 
 @pytest.mark.slow("two processes that import everything, started twice")
