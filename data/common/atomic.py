@@ -16,6 +16,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errno when locking is unsupported
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errno when there is no room
 ROOM = 4 << 20  # free bytes that a run needs to begin
 
 

@@ -51,7 +51,9 @@ def open_cached(directory: Path, key: str, make: Callable[[Path], None], *, buil
         make: writes the files into an empty directory, its argument.
         builder: whether this process makes a directory that is missing; exactly one process of a machine should.
 
-    Raises: DataError: the cache directory is full or cannot be written to, or the builder has ended without making it.
+    Raises:
+        OSError: the cache directory is full or cannot be written to.
+        DataError: it can be no directory, or the builder has ended without making it.
     """
     if builder:
         with _explain_write_errors(directory.parent):
@@ -86,16 +88,17 @@ def read_column(directory: Path, name: str, dtype: Any, width: int | None = None
 
 @contextlib.contextmanager
 def _explain_write_errors(cache: Path) -> Iterator[None]:
-    """Raises: DataError when the cache directory cannot be written to."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    closed = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+    """Raises: OSError when the cache directory is full or closed, DataError when a file has its name; both say so."""
+    full, no_directory = atomic.FULL, (errno.EEXIST, errno.ENOTDIR)
+    closed = (errno.EROFS, errno.EACCES, errno.EPERM, *no_directory)
     try:
         yield
     except OSError as error:
         if error.errno not in full + closed:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise DataError(
+        kind = DataError if error.errno in no_directory else OSError
+        raise kind(
             f"{cache}: the tokenised pairs cannot be written there: {os.strerror(error.errno)}{where}; "
             f"{'make room' if error.errno in full else 'make it a directory that you can write to'}, "
             "or keep them elsewhere: data.cache_dir=PATH"

@@ -258,8 +258,8 @@ def open_store(
         key: where the source stands in the recipe, for error messages; `data.sources.NAME` when None.
 
     Raises:
-        DataError: the source cannot be read, or has a bad row and `stop_at_bad_row` is set, or the cache directory is
-            full or cannot be written to.
+        DataError: the source cannot be read, or has a bad row and `stop_at_bad_row` is set.
+        OSError: the cache directory is full or cannot be written to.
     """
     key = key or f"data.sources.{name}"
     made_of, commit = _fingerprint_parts(key, config, chat, settings, cache)

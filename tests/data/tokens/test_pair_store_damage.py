@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(build_store, tmp_path):
     build_store(numbered(1), name="other")
     before = directories(tmp_path / "cache")
     path = write_jsonl(tmp_path / "rows.jsonl", numbered(300))
-    with no_file_larger_than(50_000), pytest.raises(DataError) as caught:
+    with no_file_larger_than(50_000), pytest.raises(OSError, match="File too large") as caught:
         build_store(path=str(path))
     assert str(caught.value) == (
         f"{tmp_path}/cache: the tokenised pairs cannot be written there: File too large; make room, "
@@ -192,7 +192,7 @@ def test_errors_of_the_last_write_are_explained_too(code, advice, build_store, t
             raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(atomic, "sync", fail)
-    with pytest.raises(DataError, match=f"{os.strerror(code)} .*; {advice}"):
+    with pytest.raises(OSError, match=f"{os.strerror(code)} .*; {advice}"):
         build_store(numbered(3))
     assert directories(tmp_path / "cache") == []
 
@@ -204,12 +204,15 @@ def test_an_error_of_the_source_is_not_taken_for_one_of_the_cache(build_store, m
         build_store(numbered(3))
 
 
-@pytest.mark.parametrize("cache", ["/sys/bradley", "{tmp}/rows.jsonl", "{tmp}/rows.jsonl/cache"])
-def test_a_cache_that_cannot_be_made_is_one_sentence(cache, tmp_path, chat):
+@pytest.mark.parametrize(
+    ("cache", "kind"),
+    [("/sys/bradley", OSError), ("{tmp}/rows.jsonl", DataError), ("{tmp}/rows.jsonl/cache", DataError)],
+)
+def test_a_cache_that_cannot_be_made_is_one_sentence(cache, kind, tmp_path, chat):
     config = SourceConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", numbered(3))))
     where = Path(cache.format(tmp=tmp_path))
     said = f"^{where}: the tokenised pairs cannot be written there: .*make it a directory that you can write to"
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(kind, match=said):
         open_store("x", config, chat, TokenizeSettings(), where, builder=True)
 
 
