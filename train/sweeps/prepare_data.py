@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from data.common.atomic import write_file
-from data.common.errors import DataError
+from data.common.errors import DataError, ExitCode
 from models.errors import ModelError
 from train.recipe import cli
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import Recipe, load_recipe, to_yaml
 from train.sweeps.state import POINT, Sweep, SweepRun
 
-PREPARED = "prepared.json"  # run -> {pairs, distinct}, or {error}
+PREPARED = "prepared.json"  # run -> {pairs, distinct}, or {code, error}
 
 
 def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:
@@ -57,7 +57,7 @@ def _read_prepared(sweep: Sweep) -> None:
         if run.name in found:
             entry = found[run.name]
             if "error" in entry:
-                run.code, run.error = 2, entry["error"]
+                run.code, run.error = entry["code"], entry["error"]
             else:
                 run.pairs, run.distinct = entry["pairs"], entry["distinct"]
 
@@ -100,7 +100,8 @@ def main(arguments: list[str]) -> int:
             recipe.model, recipe.data = resolved.model, resolved.data
             write_file(path, to_yaml(recipe))
         except (DataError, ModelError, OSError) as error:
-            found[run] = {"error": " ".join(str(error).split())}
+            code = getattr(error, "exit_code", ExitCode.FAILED)
+            found[run] = {"code": int(code), "error": " ".join(str(error).split())}
     write_file(Path(directory, PREPARED), json.dumps(found) + "\n")
     return 0
 

@@ -37,7 +37,7 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> None:
     prepared = not waiting or prepare_runs(sweep, waiting)
     sweep.save()
     print("\n".join(plan_lines(sweep, at_once(config, sweep))), flush=True)
-    failed = [run for run in waiting if run.code == 2 and run.error]  # in the preparation
+    failed = [run for run in waiting if run.error]  # in the preparation
     progress = Progress(sweep, at_once(config, sweep))
     for run in failed:
         progress.failed(run)

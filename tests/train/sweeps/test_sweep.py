@@ -14,8 +14,10 @@ import pytest
 from paths import ROOT
 from running import environment
 
+from data.common.errors import DataError
 from train import sweep
-from train.recipe.schema import load_recipe
+from train.recipe.schema import load_recipe, to_yaml
+from train.sweeps import prepare_data
 from train.sweeps import run as run_module
 from train.sweeps.local import Job, command_of, environment_of, visible_gpus
 from train.sweeps.run import Progress, estimate_seconds, last_error, plan_lines
@@ -294,6 +296,29 @@ def test_the_exit_code_says_how_a_sweep_ended(tmp_path, capsys):
         run.directory.mkdir()
         (run.directory / "finished.json").write_text("{}")
     assert run_module.exit_code(Sweep(tmp_path, "a", {}, runs)) == 0
+
+
+# --- preparation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "code"), [(DataError("no pairs"), 2), (OSError("the disk is full"), 1)])
+def test_a_run_whose_data_cannot_be_prepared_has_the_code_of_the_error(error, code, tmp_path, monkeypatch, capsys):
+    def prepared(made: Sweep, runs: list[SweepRun]) -> bool:
+        for run in runs:
+            run.directory.mkdir()
+            (run.directory / "point.yaml").write_text(to_yaml(run.recipe))
+        assert prepare_data.main([str(made.directory), *(run.name for run in runs)]) == 0
+        prepare_data._read_prepared(made)
+        return True
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(prepare_data, "prepare_recipe", fail)
+    monkeypatch.setattr(run_module, "prepare_runs", prepared)
+    assert sweep.main(["recipe=tiny", "sweep.training.epochs=[1]", f"run_dir={tmp_path / 'sweep'}"]) == 1
+    assert f"FAILED   epochs-1: {error}\n" in capsys.readouterr().out
+    assert {run.code for run in read_saved_sweep(tmp_path / "sweep").runs} == {code}
 
 
 # --- real sweeps ----------------------------------------------------------------------------------------------------
