@@ -8,6 +8,7 @@ each RUN/point.yaml, so that all runs read the same.
 """
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -34,8 +35,11 @@ def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:
         run.code, run.error = None, ""
     sweep.save()  # so that the directory is that of a sweep, even if the power fails now
     command = [sys.executable, "-m", "train.sweeps.prepare_data", str(sweep.directory)]
+    interrupt = {signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, interrupt)  # the child inherits this, until its `main` can end quietly
     process = subprocess.Popen([*command, *(run.name for run in runs)])
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupt)
         code = process.wait()
     except KeyboardInterrupt:  # the terminal sends it to the child, too
         process.wait()
@@ -85,6 +89,7 @@ def prepare_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     directory, *runs = arguments
     found: dict[str, Any] = {}
     known: dict[str, Any] = {}  # recipes that differ in learning rates and the like need the same data

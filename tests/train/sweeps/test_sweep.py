@@ -321,6 +321,27 @@ def test_a_run_whose_data_cannot_be_prepared_has_the_code_of_the_error(error, co
     assert {run.code for run in read_saved_sweep(tmp_path / "sweep").runs} == {code}
 
 
+def test_ctrl_c_ends_the_preparation_without_a_traceback_even_while_it_starts(tmp_path):
+    code = (
+        "from pathlib import Path\nfrom train.sweeps.prepare_data import prepare_runs\n"
+        "from train.sweeps.state import Sweep\n"
+        f"print(prepare_runs(Sweep(Path({str(tmp_path)!r}), 'base', {{}}, []), []))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        wait_for(psutil.Process(process.pid).children, process)
+        time.sleep(0.1)  # Python starts, and imports
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (out, err) == ("False\n", "interrupted\n")
+
+
 # --- real sweeps ----------------------------------------------------------------------------------------------------
 
 
