@@ -80,7 +80,7 @@ def score_file(config: ScoreConfig) -> Path:
     ranks.say("\n".join([f"wrote {output}", *tally.lines()]))
     stop()
     if ranks.is_main and not tally.scored:
-        raise DataError(f"input={config.input}: {tally.why_nothing()}; the reasons are in {output}")
+        raise DataError(f"input={config.input}: {tally.why_nothing(output)}")
     return output
 
 
@@ -183,14 +183,17 @@ class PartialOutput:
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
-        """Raises: OSError that says where the finished rows are, when the output could not be written."""
+        """Raises: OSError that says where the finished rows are, if any, when the output could not be written."""
         try:
             yield
         except OSError as error:
-            raise OSError(
-                f"the output could not be written: {error}; the rows scored so far are kept in {self.path}: "
-                "make room, then the same command goes on after them"
-            ) from error
+            said, full = f"the output could not be written: {error}", error.errno in atomic.FULL
+            if self.path.is_file() and self.path.stat().st_size:
+                said += f"; the rows scored so far are kept in {self.path}: {'make room, then ' if full else ''}"
+                said += "the same command goes on after them"
+            elif full:
+                said += "; make room, then give the same command again"
+            raise OSError(said) from error
 
 
 @dataclass
@@ -239,5 +242,7 @@ class Tally:
             found.append(f"accuracy {self.won / self.pairs:.4f}: {share}")
         return found
 
-    def why_nothing(self) -> str:
-        return f"no row could be scored; {self.first_error}" if self.errors else "has no rows"
+    def why_nothing(self, output: Path) -> str:
+        if not self.errors:
+            return "has no rows"
+        return f"no row could be scored; {self.first_error}; the reasons are in {output}"

@@ -1,6 +1,7 @@
 """The scoring command: every kind of row, order, errors, restart, ranks; and rewards equal to plain transformers."""
 
 import datetime
+import errno
 import gzip
 import json
 import os
@@ -158,6 +159,24 @@ def test_a_full_disk_is_one_sentence_and_loses_no_row(export, tmp_path, monkeypa
     assert [path.name for path in tmp_path.glob("out*")] == [output.name]
 
 
+def test_an_error_of_writing_says_no_more_than_is_so(tmp_path):
+    partial = PartialOutput(tmp_path / "out.jsonl")
+
+    def said(code):
+        with pytest.raises(OSError, match="the output could not be written: ") as caught, partial._kept():
+            raise OSError(code, "it failed", "x")
+        return str(caught.value).partition("'x'")[2]
+
+    assert said(errno.ENOENT) == said(errno.EACCES) == ""  # nothing is scored yet
+    assert said(errno.ENOSPC) == "; make room, then give the same command again"
+    partial.path.touch()
+    assert said(errno.EACCES) == ""
+    partial.append([{"id": 1}])
+    kept = f"; the rows scored so far are kept in {partial.path}: "
+    assert said(errno.EACCES) == f"{kept}the same command goes on after them"
+    assert said(errno.EDQUOT) == f"{kept}make room, then the same command goes on after them"
+
+
 def test_rows_that_fit_no_parquet_columns_are_not_lost(export, tmp_path, capsys):
     source = write(tmp_path / "in.jsonl", [ROWS[0] | {"id": 1}, ROWS[0] | {"id": [1]}])
     assert main(command(export, source, tmp_path / "out.parquet")) == 2
@@ -274,7 +293,7 @@ def test_a_file_without_anything_to_score_is_an_error(export, tmp_path, capsys):
     assert len(read_any(tmp_path / "out.jsonl")) == 3
     write(source, [])
     assert main([*given, "overwrite=true"]) == 2
-    assert "has no rows" in capsys.readouterr().err
+    assert f"error: input={source}: has no rows\n" in capsys.readouterr().err
     write(source, [*ROWS[:1], {"question": "Hi"}])
     assert main([*given, "overwrite=true"]) == 0
     assert "1 rows have an error instead of a score; the first: row 2: neither messages" in capsys.readouterr().out
