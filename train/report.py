@@ -41,6 +41,10 @@ def read_options(arguments: list[str]) -> tuple[list[Path], Path | None]:
             directories.append(Path(os.path.expanduser(value)))
         else:
             output = Path(os.path.expanduser(value))
+            if output.is_dir():
+                raise ReportError(f"output={output}: is a directory; name a file")
+            if output.suffix != ".html":  # a mistyped key must not replace data
+                raise ReportError(f"output={output}: expected a name that ends in .html")
     if not directories:
         raise ReportError("which run? give run=DIRECTORY, e.g. run=runs/tiny")
     return directories, output

@@ -300,6 +300,8 @@ def test_the_command_writes_beside_the_run(run, tmp_path, capsys):
         (["run=RUN", "run=RUN"], "the same directory is given twice"),
         (["run=RUN", "output=/nowhere/x.html"], "there is no directory /nowhere"),
         (["run=EMPTY"], "metrics.jsonl has no line yet"),
+        (["run=RUN", "output=my.jsonl"], "output=my.jsonl: expected a name that ends in .html"),
+        (["run=RUN", "output=/"], "output=/: is a directory; name a file"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, run, tmp_path, capsys):
