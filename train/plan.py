@@ -1,9 +1,9 @@
 """What a run takes, computed before anything is rented: steps, tokens, memory, communication, hours, disk.
 
-    python train/plan.py recipe=NAME gpus=8[,64,...] [pairs=26e6] [tokens_per_pair=1247]
+    python train/plan.py recipe=NAME [gpus=8,64,...] [pairs=26e6] [tokens_per_pair=1247]
                          [config=DIRECTORY_OR_CONFIG_JSON] [gpu=H100] [mfu=30-45] [network=400] [key=value ...]
 
-    gpus             numbers of GPUs to compute for
+    gpus             numbers of GPUs to compute for; 8 where left out
     pairs            of all sources, before data.eval.fraction is held out; left out: those of the recipe's
                      sources, where they are tokenised on this machine
     tokens_per_pair  mean tokens of both conversations together; where left out beside `pairs`, a published average

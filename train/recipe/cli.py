@@ -126,13 +126,15 @@ def split_keys(arguments: Sequence[str], own: Sequence[str]) -> tuple[list[tuple
 
 
 def read_pairs(arguments: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
-    """The (key, value)s of a command that takes no recipe. Raises: UserError for an unknown key."""
+    """The (key, value)s of a command that takes no recipe. Raises: UserError: a key is unknown, or has no value."""
     pairs = []
     for argument in arguments:
         if argument.startswith(LOCAL_RANK):
             continue
         key, equals, value = argument.partition("=")
-        if not equals or key not in known:
+        if key in known and not equals:
+            raise UserError(f"{argument!r}: expected key=value, {key}=...")
+        if key not in known:
             raise UserError(f"unknown argument {argument!r}{closest(key, list(known))}; there are {', '.join(known)}")
         pairs.append((key, value))
     return pairs

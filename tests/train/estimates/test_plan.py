@@ -213,6 +213,12 @@ def test_a_mistake_is_answered_with_one_line(argument: str, expected: str, capsy
     assert expected in line
 
 
+def test_the_usage_shows_every_key_of_its_own_as_one_that_may_be_left_out(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    usage = capsys.readouterr().out
+    assert all(f"[{key}=" in usage for key in vars(PlanOptions()))
+
+
 def test_the_commands_own_keys_are_read():
     options, others = read_options(["recipe=tiny", "gpus=8,64", "pairs=26e6", "mfu=45-30", "gpu=A100", "network=50"])
     assert others == ["recipe=tiny"]

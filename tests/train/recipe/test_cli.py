@@ -194,7 +194,8 @@ def test_what_a_launcher_adds_is_no_key(monkeypatch, call):
         ("score", "pack_tokens=0", "pack_tokens=0: expected 1 or more"),
         ("score", "overwrite=maybe", "overwrite"),
         ("score", "model=${oc.env:HOME}", "no resolver"),
-        ("score", "model", "unknown argument 'model'"),
+        ("score", "model", "'model': expected key=value, model=..."),
+        ("score", "modell", "unknown argument 'modell' (did you mean model?)"),
         ("benchmark", "output=${oc.env:HOME}", "no resolver"),
     ],
 )
