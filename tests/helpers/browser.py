@@ -77,3 +77,20 @@ def screenshot(page: Path, width: int, height: int, picture: Path, dark: bool = 
         f'style="border:0;width:{width}px;height:{height}px"></iframe>'
     )
     _run([f"--window-size={max(width, 500)},{height}", f"--screenshot={picture}", wrapper.as_uri()], dark)
+
+
+def assert_drawn(page: Path, folder: Path, dark: bool, figures: int) -> None:
+    """At three widths nothing of a page overflows, and every figure is drawn, with texts that can be read."""
+    for found in measure(page, [1280, 390, 320], folder, dark):
+        assert found["scrollWidth"] <= found["width"]
+        assert found["beyond"] == []
+        assert len(found["figures"]) == figures
+        assert found["background"] == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
+        for figure in found["figures"]:
+            assert figure["outside"] == [], figure["title"]
+            assert figure["width"] > 0.7 * min(found["width"], 360), figure["title"]
+            assert figure["height"] > 60, figure["title"]
+            assert figure["shapes"] > 15, figure["title"]
+            assert figure["texts"] > 5, figure["title"]
+            assert figure["letters"] >= 8, figure["title"]
+            assert figure["ink"] == ("rgb(163, 172, 182)" if dark else "rgb(87, 96, 106)")

@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from export_only import trained, weights
 from fault_patches import check_export_in_process
+from handmade_rows import read_jsonl
 from kill_everywhere import kill_everywhere
+from messages import message_of
 from running import no_file_larger_than
 from short_runs import RECIPE
 
@@ -70,30 +73,27 @@ def test_kill_9_at_every_change_that_an_export_makes(tmp_path):
 
 def test_no_room_is_one_sentence_and_the_earlier_export_stays(tmp_path):
     export_run(trained(tmp_path), {})
-    with no_file_larger_than(100_000), pytest.raises(ExportError) as caught:
-        export_run(trained(tmp_path, seed=1), {})
-    message = str(caught.value)
-    assert message.startswith(
-        f"{tmp_path}/export: the export could not be written: Error while serializing: I/O error: "
-    )
-    assert f"The trained weights are safe in {tmp_path}/checkpoints/step-6; make room, then the same command" in message
-    assert "\n" not in message
+    with no_file_larger_than(100_000):
+        told = message_of(ExportError, export_run, trained(tmp_path, seed=1), {})
+    no_room = "the export could not be written: Error while serializing: I/O error: "
+    assert told.startswith(f"{tmp_path}/export: {no_room}")
+    assert f"The trained weights are safe in {tmp_path}/checkpoints/step-6; make room, then the same command" in told
     assert_only_export(tmp_path, seed=0)
     export_run(trained(tmp_path, seed=1), {})
     assert_only_export(tmp_path, seed=1)
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "limit", "error"),
+    ("function", "limit", "error"),
     [
-        (write, "save_weights", 0, r"\[Errno 27\] File too large"),  # config.json
-        (write, "save_json", 1_000, r"File too large \(os error 27\)"),  # tokenizer.json, by Rust
-        (write, "model_card", 0, r"\[Errno 27\] File too large"),  # README.md
-        (write, "_check", 0, r"\[Errno 27\] File too large"),  # manifest.json
+        ("save_weights", 0, r"\[Errno 27\] File too large"),  # config.json
+        ("save_json", 1_000, r"File too large \(os error 27\)"),  # tokenizer.json, by Rust
+        ("model_card", 0, r"\[Errno 27\] File too large"),  # README.md
+        ("_check", 0, r"\[Errno 27\] File too large"),  # manifest.json
     ],
 )
-def test_no_room_for_a_later_file(module, function, limit, error, tmp_path, monkeypatch, capsys):
-    original = getattr(module, function)
+def test_no_room_for_a_later_file(function, limit, error, tmp_path, monkeypatch):
+    original = getattr(write, function)
     with contextlib.ExitStack() as stack:
 
         def filling(*arguments):
@@ -101,7 +101,7 @@ def test_no_room_for_a_later_file(module, function, limit, error, tmp_path, monk
             stack.enter_context(no_file_larger_than(limit))
             return result
 
-        monkeypatch.setattr(module, function, filling)
+        monkeypatch.setattr(write, function, filling)
         with pytest.raises(ExportError, match=rf"the export could not be written: {error}.* weights are safe in"):
             export_run(trained(tmp_path), {})
     assert os.listdir(tmp_path) == []
@@ -122,12 +122,15 @@ def test_what_does_not_pass_is_kept_for_a_look(tmp_path, monkeypatch):
     assert (tmp_path / "export" / "manifest.json").read_text() == before
 
 
+KILLED = r"was killed \(signal 9\), as the system does when the machine's memory is used up"
+
+
 def test_a_check_that_comes_to_no_end_says_nothing_of_the_export(tmp_path, monkeypatch):
     export_run(trained(tmp_path), {})
     before = (tmp_path / "export" / "manifest.json").read_text()
     kept = tmp_path / "export.unchecked"
     for code, why in [
-        (-9, r"its check was killed \(signal 9\), as the system does when the machine's memory is used up"),
+        (-9, f"its check {KILLED}"),
         (3, "see above"),
         (2, r"its check ended with code 2 \(see above\)"),
         (OSError(12, "Cannot allocate memory"), r"its check could not be started: .*Cannot allocate memory"),
@@ -140,12 +143,11 @@ def test_a_check_that_comes_to_no_end_says_nothing_of_the_export(tmp_path, monke
 
         with monkeypatch.context() as patched:
             patched.setattr(write, "subprocess", SimpleNamespace(run=run))
-            with pytest.raises(UncheckedError) as caught:
-                export_run(trained(tmp_path, seed=1), {})
+            told = message_of(UncheckedError, export_run, trained(tmp_path, seed=1), {})
         assert re.match(
             rf"the export is written but could not be checked: {why}; it is kept in {kept} and no export was put in "
             rf"place; the same command writes and checks it again, and python train/check_export.py model={kept} ",
-            str(caught.value),
+            told,
         )
         assert sorted(os.listdir(tmp_path)) == ["export", "export.unchecked"]
     assert (tmp_path / "export" / "manifest.json").read_text() == before
@@ -214,10 +216,8 @@ def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_pat
         "export check: out of memory with one conversation at a time on the GPU: CUDA out of memory. Tried to allocate "
         "2.00 GiB.; again with one conversation at a time on the CPU"
     )
-    assert [line.split(": ")[1].removeprefix("out of memory with ") for line in lines[1:3]] == [
-        "packs of 2,048 tokens on the CPU",
-        "packs of 1,536 tokens on the CPU",
-    ]
+    for line, tokens in zip(lines[1:3], ("2,048", "1,536"), strict=True):
+        assert line.startswith(f"export check: out of memory with packs of {tokens} tokens on the CPU: ")
     assert lines[2].endswith("; again with packs of 1,024 tokens on the CPU")
     assert "export check: passed" in lines[3]
     assert min(packs[:2]) > 1024 >= max(packs[2:])
@@ -225,22 +225,17 @@ def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("free", "device", "said"),
+    ("memory", "device", "said"),
     [
-        (2**20, "cuda", ""),
-        (2**10, "cpu", "export check: 0.0 GiB of weights in float32, 0.0 GiB free on the GPU: on the CPU\n"),
+        ([(2**20, 2**40)], "cuda", ""),
+        ([(2**10, 2**40)], "cpu", "export check: 0.0 GiB of weights in float32, 0.0 GiB free on the GPU: on the CPU\n"),
         (RuntimeError("CUDA error: busy or unavailable\nmore"), "cpu", "CUDA error: busy or unavailable: on the CPU\n"),
     ],
 )
-def test_a_gpu_without_room_for_the_weights_is_left_alone(free, device, said, monkeypatch, capsys, tmp_path):
-    def memory():
-        if isinstance(free, Exception):
-            raise free
-        return free, 2**40
-
+def test_a_gpu_without_room_for_the_weights_is_left_alone(memory, device, said, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(verify, "load_classifier", lambda *_: torch.nn.Linear(20, 30))
     monkeypatch.setattr(verify, "has_gpu", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", Mock(side_effect=memory))
     assert verify._load_float32(tmp_path)[0] == torch.device(device)
     assert capsys.readouterr().out.endswith(said)
 
@@ -293,8 +288,5 @@ def test_a_run_that_is_killed_in_its_export_goes_on_with_it(warm, tmp_path):
     assert "export check: passed" in again.output
     assert [path.name for path in run.glob("export*")] == ["export"]
     assert atomic.find_damage(run / "export") == []
-    steps = [
-        json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if "train/loss" in line
-    ]
-    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in read_jsonl(run / "metrics.jsonl") if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
     assert "this run is finished; its export is in" in warm.run(arguments, **watched).output

@@ -5,8 +5,11 @@ import time
 import pytest
 from paths import ROOT
 
+from data.common.errors import DataError
+from train.recipe.cli import complain
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import load_recipe, read_recipe, to_yaml
+from train.score import main as score
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
 
@@ -63,7 +66,17 @@ def test_the_command_line_is_read_the_same_way(argument):
         load_recipe(["recipe=tiny", argument])
 
 
+def test_the_command_line_of_the_scorer_is_read_the_same_way(capsys):
+    assert score(["model=x", "input=${oc.env:HOME}", "output=y.jsonl"]) == 2
+    assert "no resolver" in capsys.readouterr().err
+
+
 def test_references_to_other_keys_are_resolved_before_they_are_written(tmp_path):
     recipe = load_recipe(["recipe=tiny", "run_dir=runs/${name}-${training.epochs}", "seed=${training.epochs}"])
     assert (recipe.run_dir, recipe.seed) == (f"runs/tiny-{recipe.training.epochs}", recipe.training.epochs)
     assert "${" not in to_yaml(recipe)
+
+
+def test_passwords_of_proxies_and_mirrors_are_not_printed(capsys):
+    complain(DataError("cannot reach http://me:hunter2@proxy:3128/x (https://token@mirror/y)"))
+    assert capsys.readouterr().err == "error: cannot reach http://proxy:3128/x (https://mirror/y)\n"

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from browser import chromium, measure, screenshot
+from browser import assert_drawn, chromium, screenshot
+from handmade_rows import write_jsonl
+from messages import error_line
 
 from train.evaluation.pair_metrics import PairFacts, pair_metrics, pair_tables, wilson
 from train.report import main
@@ -34,12 +36,12 @@ def write_run(
     random = np.random.default_rng(seed)
     (directory / "evaluations").mkdir(parents=True)
     lines = []
+    keys = [f"train/{key}" for key in ("loss", "accuracy", "margin", "grad_norm", "lr", "pairs_per_second")]
+    keys += ["time/step", "memory/peak_gib"]
     for step in range(steps + 1):
         if step:
-            values = random.random(8).tolist()
-            keys = ("train/loss", "train/accuracy", "train/margin", "train/grad_norm", "train/lr", "time/step")
-            line = dict(zip((*keys, "memory/peak_gib", "train/pairs_per_second"), values, strict=True))
-            lines.append({"step": step, **line, "train/tokens_per_second": 1e4 + step, "time/elapsed": 2.0 * step})
+            line = {"step": step, **dict(zip(keys, random.random(8).tolist(), strict=True))}
+            lines.append(line | {"train/tokens_per_second": 1e4 + step, "time/elapsed": 2.0 * step})
         if step % 20 == 0:
             metrics, entries = {}, {}
             for source in (*sources, "all"):
@@ -48,24 +50,21 @@ def write_run(
                 found = pair_metrics(rewards, facts)
                 entries[source] = {"metrics": found, "tables": pair_tables(rewards, facts)}
                 metrics |= {f"eval/{source}/{key}": value for key, value in found.items()}
-            metrics["benchmark/rmb/score/accuracy"] = float(random.random())
-            lines.append({"step": step, **metrics})
+            lines.append({"step": step, **metrics, "benchmark/rmb/score/accuracy": float(random.random())})
             written = {"format": 1, "step": step, "sources": entries}
             (directory / "evaluations" / f"step-{step}.json").write_text(json.dumps(written))
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_jsonl(directory / "metrics.jsonl", lines)
     (directory / "recipe.yaml").write_text(RECIPE.format(seed=seed))
-    kept = {"rows": 13, "trained": 5, "held_out": 2, "beyond_limit": 1}
-    entry = {**kept, "left_out": {"where": 3}, "refused": {"over length": 1, HOSTILE: 1}}
+    entry = {"rows": 13, "trained": 5, "held_out": 2, "beyond_limit": 1, "left_out": {"where": 3}}
+    entry["refused"] = {"over length": 1, HOSTILE: 1}
     (directory / "drop_report.json").write_text(json.dumps({"helpful": entry}))
     (directory / "finished.json").write_text("{}")
     if benchmarks:
         (directory / "benchmarks").mkdir()
         score = {"value": 0.625, "low": 0.6, "high": 0.65}
-        result = {
-            "benchmark": "some_bench", "version": "1", "headline": "mean of all", "missing": ["3 of 10 items"],
-            "scores": {"score": score, "hard": {"value": 0.5, "low": None, "high": None}}, "curves": {},
-            "counts": {}, "published_percent": PUBLISHED, "model": {},
-        }  # fmt: skip
+        scores = {"score": score, "hard": {"value": 0.5, "low": None, "high": None}}
+        result = {"benchmark": "some_bench", "version": "1", "headline": "mean of all", "missing": ["3 of 10 items"]}
+        result |= {"scores": scores, "curves": {}, "counts": {}, "published_percent": PUBLISHED, "model": {}}
         (directory / "benchmarks" / "some_bench.json").write_text(json.dumps(result))
         curves = {f"{name}/{n}": score for name in ("curve", "oracle") for n in (1, 2, 3)}
         best = {"benchmark": "best-of-n", "scores": {"score": score, "random": score}, "curves": curves, "counts": {}}
@@ -146,10 +145,8 @@ def test_curves_are_those_of_metrics_jsonl(run, page):
 def test_held_out_numbers_are_those_of_the_last_evaluation(run, page):
     tables, (last,) = Page(page).tables, [line for line in run[1] if line["step"] == 60 and "eval/all/loss" in line]
     (head, *rows) = next(rows for caption, rows in tables.items() if "held-out metrics at step 60" in caption)
-    for row in rows:
-        for name, value in zip(head[1:], row[1:], strict=True):
-            assert value == last[f"eval/{row[0]}/{name}"]
-    assert [row[0] for row in rows] == ["helpful", "maths_and_a_very_long_name_of_a_source", "all"]
+    sources = ["helpful", "maths_and_a_very_long_name_of_a_source", "all"]
+    assert rows == [[source, *(last[f"eval/{source}/{name}"] for name in head[1:])] for source in sources]
     for row in tables["Accuracy by source"][1:]:
         assert row[1] == last[f"eval/{row[0]}/accuracy"]
         assert row[2] < row[1] < row[3]
@@ -158,22 +155,21 @@ def test_held_out_numbers_are_those_of_the_last_evaluation(run, page):
     assert shown == [[row["from"], row["to"], row["accuracy"]] for row in written["by_length_difference"]]
     histogram = [[row[k] for k in ("from", "to", "chosen", "rejected")] for row in written["histogram"]]
     assert tables["Rewards of chosen and rejected"][1:] == histogram
-    assert f"{100 * last['eval/all/accuracy']:.1f} %</dd>".replace("</dd>", "<small>") in page
+    assert f"{100 * last['eval/all/accuracy']:.1f} %<small>" in page
 
 
 def test_benchmarks_stand_beside_the_published_rows(run, page):
-    rows = Page(page).tables["some_bench 1"][1:]
-    label = run[0].name
-    assert rows[0] == [label, "score", 62.5, 60.0, 65.0]
-    assert rows[1] == [label, "hard", 50.0, "–", "–"]
+    tables, label = Page(page).tables, run[0].name
+    rows = tables["some_bench 1"][1:]
+    assert rows[:2] == [[label, "score", 62.5, 60.0, 65.0], [label, "hard", 50.0, "–", "–"]]
     assert ["Family-A-8B (published)", "score", 91.25, "–", "–"] in rows
     assert "INCOMPLETE" in page
     assert "3 of 10 items" in page
-    assert Page(page).tables["Best of n"][1] == [1, 0.625, 0.6, 0.65, 0.625, 0.625]
+    assert tables["Best of n"][1] == [1, 0.625, 0.6, 0.65, 0.625, 0.625]
     assert "benchmarks/other.json is damaged and left out" in page
 
 
-def test_the_drop_report_and_the_recipe_are_whole(run, page):
+def test_the_drop_report_and_the_recipe_are_whole(page):
     (row,) = Page(page).tables["Where every row went"][1:]
     assert row == ["helpful", 13, 5, 2, 1, 3, 2, 3, 1, 1]
     assert "&lt;/pre&gt;&lt;script&gt;alert(2)&lt;/script&gt;" in page
@@ -196,11 +192,8 @@ def test_what_a_run_says_stays_text(page):
 
 def test_heads_are_aligned_as_their_cells():
     """Numbers to the right, texts to the left; a column that holds both, or dashes, is one of texts."""
-    columns, rows = (
-        ["run", "pairs", "interval", "note"],
-        [["a", 1, None, None], ["b", 2, "1 to 2", 0.5], ["c", None, 3, "x"]],
-    )
-    html = table_html(HtmlTable("numbers", columns, rows))
+    rows = [["a", 1, None, None], ["b", 2, "1 to 2", 0.5], ["c", None, 3, "x"]]
+    html = table_html(HtmlTable("numbers", ["run", "pairs", "interval", "note"], rows))
     for line in html.split("<tr>")[1:]:
         cells = re.findall(r"<t[hd]([^>]*)>", line)
         assert ['class="text"' in attributes for attributes in cells] == [True, False, True, True]
@@ -243,24 +236,15 @@ def test_a_run_without_held_out_pairs_or_anything_else(tmp_path):
     assert "1 line(s) of metrics.jsonl are damaged" in page
 
 
+LONG = f"1{'0' * 400}"
 DAMAGED = [
-    "half",
-    "[1]",
-    "[" * 100_000,
-    '{"train/loss": 0.5}',
-    '{"step": Infinity}',
-    '{"step": true}',
-    '{"step": -1}',
-    f'{{"step": 1{"0" * 400}}}',
-    f'{{"step": 2, "train/loss": 1{"0" * 400}}}',
-    '{"step": 2, "train/loss": "low"}',
-    '{"step": 2, "benchmark/": 0.5}',
-    '{"step": 2, "eval/x": 0.5}',
-    '{"step": 2, "eval/\\ud800/accuracy": 0.5}',
+    *("half", "[1]", "[" * 100_000, '{"train/loss": 0.5}', '{"step": Infinity}', '{"step": true}', '{"step": -1}'),
+    *(f'{{"step": {LONG}}}', f'{{"step": 2, "train/loss": {LONG}}}', '{"step": 2, "train/loss": "low"}'),
+    *('{"step": 2, "benchmark/": 0.5}', '{"step": 2, "eval/x": 0.5}', '{"step": 2, "eval/\\ud800/accuracy": 0.5}'),
 ]
 
 
-def test_a_metrics_jsonl_changed_by_hand_is_one_line(tmp_path, capsys):
+def test_files_changed_by_hand_are_named(tmp_path, capsys):
     good = '{"step": 1, "train/loss": 0.5}'
     (tmp_path / "metrics.jsonl").write_text("\n".join([good, *DAMAGED]))
     assert main([f"run={tmp_path}"]) == 0
@@ -270,16 +254,10 @@ def test_a_metrics_jsonl_changed_by_hand_is_one_line(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("\n".join(DAMAGED))
     assert main([f"run={tmp_path}"]) == 2
     assert capsys.readouterr().err.endswith("metrics.jsonl has no line yet; wait for the first step\n")
-
-
-def test_another_file_changed_by_hand_is_named(tmp_path, capsys):
-    write_run(tmp_path / "run", steps=20)
-    (tmp_path / "run" / "drop_report.json").write_text('{"helpful": {"rows": "many"}}')
-    assert main([f"run={tmp_path / 'run'}"]) == 2
+    (tmp_path / "metrics.jsonl").write_text(good)
+    (tmp_path / "drop_report.json").write_text('{"helpful": {"rows": "many"}}')
+    assert main([f"run={tmp_path}"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: drop_report.json of the run is not as it was")
-
-
-# --- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_beside_the_run(run, tmp_path, capsys):
@@ -294,23 +272,17 @@ def test_the_command_writes_beside_the_run(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run=/nowhere"], "run=/nowhere: no metrics.jsonl in it"),
-        (["rum=x"], "'rum=x': expected run=DIRECTORY"),
-        (["output=x.html"], "which run?"),
-        (["run=RUN", "run=RUN"], "the same directory is given twice"),
-        (["run=RUN", "output=/nowhere/x.html"], "there is no directory /nowhere"),
-        (["run=EMPTY"], "metrics.jsonl has no line yet"),
-        (["run=RUN", "output=my.jsonl"], "output=my.jsonl: expected a name that ends in .html"),
-        (["run=RUN", "output=/"], "output=/: is a directory; name a file"),
+        ("output=x.html", "which run?"),
+        ("run=RUN run=RUN", "the same directory is given twice"),
+        ("run=RUN output=/nowhere/x.html", "there is no directory /nowhere"),
+        ("run=/nowhere", "run=/nowhere: no metrics.jsonl in it"),
+        ("run=RUN output=my.jsonl", "output=my.jsonl: expected a name that ends in .html"),
+        ("run=RUN output=/", "output=/: is a directory; name a file"),
     ],
 )
-def test_mistakes_are_one_line(arguments, said, run, tmp_path, capsys):
-    (tmp_path / "metrics.jsonl").touch()
-    names = {"run=RUN": f"run={run[0]}", "run=EMPTY": f"run={tmp_path}"}
-    assert main([names.get(argument, argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+def test_mistakes_are_one_line(arguments, said, run, capsys):
+    assert main([argument.replace("RUN", str(run[0])) for argument in arguments.split()]) == 2
+    assert said in error_line(capsys.readouterr().err)
 
 
 def test_a_run_is_done_whatever_becomes_of_its_picture(tmp_path, capsys, monkeypatch):
@@ -321,9 +293,6 @@ def test_a_run_is_done_whatever_becomes_of_its_picture(tmp_path, capsys, monkeyp
     assert report_run(tmp_path / "run") is None
     assert "WARNING" in capsys.readouterr().err
     assert report_run(tmp_path / "nowhere") is None
-
-
-# --- parts ----------------------------------------------------------------------------------------------------------
 
 
 def test_thinning_keeps_the_last_point_and_running_means_are_means():
@@ -339,20 +308,16 @@ def test_wilson():
     assert wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
 
 
-def test_evaluations_of_another_version_are_left_out_with_a_word(tmp_path):
+def test_evaluations_of_another_version_or_a_given_up_future_are_left_out(tmp_path):
     write_run(tmp_path / "run", steps=20)
-    file = tmp_path / "run" / "evaluations" / "step-20.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    folder = tmp_path / "run" / "evaluations"
+    text = (folder / "step-20.json").read_text()
+    (folder / "step-40.json").write_text(text.replace('"step": 20', '"step": 40'))
+    assert read_run(tmp_path / "run").evaluation["step"] == 20
+    (folder / "step-20.json").write_text(text.replace('"format": 1', '"format": 2'))
     page = report_page([read_run(tmp_path / "run")])
     assert "of another version" in page
     assert "Accuracy by source" not in page
-
-
-def test_evaluations_of_a_given_up_future_are_not_shown(tmp_path):
-    write_run(tmp_path / "run", steps=20)
-    folder = tmp_path / "run" / "evaluations"
-    (folder / "step-40.json").write_text((folder / "step-20.json").read_text().replace('"step": 20', '"step": 40'))
-    assert read_run(tmp_path / "run").evaluation["step"] == 20
     with pytest.raises(ReportError, match=r"no metrics\.jsonl"):
         read_run(folder)
 
@@ -372,19 +337,7 @@ def test_a_browser_draws_every_figure_and_nothing_overflows(run, page, tmp_path,
     one.write_text(page)
     two.write_text(report_page(read_runs([run[0], tmp_path / "second"])))
     for file in (one, two):
-        for found in measure(file, [1280, 390, 320], tmp_path, dark):
-            assert found["scrollWidth"] <= found["width"]
-            assert found["beyond"] == []
-            assert len(found["figures"]) == file.read_text().count("<figure>")
-            assert found["background"] == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
-            for figure in found["figures"]:
-                assert figure["outside"] == [], figure["title"]
-                assert figure["width"] > 0.7 * min(found["width"], 360), figure["title"]
-                assert figure["height"] > 60, figure["title"]
-                assert figure["shapes"] > 15, figure["title"]
-                assert figure["texts"] > 5, figure["title"]
-                assert figure["letters"] >= 8, figure["title"]
-                assert figure["ink"] == ("rgb(163, 172, 182)" if dark else "rgb(87, 96, 106)")
+        assert_drawn(file, tmp_path, dark, figures=file.read_text().count("<figure>"))
     for width, height in ((1280, 1600), (390, 1600)):
         screenshot(one, width, height, tmp_path / f"{width}.png", dark)
         picture = imread(tmp_path / f"{width}.png")[:, :width, :3]

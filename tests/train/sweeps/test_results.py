@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from browser import chromium, measure
+from browser import assert_drawn, chromium
+from handmade_rows import write_jsonl
 
 from train.report import main as report_main
 from train.sweeps.results import read_results
@@ -24,17 +25,13 @@ def write_run(directory, right: dict[str, list[int]], *, first_row: int = 1, pai
     """A finished run whose held-out pairs are right (1) or wrong (0), by source."""
     (directory / "evaluations").mkdir(parents=True)
     rows = [(name, first_row + i, float(ok), 0.5) for name, oks in right.items() for i, ok in enumerate(oks)]
-    columns = dict(
-        zip(("source", "row", "chosen_reward", "rejected_reward"), map(list, zip(*rows, strict=True)), strict=True)
-    )
-    pq.write_table(pa.table(columns), directory / "evaluations" / "rewards-step-9.parquet")
+    names = ("source", "row", "chosen_reward", "rejected_reward")
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    pq.write_table(table, directory / "evaluations" / "rewards-step-9.parquet")
     metrics = {"step": 9, "train/pairs_seen": pairs}
     for name, oks in (right | {ALL: [ok for values in right.values() for ok in values]}).items():
-        metrics |= {
-            f"eval/{name}/accuracy": float(np.mean(oks)),
-            f"eval/{name}/loss": 0.5,
-            f"eval/{name}/pairs": len(oks),
-        }
+        found = {"accuracy": float(np.mean(oks)), "loss": 0.5, "pairs": len(oks)}
+        metrics |= {f"eval/{name}/{key}": value for key, value in found.items()}
     (directory / "metrics.jsonl").write_text(json.dumps(metrics | (extra or {})) + "\n")
     (directory / "finished.json").write_text("{}\n")
 
@@ -60,6 +57,12 @@ def rows(right: list[int], first: int = 1) -> dict:
     return {"s": (np.arange(first, first + len(right)), np.array(right, dtype=float))}
 
 
+def effects_of(values: np.ndarray, names: str = "s") -> dict[str, Effect]:
+    """Of differences (seed x pair) of one point; `names` has the source of each pair, or of all."""
+    sources = np.array(list(names if len(names) > 1 else names * values.shape[1]), dtype=object)
+    return bootstrap({"p": PairedDifferences(sources, b"", values, 0)})["p"]
+
+
 def test_pairs_are_matched_by_source_and_row_and_those_of_one_run_are_counted():
     mine = {"s": (np.array([2, 3, 5]), np.array([1.0, 0.0, 1.0])), "t": (np.array([1]), np.array([1.0]))}
     base = {"s": (np.array([1, 2, 3]), np.array([0.0, 0.0, 0.0]))}
@@ -78,22 +81,19 @@ def test_seeds_with_other_held_out_pairs_are_put_together():
 
 
 def test_the_interval_over_pairs_is_that_of_the_paired_differences():
-    generator = np.random.default_rng(1)
-    values = generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0], size=(1, 4000))
-    effect = bootstrap({"p": PairedDifferences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
+    values = np.random.default_rng(1).choice([-1.0, 0.0, 0.0, 1.0, 1.0], size=(1, 4000))
+    effect = effects_of(values)["s"]
     error = values.std() / math.sqrt(4000)
     assert effect.difference == pytest.approx(values.mean())
     assert effect.plus_minus == pytest.approx(1.96 * error, rel=0.1)
     assert effect.both_low is None
-    again = bootstrap({"p": PairedDifferences(np.array(["s"] * 4000, dtype=object), b"", values, 0)})["p"]["s"]
-    assert again == effect  # seeded
+    assert effects_of(values)["s"] == effect  # seeded
 
 
 def test_the_interval_over_seeds_has_their_spread_in_it():
     """Three seeds that differ by far more than pairs do: the standard error of their mean, unbiased."""
     means = np.array([0.1, 0.2, 0.4])
-    values = np.tile(means[:, None], (1, 500))
-    effect = bootstrap({"p": PairedDifferences(np.array(["s"] * 500, dtype=object), b"", values, 0)})["p"]["s"]
+    effect = effects_of(np.tile(means[:, None], (1, 500)))["s"]
     assert (effect.low, effect.high) == pytest.approx((means.mean(), means.mean()))
     picked = np.random.default_rng(0).choice(means, size=(100_000, 3)).mean(axis=1) - means.mean()
     assert np.std(picked) * math.sqrt(3 / 2) == pytest.approx(means.std(ddof=1) / math.sqrt(3), rel=0.02)
@@ -102,9 +102,7 @@ def test_the_interval_over_seeds_has_their_spread_in_it():
 
 
 def test_each_source_has_its_own_effect_and_its_number_of_pairs_stays_in_every_draw():
-    values = np.array([[1.0] * 10 + [-1.0] * 30])
-    names = np.array(["s"] * 10 + ["t"] * 30, dtype=object)
-    effects = bootstrap({"p": PairedDifferences(names, b"", values, 0)})["p"]
+    effects = effects_of(np.array([[1.0] * 10 + [-1.0] * 30]), "s" * 10 + "t" * 30)
     assert effects["s"] == Effect(1, 1, 1, pairs=10)
     assert effects["t"] == Effect(-1, -1, -1, pairs=30)
     assert effects[ALL] == Effect(-0.5, -0.5, -0.5, pairs=40)
@@ -229,23 +227,14 @@ def test_benchmark_metrics_have_a_table(tmp_path):
 
 def test_benchmark_results_are_compared_item_by_item(tmp_path):
     sweep = make_sweep(tmp_path, {"base": {None: {"s": [1, 0]}}, "p": {None: {"s": [1, 1]}}})
+    about = {"benchmark": "ppe_preference", "items": "items.jsonl", "version": "1"}
     for name, right in (("base", 0.0), ("p", 1.0)):
-        folder = tmp_path / name / "benchmarks"
-        folder.mkdir()
-        items = [
-            {"id": str(i), "subset": "x", "rewards": [[1.0, 0.0]], "measures": {"accuracy": 1.0 if i else right}}
-            for i in range(4)
-        ]
-        (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-        result = {
-            "benchmark": "ppe_preference",
-            "items": "items.jsonl",
-            "version": "1",
-            "scores": {},
-            "counts": {},
-            "model": {},
-        }
-        (folder / "ppe_preference.json").write_text(json.dumps(result))
+        item = {"subset": "x", "rewards": [[1.0, 0.0]]}
+        (tmp_path / name / "benchmarks").mkdir()
+        items = [{"id": str(i), **item, "measures": {"accuracy": 1.0 if i else right}} for i in range(4)]
+        write_jsonl(tmp_path / name / "benchmarks" / "items.jsonl", items)
+        result = about | {"scores": {}, "counts": {}, "model": {}}
+        (tmp_path / name / "benchmarks" / "ppe_preference.json").write_text(json.dumps(result))
     found = read_results(sweep).points[1].benchmarks["ppe_preference"]
     assert found.difference == pytest.approx(0.25)
     assert found.pairs == 4
@@ -275,9 +264,10 @@ def test_three_amounts_give_a_line_in_log_n_and_two_nothing():
     assert fit([10, 100], [0.5, 0.6]) is None
 
 
-@pytest.mark.parametrize(
-    "accuracy", [[0.5] * 5, [0.9, 0.5, 0.8, 0.4, 0.7], [0.9, 0.8, 0.7, 0.6, 0.5], [0.0] * 5, [1.0] * 5, [math.nan] * 5]
-)
+UNEVEN, FALLING = [0.9, 0.5, 0.8, 0.4, 0.7], [0.9, 0.8, 0.7, 0.6, 0.5]
+
+
+@pytest.mark.parametrize("accuracy", [[0.5] * 5, UNEVEN, FALLING, [0.0] * 5, [1.0] * 5, [math.nan] * 5])
 def test_a_bad_fit_is_no_failure(accuracy):
     found = fit([10, 20, 40, 80, 160], accuracy)
     assert found is None or all(math.isfinite(found(n)) for n in (10, 160))
@@ -286,12 +276,9 @@ def test_a_bad_fit_is_no_failure(accuracy):
 def test_points_that_differ_in_their_amount_are_a_curve(tmp_path):
     amounts = {"half": 50, "whole": 100, "half-hot": 50, "whole-hot": 100}
     points = {name: {None: {"s": [1, 1, 0, 0]}} for name in amounts}
-    changes = {
-        "half": {"data.fraction": 0.5},
-        "whole": {"data.fraction": 1.0},
-        "half-hot": {"data.fraction": 0.5, "optimizer.learning_rate": 1.0},
-        "whole-hot": {"data.fraction": 1.0, "optimizer.learning_rate": 1.0},
-    }
+    changes = {name: {"data.fraction": amount / 100} for name, amount in amounts.items()}
+    for name in ("half-hot", "whole-hot"):
+        changes[name]["optimizer.learning_rate"] = 1.0
     result = read_results(make_sweep(tmp_path, points, baseline="whole", changes=changes, pairs=amounts))
     curves = curves_of(result, "eval/all/accuracy")
     assert [(c.label, c.pairs) for c in curves] == [("held-out accuracy", [50, 100]), ("learning_rate 1", [50, 100])]
@@ -334,12 +321,4 @@ def test_a_browser_draws_every_figure_and_nothing_overflows(tmp_path, dark):
     sweep = make_sweep(tmp_path / "sweep", right, baseline="limit-20", changes=changes, pairs=amounts)
     page = tmp_path / "page.html"
     page.write_text(sweep_page(read_results(sweep)))
-    for found in measure(page, [1280, 390, 320], tmp_path, dark):
-        assert found["scrollWidth"] <= found["width"]
-        assert found["beyond"] == []
-        assert len(found["figures"]) == 6  # effects and scaling, of all pairs, s and t
-        for figure in found["figures"]:
-            assert figure["outside"] == [], figure["title"]
-            assert figure["texts"] > 5, figure["title"]
-            assert figure["letters"] >= 8, figure["title"]
-            assert figure["ink"] == ("rgb(163, 172, 182)" if dark else "rgb(87, 96, 106)")
+    assert_drawn(page, tmp_path, dark, figures=6)  # effects and scaling, of all pairs, s and t
