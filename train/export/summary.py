@@ -21,7 +21,8 @@ def summary(
             f"(loss {metrics['eval/all/loss']:.4f}, chance is 50 % and 0.6931)."
         )
     lines += [f"Benchmark {name}: {value:.1%}." for name, value in headlines(metrics)]
-    lines += [f"WARNING: {doubt}" for doubt in doubts(metrics, run.directory, run.state.step)]
+    fraction = run.recipe.data.eval.fraction
+    lines += [f"WARNING: {doubt}" for doubt in doubts(metrics, run.directory, run.state.step, fraction)]
     if report is not None:
         lines.append(f"Report: {report}")
     if export is None:
@@ -34,15 +35,17 @@ def summary(
     return "\n".join(lines)
 
 
-def doubts(metrics: dict[str, float], directory: Path, steps: int) -> list[str]:
-    """Warnings that a finished run may have learned nothing, by its last evaluation; none where it surely has."""
+def doubts(metrics: dict[str, float], directory: Path, steps: int, fraction: float = 0.0) -> list[str]:
+    """Warnings that a finished run may have learned nothing, by its last evaluation; none where it surely has.
+
+    Args: fraction: the recipe's data.eval.fraction.
+    """
     warnings, left_out = [], directory / BAD_STEPS
     if left_out.is_file() and (bad := len(left_out.read_bytes().splitlines())):
         warnings.append(f"the updates of {bad:,} of {steps:,} steps were left out; {left_out} names their pairs")
     if not metrics:
-        warnings.append(
-            "nothing was held out, so nothing says how good this is; data.eval.fraction=0.05 holds pairs out"
-        )
+        more = "a larger data.eval.fraction, or data.eval.sources," if fraction else "data.eval.fraction=0.05"
+        warnings.append(f"nothing was held out, so nothing says how good this is; {more} holds pairs out")
     if "eval/all/accuracy" not in metrics:
         return warnings
     loss, accuracy, pairs = (metrics[f"eval/all/{key}"] for key in ("loss", "accuracy", "pairs"))

@@ -38,6 +38,13 @@ def test_a_run_that_may_have_learned_nothing_is_doubted(metrics: dict[str, float
         assert [part for part in wanted if part not in line] == []
 
 
+def test_where_nothing_is_held_out_the_advice_is_not_what_was_given(tmp_path: Path):
+    said = "nothing was held out, so nothing says how good this is; "
+    assert doubts({}, tmp_path, 9) == [f"{said}data.eval.fraction=0.05 holds pairs out"]
+    advice = "a larger data.eval.fraction, or data.eval.sources, holds pairs out"
+    assert doubts({}, tmp_path, 9, fraction=0.05) == [said + advice]
+
+
 def test_updates_that_were_left_out_are_counted(tmp_path: Path):
     (tmp_path / "bad_steps.jsonl").write_text('{"step": 2}\n{"step": 4}\n')
     (line,) = doubts(held_out(0.1, 1, 1000), tmp_path, 9)
