@@ -8,6 +8,22 @@
     python train/benchmark.py benchmark=compare results=runs/a/benchmarks,runs/b/benchmarks
     torchrun --nproc-per-node 8 train/benchmark.py model=... benchmark=...          (all GPUs)
 
+    benchmark    names with commas between, `all` for the seven public ones, or `compare`
+    model        an export's directory, or any one-label sequence classifier of the Qwen3 and Llama families
+    path         where the benchmark's files are, when there is one benchmark
+    path.NAME    of several: the files of each; one without: from the hub
+    results      of compare: directories or result files, with commas between
+    output       directory (default: `benchmarks` beside the export)
+    limit        score a sample of so many items of each benchmark (default: all)
+    seed         of the sample (default 0)
+    dtype        auto | float32 | bfloat16 (default auto: float32 on CPU, the export's on GPU)
+    attention    auto | flash | torch_varlen | sdpa | eager (default auto)
+    pack_tokens  tokens of one pack at most (default 16384)
+    max_length   an item with a longer conversation, in tokens, is left out and counted
+                 (default: what the model's positions allow)
+    on_bad_row   of your own files: drop (counted, and the first is named) | error (stop at the first) (default drop)
+    overwrite    true: forget earlier results in the output directory
+
 Writes NAME.json (scores with 95 % intervals, counts, hashes), NAME.items.jsonl (rewards of every item) and tables.md
 into output=DIR. An interrupted run goes on where it stopped. docs/benchmarks.md has the rules and the file formats.
 """

@@ -3,6 +3,15 @@
     python train/score.py model=runs/tiny/export input=conversations.jsonl output=scores.jsonl
     torchrun --nproc-per-node 8 train/score.py model=... input=... output=...      (all GPUs)
 
+    model        an export's directory, or any one-label sequence classifier of the Qwen3 and Llama families
+    input        file or glob
+    output       .jsonl, .jsonl.gz or .parquet
+    dtype        auto | float32 | bfloat16 (default auto: float32 on CPU, the export's on GPU)
+    attention    auto | flash | torch_varlen | sdpa | eager (default auto)
+    pack_tokens  tokens of one pack at most (default 16384); a CPU takes smaller ones while they hold whole groups
+    max_length   longer conversations get an error, in tokens (default: what the model's positions allow)
+    overwrite    true: replace an output that is there already
+
 Input rows (JSONL, JSONL.gz, JSON, parquet, arrow) are one of
     {"messages": [...]}                        -> adds "reward"
     {"chosen": ..., "rejected": ...}           -> adds "chosen_reward", "rejected_reward" (any format of training)

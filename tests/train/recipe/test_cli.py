@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from data.common.errors import DataError, ExitCode, RunError
 from models.errors import ModelError
 from train.recipe import cli
 from train.runtime.preemption import Stopped
+from train.scoring.benchmarks import BenchmarkConfig
+from train.scoring.files import ScoreConfig
 
 
 @dataclass
@@ -115,6 +117,16 @@ def test_usage_is_printed_for_help_and_without_arguments(command):
         assert f"python train/{command.name}.py" in out or f"deepspeed train/{command.name}.py" in out
         assert cli.EXIT_CODES in out
         assert err == ""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("score", ScoreConfig), ("benchmark", BenchmarkConfig)])
+def test_the_usage_has_a_line_for_every_option_and_its_default(name, kind, call):
+    _, out, _ = call(name)("--help")
+    for option in fields(kind):
+        key = "path.NAME" if option.name == "paths" else option.name
+        (line,) = re.findall(rf"^    {re.escape(key)}  +(\S.*)$", out, flags=re.M)
+        if option.default not in ("???", None, False, MISSING):
+            assert f"default {option.default}" in line.replace(",", "")
 
 
 def test_an_unknown_key_is_one_line(command):
