@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from handmade_rows import numbered, pair, talk, write_jsonl
+from messages import message_of
 
 from data.common.errors import DataError
 from data.rows.sources import SourceConfig
-from data.selection.config import DataConfig, EvalDataConfig, check_data
+from data.selection.config import DataConfig, EvalDataConfig, GateConfig, check_data
 from data.selection.mixture import Mixture
 from data.selection.prepare import PreparedData, prepare_data, why_nothing_is_left
 from data.tokens.chat import Chat
@@ -225,6 +226,14 @@ def test_margins_of_a_real_file_are_those_of_its_rows(
 # --- settings -------------------------------------------------------------------------------------------------------
 
 TWINS = {"twins": SourceConfig(builtin="twins-train")}
+WRONG_GATES = [
+    ({"duplicates": "yes"}, "data.gates.duplicates='yes': expected one of ['off', 'report', 'drop']"),
+    ({"contradictions": "vote"}, "'majority'"),
+    ({"near_duplicate_threshold": 0.5}, "data.gates.near_duplicate_threshold=0.5: expected 0.7 or more"),
+    ({"contamination": "drop"}, "of which benchmarks? give data.gates.benchmarks.NAME=PATH"),
+    ({"benchmarks": {"rmbench": "hub"}}, "data.gates.benchmarks.rmbench: no such benchmark; there are rewardbench"),
+    ({"benchmarks": {"rmb": "absent"}}, "data.gates.benchmarks.rmb=absent: no such file or directory"),
+]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +244,7 @@ TWINS = {"twins": SourceConfig(builtin="twins-train")}
         ({"sources": {"a b": TWINS["twins"]}}, "data.sources.a b: a source's name is made of letters"),
         ({"sources": {"all": TWINS["twins"]}}, "data.sources.all: "),
         ({"sources": {"x": SourceConfig()}}, "data.sources.x: give exactly one of"),
+        ({"sources": {"x": SourceConfig(builtin="twins-train", where="1; DROP TABLE x")}}, "data.sources.x.where"),
         ({"eval": EvalDataConfig(sources={"x": SourceConfig()})}, "data.eval.sources.x: give exactly one of"),
         ({"over_length": "truncate"}, "data.over_length='truncate': expected one of ['drop', 'truncate_prompt']"),
         ({"on_bad_row": "stop"}, "data.on_bad_row='stop': expected one of ['drop', 'error']"),
@@ -244,12 +254,13 @@ TWINS = {"twins": SourceConfig(builtin="twins-train")}
         ({"eval": EvalDataConfig(fraction=-0.1)}, "data.eval.fraction=-0.1"),
         ({"eval": EvalDataConfig(fraction=0.1, sources=dict(TWINS))}, "data.eval.sources.twins: data.eval.fraction"),
         ({"chat_template": "absent.jinja"}, "data.chat_template=absent.jinja: no such file"),
+        *(({"fraction": fraction}, f"data.fraction={fraction}") for fraction in (0.0, 1.1, float("nan"))),
+        *(({"gates": GateConfig(**gates)}, said) for gates, said in WRONG_GATES),
     ],
 )
 def test_wrong_settings_name_their_key(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DataError) as caught:
-        check_data(DataConfig(**{"sources": dict(TWINS), **changes}))
-    assert sentence in str(caught.value)
+    config = DataConfig(**{"sources": dict(TWINS), **changes})
+    assert sentence in message_of(DataError, check_data, config)
 
 
 def test_right_settings_pass() -> None:
