@@ -80,17 +80,13 @@ def test_a_labelled_set(index, prompts):
 def test_a_hit_says_why():
     index = BenchmarkPrompts([("a", "1", "Don't stop: one two three four five."), ("b", "2", "Six?")], n=5)
     assert index.find("six", []) == Hit("b", "2", "prompt", "six")
-    assert index.find("Else", ["so", "Stop — ONE, two; three 'four'"]) == Hit(
-        "a", "1", "5-gram", "stop one two three four"
-    )
+    run = Hit("a", "1", "5-gram", "stop one two three four")
+    assert index.find("Else", ["so", "Stop — ONE, two; three 'four'"]) == run
     assert index.find("six six", ["one two three four"]) is None
     assert index.find("", []) is None
-
-
-def test_the_first_of_equal_prompts_is_named():
-    index = BenchmarkPrompts([("a", "1", "One, two"), ("a", "2", "one two"), ("b", "1", "One two!")])
-    assert len(index) == 1
-    assert index.find("ONE TWO", []) == Hit("a", "1", "prompt", "one two")
+    equal = BenchmarkPrompts([("a", "1", "One, two"), ("a", "2", "one two"), ("b", "1", "One two!")])
+    assert len(equal) == 1
+    assert equal.find("ONE TWO", []) == Hit("a", "1", "prompt", "one two"), "the first of equal prompts"
 
 
 def test_runs_do_not_go_over_the_end_of_a_text_or_a_prompt():

@@ -49,12 +49,8 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
     assert forward[0] != forward[1]
     assert order(make(2), 0) != forward[0]
     assert forward[0] != sorted(forward[0]), "sources and pairs are shuffled"
-
-
-def test_the_order_is_the_same_on_every_machine() -> None:
-    mixture = Mixture([pair_set("a", 4), pair_set("b", 3, 2.0)], 0)
-    assert (stable_hash(0, "order", 1), stable_hash("held out")) == GOLDEN_HASHES
-    assert order(mixture, 0) == GOLDEN_ORDER
+    assert (stable_hash(0, "order", 1), stable_hash("held out")) == GOLDEN_HASHES, "the same on every machine"
+    assert order(Mixture([pair_set("a", 4), pair_set("b", 3, 2.0)], 0), 0) == GOLDEN_ORDER
 
 
 def test_a_source_keeps_its_order_when_another_one_is_added() -> None:
@@ -64,7 +60,7 @@ def test_a_source_keeps_its_order_when_another_one_is_added() -> None:
     assert len(alone) == 10
 
 
-def test_half_of_a_source_is_one_half_and_then_the_other() -> None:
+def test_half_of_a_source_is_one_half_and_then_the_other_and_twice_is_each_pair_twice() -> None:
     mixture = Mixture([pair_set("half", 40, 0.5), pair_set("whole", 10)], seed=5)
     assert mixture.pairs_per_epoch == 30
     halves = [{pos for num, pos in order(mixture, epoch) if num == 0} for epoch in range(4)]
@@ -73,12 +69,10 @@ def test_half_of_a_source_is_one_half_and_then_the_other() -> None:
     assert halves[0] != halves[2], "the second pass is shuffled anew"
     for epoch in range(4):
         assert {pos for num, pos in order(mixture, epoch) if num == 1} == set(range(10))
-
-
-def test_twice_a_source_is_each_pair_twice_in_every_epoch() -> None:
-    mixture = Mixture([pair_set("twice", 17, 2.0)], seed=5)
+    twice = Mixture([pair_set("twice", 17, 2.0)], seed=5)
     for epoch in range(3):
-        assert Counter(order(mixture, epoch)) == {(0, i): 2 for i in range(17)}
+        assert Counter(order(twice, epoch)) == {(0, i): 2 for i in range(17)}
+    assert Mixture([pair_set("a", 3, 0.001)], seed=0).pairs_per_epoch == 1
 
 
 def test_weights_are_exact_over_epochs_whatever_they_are() -> None:
@@ -124,10 +118,6 @@ def test_empty_sets_are_left_out_and_nothing_at_all_is_an_error() -> None:
     assert sorted(order(mixture, 0)) == [(0, 0), (0, 1), (0, 2)]
     with pytest.raises(DataError, match=r"data\.sources: no pairs are left to train on"):
         Mixture([pair_set("empty", 0)], seed=0)
-
-
-def test_a_share_smaller_than_one_pair_is_one_pair() -> None:
-    assert Mixture([pair_set("a", 3, 0.001)], seed=0).pairs_per_epoch == 1
 
 
 def test_mix_scatters_and_is_one_to_one() -> None:

@@ -50,30 +50,21 @@ def test_a_labelled_set():
 def test_short_texts_by_characters():
     rng = random.Random(1)
     originals = [(sentence(rng, 12), sentence(rng, 10), sentence(rng, 8)) for _ in range(200)]
-    copies = [
-        (prompt.replace(" ", "  ", 1), chosen.removesuffix("."), rejected) for prompt, chosen, rejected in originals
-    ]
+    copies = [(prompt.replace(" ", "  ", 1), chosen.removesuffix("."), no) for prompt, chosen, no in originals]
     found = near(*originals, *copies)
     assert found[:200] == list(range(200))
     assert sum(first == i for i, first in enumerate(found[200:])) >= 190
     assert set(found[200:]) <= {*range(400)}
-
-
-def test_the_same_but_for_case_and_spacing_is_found_at_any_threshold():
-    pair = ("A prompt of\nwords.", "An  answer.", "Another ﬁne answer.")
+    pair = ("A prompt of\nwords.", "An  answer.", "Another ﬁne answer.")  # the same but for case and spacing
     assert near(pair, ("a prompt of words.", "AN ANSWER.", "another fine\tanswer."), threshold=1.0) == [0, 0]
 
 
-def test_same_prompt_with_other_answers():
+def test_other_answers_and_swapped_answers_are_no_duplicates():
     rng = random.Random(2)
     prompt = sentence(rng, 2000)  # however much longer than the answers
     answers = [sentence(rng, 30) for _ in range(4)]
     pairs = [(prompt, a, b) for a in answers for b in answers if a != b]  # also one answer in common
     assert near(*pairs, threshold=0.75) == list(range(len(pairs)))
-
-
-def test_swapped_answers_are_no_duplicate():
-    rng = random.Random(3)
     for words_each in (3, 12, 200):
         prompt, a, b = (sentence(rng, words_each) for _ in range(3))
         assert near((prompt, a, b), (prompt, b, a), (prompt, a, b)) == [0, 1, 0]
@@ -121,10 +112,9 @@ def test_agrees_with_comparing_every_pair():
     assert (again == np.arange(len(again))).all()  # what is kept repeats nothing
 
 
-def test_a_single_and_no_pair():
-    assert near_duplicates(np.zeros((0, 128), np.uint32), 0.8).tolist() == []
-    assert near_duplicates(np.zeros((1, 128), np.uint32), 0.8).tolist() == [0]
-    assert near_duplicates(np.zeros((3, 128), np.uint32), 0.8).tolist() == [0, 0, 0]
+@pytest.mark.parametrize(("count", "found"), [(0, []), (1, [0]), (3, [0, 0, 0])])
+def test_a_single_and_no_pair(count, found):
+    assert near_duplicates(np.zeros((count, 128), np.uint32), 0.8).tolist() == found
 
 
 @pytest.mark.parametrize("threshold", [0, 0.5, 0.69, 1.01, float("nan")])
@@ -147,11 +137,8 @@ def test_bands_find_what_is_well_above_the_threshold(threshold):
 def test_texts_of_a_pair():
     chosen, rejected = talk("Hi.", "Hello.", "And?", "Yes."), talk("Hi.", "Hello.", "And?", "No.")
     assert prompt_and_responses(chosen, rejected) == ("Hi.\n\nHello.\n\nAnd?", "Yes.", "No.")
-    assert prompt_and_responses(talk("Hi.", "A", "b", "C"), talk("Hi.", "B", "b", "C")) == (
-        "Hi.",
-        "A\n\nb\n\nC",
-        "B\n\nb\n\nC",
-    )
+    parted = prompt_and_responses(talk("Hi.", "A", "b", "C"), talk("Hi.", "B", "b", "C"))
+    assert parted == ("Hi.", "A\n\nb\n\nC", "B\n\nb\n\nC")
     assert prompt_and_responses(chosen[:2], chosen) == ("Hi.", "Hello.", "Hello.\n\nAnd?\n\nYes.")
 
 
@@ -185,13 +172,6 @@ def test_texts_without_words():
     assert len(shingles("\ud800")) == 1  # no text, refused elsewhere, but no reason to fall
 
 
-def test_ascii_is_no_special_case():
-    """It has a faster way: a letter beyond ASCII at the end makes the same text go the other one."""
-    text = "".join(map(chr, range(128))) * 2
-    assert words(text + " é") == [*words(text), "é"]
-    assert words(text).count(SEPARATOR) == 2
-
-
 def test_words():
     assert words("Don't STOP, ﬁne—now!") == ["don", "t", "stop", "fine", "now"]
     assert words_and_marks("x_1 + y²") == ["x", "_", "1", "+", "y2"]
@@ -200,3 +180,6 @@ def test_words():
     assert words("Stra\u00adde E\u0301a") == words("strade éa")
     assert words(f"a{SEPARATOR}b") == ["a", SEPARATOR, "b"]
     assert normalised(" A\u00a0\n B ") == "a b"
+    text = "".join(map(chr, range(128))) * 2  # ASCII has a faster way, which a letter beyond it closes to the same text
+    assert words(text + " é") == [*words(text), "é"]
+    assert words(text).count(SEPARATOR) == 2
