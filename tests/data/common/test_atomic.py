@@ -27,9 +27,6 @@ def names(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
 
 
-# --- a file -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     for text in ("a", "", "ü\n"):
         write_file(tmp_path / "file", text)
@@ -79,9 +76,6 @@ def test_kill_9_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     found = [(tmp_path / str(number) / "file").read_text() for number in (1, 2, 3)]
     assert found == [OLD, OLD, NEW]
     assert names(tmp_path / "3") == ["file"]
-
-
-# --- a directory ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sealed_directory_is_whole(sealed: Path) -> None:
@@ -136,9 +130,6 @@ def test_publish_leaves_what_is_there_when_asked(tmp_path: Path, sealed: Path) -
     assert find_damage(tmp_path / "other") == []
     with pytest.raises(FileNotFoundError):
         publish(other, tmp_path / "more", replace=False)
-
-
-# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def test_forty_bit_flips_and_truncations_are_all_found(sealed: Path, tmp_path: Path) -> None:
@@ -212,9 +203,6 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with no_file_larger_than(10), pytest.raises(OSError, match=re.escape(f"File too large: '{path}'")):
         append_lines(path, ["x" * 20])
-
-
-# --- whether a directory can be written -------------------------------------------------------------------------------
 
 
 def test_a_directory_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:

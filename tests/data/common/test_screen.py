@@ -37,9 +37,6 @@ def test_every_command_goes_through_it():
             assert 'if __name__ == "__main__":\n    cli.start(main' in text, path
 
 
-# --- what a terminal obeys --------------------------------------------------------------------------------------------
-
-
 def test_no_character_that_a_terminal_obeys_is_left():
     for code in range(sys.maxunicode + 1):
         shown = screen.visible(chr(code))
@@ -113,9 +110,6 @@ def test_bars_still_move(monkeypatch):
     assert "\router: " in shown
     assert "\x1b[A" in shown
     assert "\\x" not in shown
-
-
-# --- a screen that goes away ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("merged", [False, True])

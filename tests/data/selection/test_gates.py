@@ -126,9 +126,6 @@ def test_records_of_dropped_pairs_say_what_they_repeat(prepare: Prepare) -> None
     assert trained(data) == {"x": [2]}
 
 
-# --- contradictions and duplicates, against the obvious code ----------------------------------------------------------
-
-
 def obvious(pairs: list[tuple[int, int]], setting: str, duplicates: str) -> list[int]:
     """Positions that stay, by counting in plain Python."""
     stay = []

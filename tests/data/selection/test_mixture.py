@@ -36,9 +36,6 @@ def order(mixture: Mixture, epoch: int) -> list[tuple[int, int]]:
     return [(number, position) for number, position in mixture.epoch(epoch).tolist()]
 
 
-# --- the order ------------------------------------------------------------------------------------------------------
-
-
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
     def make(seed: int) -> Mixture:
         return Mixture([pair_set("a", 50), pair_set("b", 30, 0.5)], seed)
@@ -125,9 +122,6 @@ def test_mix_scatters_and_is_one_to_one() -> None:
     assert len(set(values.tolist())) == 10_000
     assert 0.48 < np.mean(values < np.uint64(2**63)) < 0.52
     assert (mix(np.arange(5, dtype=np.uint64), 8) != values[:5]).all()
-
-
-# --- sets of real stores --------------------------------------------------------------------------------------------
 
 
 def test_flip_swaps_chosen_and_rejected(build_store: Callable[..., PairStore]) -> None:

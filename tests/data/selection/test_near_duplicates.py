@@ -131,9 +131,6 @@ def test_bands_find_what_is_well_above_the_threshold(threshold):
     assert 1 - (1 - similarity**width) ** count > 0.99
 
 
-# --- texts and signatures -------------------------------------------------------------------------------------------
-
-
 def test_texts_of_a_pair():
     chosen, rejected = talk("Hi.", "Hello.", "And?", "Yes."), talk("Hi.", "Hello.", "And?", "No.")
     assert prompt_and_responses(chosen, rejected) == ("Hi.\n\nHello.\n\nAnd?", "Yes.", "No.")

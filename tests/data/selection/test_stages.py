@@ -24,9 +24,6 @@ def hollow_store(size: int, prompts: list[str] | None = None) -> PairStore:
     return cast(PairStore, SimpleNamespace(row=np.arange(size), prompt_hash=hashes))
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_smaller_limit_selects_a_part_of_a_larger_one() -> None:
     sizes = []
 
@@ -51,9 +48,6 @@ def test_a_limit_is_drawn_with_the_seed() -> None:
     assert len(drawn) == 5
     assert tuple(range(10)) not in drawn
     assert draw_pairs(store, everything, 0, 100).tolist() == list(range(100))
-
-
-# --- held-out splits ------------------------------------------------------------------------------------------------
 
 
 def test_all_pairs_of_a_prompt_fall_on_one_side_in_every_source() -> None:
@@ -81,9 +75,6 @@ def test_a_fraction_holds_out_about_that_share_of_the_prompts_and_more_of_it_con
         assert small < large
     for share, held in zip(shares, out, strict=True):
         assert abs(len(held) / 5000 - share) < 0.02
-
-
-# --- filters, fractions and weights of a source ----------------------------------------------------------------------
 
 
 def test_filters_of_a_source_count_what_they_take(prepare: Prepare) -> None:

@@ -40,9 +40,6 @@ def test_the_plan_of_a_real_base_has_its_published_number_of_parameters(
         assert [line.split()[0] for line in lines[at + 1 : at + 4]] == ["1", "8", "64"]
 
 
-# --- counts ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("share", [True, False])
 def test_counts_of_pairs_are_those_of_built_packs(share: bool):
     lengths = np.array([[3, 2, 4], [0, 5, 1], [7, 1, 1]])
@@ -129,9 +126,6 @@ def test_disk_by_hand():
     assert costs.disk_bytes(recipe, 1000, 10, tokens)["all checkpoints"] == 48_000
 
 
-# --- a recipe's own pairs -------------------------------------------------------------------------------------------
-
-
 def own_recipe(directory: Path, num_pairs: int = 1000) -> Recipe:
     rows = (
         {"prompt": "p" * (1 + i % 7), "chosen": "c" * (1 + i % 11), "rejected": "r" * (1 + i % 5)}
@@ -181,9 +175,6 @@ def test_bytes_of_a_pair_on_disk_and_in_memory(tmp_path: Path):
     tokens = int(store.prefix_length.sum() + store.chosen_length.sum() + store.rejected_length.sum())
     size = sum(path.stat().st_size for path in store.directory.glob("*.bin"))
     assert size == tokens * costs.STORE_BYTES_PER_TOKEN + len(store) * costs.STORE_BYTES_PER_PAIR
-
-
-# --- mistakes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,6 @@ def test_check_passes_again_later_and_changes_nothing(copied):
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in copied.iterdir()} == before
 
 
-# --- the rewards notice by themselves, where there is no manifest -----------------------------------------------------
-
-
 @pytest.fixture
 def unsealed(copied):
     (copied / "manifest.json").unlink()
@@ -186,9 +183,6 @@ def test_large_exports_are_sharded(family, tmp_path, monkeypatch):
 def test_references_do_not_end_with_the_pad_token():
     chat = Chat(byte_tokenizer())
     assert all(chat.ids(messages)[-1] != chat.tokenizer.pad_token_id for messages in REFERENCES)
-
-
-# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json", "reward_model.json"])

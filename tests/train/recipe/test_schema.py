@@ -63,9 +63,6 @@ def test_a_header_says_what_was_not_run_and_gives_its_own_command(name: str):
     assert "docs/recipes.md" in header
 
 
-# --- merging --------------------------------------------------------------------------------------------------------
-
-
 def test_the_command_line_wins_over_the_file_and_later_over_earlier():
     recipe = load_recipe(["--local_rank=1", "training.epochs=2", "recipe=tiny", "seed=1", "seed=7"])  # a launcher's
     assert (recipe.training.epochs, recipe.training.pairs_per_step, recipe.seed) == (2, 32, 7)
