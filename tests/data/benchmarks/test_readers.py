@@ -108,15 +108,16 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, name, row, message):
         BENCHMARKS[name].read(str(path))
 
 
+USER = {"role": "user", "content": "Hi"}
 ODD = {  # conversations that training refuses, and the reason
-    "unknown role": [{"role": "user", "content": "weather?"}, {"role": "tool_response", "content": "42 degrees"}],
-    "unknown role ": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    "unknown role": [USER, {"role": "tool_response", "content": "42 degrees"}],
+    "unknown role ": [{"role": "developer", "content": "Be brief."}, USER],
     "no user turn": [{"role": "system", "content": "Be brief."}],
-    "blank text": [{"role": "user", "content": " "}],
-    "not text": [{"role": "user", "content": 7}],
-    "not unicode": [{"role": "user", "content": "\ud800"}],
+    "blank text": [USER | {"content": " "}],
+    "not text": [USER | {"content": 7}],
+    "not unicode": [USER | {"content": "\ud800"}],
     "not a message": [{"role": "user", "text": "Hi"}],
-    "tool calls": [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}],
+    "tool calls": [USER | {"tool_calls": [{"name": "f"}]}],
 }
 
 
@@ -188,9 +189,12 @@ def test_pairs_of_every_format_of_training_are_comparisons(tmp_path):
 
 
 def test_labelled_ties_and_blank_responses_cost_no_more_than_themselves(tmp_path):
+    tie = {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]}
+    with pytest.raises(DataError, match=r"mine\.jsonl:1: no response is better than another"):
+        read_comparisons(tmp_path, tie)  # nothing else is to compare
     reading = read_comparisons(
         tmp_path,
-        {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]},
+        tie,
         {"prompt": "Q", "responses": ["a", "b"], "scores": [2, 2]},
         {"prompt": "Q", "responses": ["a", " ", "b", 3], "best": 2},
         {"prompt": "Q", "responses": ["", "b"], "best": 0},
@@ -219,11 +223,6 @@ def test_what_a_model_called_the_best_is_no_label(tmp_path):
         read_comparisons(tmp_path, *rows)
     for label in ({"best": 0}, {"best_by_reward": 1}, {"rewards": None}):
         assert len(read_comparisons(tmp_path, rows[0], rows[1] | label).items) == 2
-
-
-def test_a_file_of_ties_alone_has_nothing_to_compare(tmp_path):
-    with pytest.raises(DataError, match=r"mine\.jsonl:1: no response is better than another"):
-        read_comparisons(tmp_path, {"prompt": "Q", "responses": ["a", "b"], "best": [0, 1]})
 
 
 def test_a_blank_response_does_not_shorten_the_curve(tmp_path):
