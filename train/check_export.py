@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.common.errors import ExitCode, UserError
+from models.errors import is_out_of_memory
 from train.recipe import cli
 
 
@@ -31,9 +32,10 @@ def main(arguments: list[str]) -> int:
     if not os.path.isfile(model / "reward_model.json"):
         raise UserError(f"model={model}: no export there (no reward_model.json)")
 
-    from train.export.verify import check_export, is_out_of_memory  # torch: not before it is needed
-
     try:
+        # Here, as an import can fail, too, for want of memory: that says nothing about the export.
+        from train.export.verify import check_export
+
         problems = check_export(model, options.path)
     except ValueError as error:
         raise UserError(f"model={model}: {error}") from None

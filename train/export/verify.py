@@ -13,7 +13,6 @@ nothing, and tells whether this machine and these library versions still reprodu
 where that has room, in smaller packs or on the CPU otherwise, and says so.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from data.tokens.chat import Chat, make_group
 from models.attention import choose_backend
 from models.build import read_config
 from models.config_check import read_json
-from models.errors import ModelError
+from models.errors import ModelError, is_out_of_memory
 from models.export import load_classifier, packed_view, save_json
 from models.tokenizer import read_tokenizer
 from train.export.model_card import snippet_code
@@ -110,12 +109,6 @@ def check_export(directory: Path, path: str | None = None) -> list[str]:
         flush=True,
     )
     return problems
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU's or the host's memory was not enough, by the types and messages that torch has for it."""
-    words = r"out of memory|allocate memory|bad_alloc|ALLOC_FAILED"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 # --- what is read and written ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Scores a file of conversations: in order, and an interrupted run goes on where it stopped."""
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import json
@@ -155,6 +156,8 @@ class PartialOutput:
                 self.path.replace(self.output)
                 atomic.sync(self.output.parent)
             else:
+                for left in self.output.parent.glob(f"{glob.escape(self.output.name)}.????????.tmp"):
+                    left.unlink()  # of a start that was killed here
                 with atomic.writing(self.output) as temporary:
                     self._convert(temporary)
                 self.path.unlink()
@@ -163,7 +166,12 @@ class PartialOutput:
     def _convert(self, temporary: Path) -> None:
         """Raises: DataError when the rows fit no parquet columns."""
         if self.output.name.endswith(".gz"):
-            with open(self.path, "rb") as lines, gzip.open(temporary, "wb") as file:
+            # Without a name in the header: it would be the temporary file's, another one each time.
+            with (
+                open(self.path, "rb") as lines,
+                open(temporary, "wb") as raw,
+                gzip.GzipFile(filename="", fileobj=raw, mode="wb") as file,
+            ):
                 file.writelines(lines)
             return
         import pyarrow as pa

@@ -34,7 +34,8 @@ def prepare_runs(sweep: Sweep, runs: list[SweepRun]) -> bool:
         write_file(run.directory / POINT, to_yaml(run.recipe))
         run.code, run.error = None, ""
     sweep.save()  # so that the directory is that of a sweep, even if the power fails now
-    command = [sys.executable, "-m", "train.sweeps.prepare_data", str(sweep.directory)]
+    # -P: what lies in the current directory is not imported in the place of our packages or libraries.
+    command = [sys.executable, "-P", "-m", "train.sweeps.prepare_data", str(sweep.directory)]
     interrupt = {signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, interrupt)  # the child inherits this, until its `main` can end quietly
     process = subprocess.Popen([*command, *(run.name for run in runs)])

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -179,6 +180,20 @@ def test_the_check_finds_no_difference_in_an_error(error, code, said, tmp_path, 
     shown = capsys.readouterr().err
     assert said in shown
     assert len(shown.splitlines()) == 1 or "Traceback" in shown
+
+
+@pytest.mark.parametrize("error", [ImportError("libtorch.so: no room"), OSError(12, "Cannot allocate memory")])
+def test_a_check_whose_libraries_cannot_be_loaded_says_nothing_about_the_export(error, tmp_path, monkeypatch, capsys):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "train.export.verify":
+                raise error
+
+    (tmp_path / "reward_model.json").write_text("{}")
+    monkeypatch.delitem(sys.modules, "train.export.verify")
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert check_export.main([f"model={tmp_path}"]) == 3
+    assert f"could not be checked: {error}" in capsys.readouterr().err
 
 
 def test_the_check_falls_back_to_smaller_packs_and_to_the_cpu(two_ranks, tmp_path, monkeypatch, capsys):

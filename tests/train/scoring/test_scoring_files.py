@@ -330,3 +330,16 @@ def test_a_label_called_best_is_kept(export, tmp_path, capsys):
     stale = write(tmp_path / "in2.jsonl", [first[0] | {"best_by_reward": 5}, first[1] | {"best": 5, "rewards": [0, 1]}])
     again = score(export, stale, tmp_path / "out2.jsonl")
     assert again == first, "its own columns of an earlier run are replaced, the label is not"
+
+
+def test_what_a_killed_conversion_left_is_removed_and_equal_rows_give_equal_files(tmp_path):
+    output = tmp_path / "out[1].jsonl.gz"  # a name that is a glob, too
+    other = tmp_path / "out[1].jsonl.gz.abcd.tmp"  # nobody's that we know
+    for left in (tmp_path / "out[1].jsonl.gz.0123abcd.tmp", other):
+        left.write_bytes(b"half")
+    partial = PartialOutput(output)
+    assert partial.resume({}) == 0
+    partial.append([{"reward": 1.0}])
+    partial.finish()
+    assert sorted(tmp_path.iterdir()) == sorted([output, other])
+    assert output.read_bytes()[3] & 8 == 0, "no file name in the header"

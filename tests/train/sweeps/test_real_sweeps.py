@@ -39,10 +39,10 @@ def data(tmp_path_factory) -> list[str]:
     return [*TINY, *sources, *off, f"data.cache_dir={folder / 'cache'}"]
 
 
-def start(arguments: list[str], tmp_path: Path) -> subprocess.Popen:
+def start(arguments: list[str], tmp_path: Path, cwd: Path = ROOT) -> subprocess.Popen:
     env = environment(tmp_path / "cache") | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "train/sweep.py", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, str(ROOT / "train" / "sweep.py"), *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
@@ -212,3 +212,15 @@ def test_ctrl_c_ends_the_preparation_without_a_traceback_even_while_it_starts(tm
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (out, err) == ("False\n", "interrupted\n")
+
+
+def test_a_sweep_of_two_points_from_another_directory_imports_nothing_that_lies_there(data, tmp_path):
+    for name in ("train.py", "yaml.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit(7)\n")
+    arguments = [*data, "training.max_steps=1", "sweep.optimizer.learning_rate=[1e-4,1e-3]", "run_dir=sweep"]
+    code, output = finish(start(arguments, tmp_path, cwd=tmp_path))
+    assert code == 0, output
+    runs = read_saved_sweep(tmp_path / "sweep").runs
+    assert len(runs) == 2
+    assert all(run.is_finished and run.pairs for run in runs)
+    assert (tmp_path / "sweep" / "results.csv").read_text().count("learning_rate") >= 2
