@@ -41,7 +41,7 @@ def run_recipe(recipe: Recipe, preemption: Preemption, arguments: list[str]) -> 
     from train.export.summary import summary
     from train.export.write import export_run, is_exported
     from train.loop import train
-    from train.reports import report_run
+    from train.reports.write import report_run
     from train.run.resume_point import FINISHED, keys_that_extend
     from train.run.resume_rules import at_commits, check_same_run
     from train.run.setup import set_up

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from train.recipe import cli
-from train.reports import report_runs
 from train.reports.run_files import ReportError
+from train.reports.write import report_runs
 from train.sweeps.state import SWEEP_FILE
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     directories, output = read_options(arguments)
     output = output or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
     if len(directories) == 1 and (directories[0] / SWEEP_FILE).is_file():
-        from train.sweeps.results import report_sweep  # only where a sweep is drawn
+        from train.sweeps.results.write import report_sweep  # only where a sweep is drawn
 
         report_sweep(directories[0], output)
     else:

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         return 0
     run_sweep(config, sweep)
 
-    from train.sweeps.results import write_results  # pyarrow: not before it is needed
+    from train.sweeps.results.write import write_results  # pyarrow: not before it is needed
 
     write_results(sweep)
     return exit_code(sweep)

@@ -14,10 +14,10 @@ from messages import error_line
 
 from train.evaluation.pair_metrics import PairFacts, pair_metrics, pair_tables, wilson
 from train.report import main
-from train.reports import report_run
 from train.reports.html import CSS, HtmlTable, table_html
 from train.reports.run_files import ReportError, read_run, read_runs, running_mean, thinned
 from train.reports.run_page import report_page
+from train.reports.write import report_run
 
 HOSTILE = '<script>alert(1)<_script>$x^2$ "&\'\x07 id="a" url(#b)'
 RECIPE = """name: x

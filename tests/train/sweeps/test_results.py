@@ -13,11 +13,11 @@ from browser import assert_drawn, chromium
 from handmade_rows import write_jsonl
 
 from train.report import main as report_main
-from train.sweeps.results import read_results
 from train.sweeps.results.page import sweep_page
 from train.sweeps.results.paired import PairedDifferences, bootstrap, paired_differences, read_reward_rows
 from train.sweeps.results.result import ALL, Effect, curves_of, fit
 from train.sweeps.results.tables import result_rows, result_tables, sentence, sentences, write_tables
+from train.sweeps.results.write import read_results
 from train.sweeps.state import Sweep, SweepRun
 
 
