@@ -61,7 +61,8 @@ def test_another_recipe_in_a_used_directory_is_refused(tiny, warm):
     assert (tiny.directory / "export" / "parity.json").is_file()
 
 
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow("three runs, with more threads"))])
+@pytest.mark.slow("three runs with their start-up; test_kill_9_at_random_times kills one in the fast tests")
+@pytest.mark.parametrize("threads", [1, 2])
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(runs, tmp_path, monkeypatch, threads):
     """kill -9 in the middle, the same command again: weights and metrics are those of the run that was left alone."""
     arguments = ["recipe=smoke-qwen3", *SMALL, "training.max_steps=8", "training.epochs=3", "checkpoint.every=2"]

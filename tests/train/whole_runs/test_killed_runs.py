@@ -11,9 +11,8 @@ from short_runs import RECIPE, assert_same, finish, metrics, newest, straight
 KEEP_ONE = [*RECIPE, "checkpoint.keep=1"]  # so that a save also takes an old one away
 
 
-@pytest.mark.parametrize(
-    "precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow("two ranks, run three times"))]
-)
+@pytest.mark.slow("two ranks, run three times")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_ranks_killed_between_checkpoints_end_bit_for_bit_the_same(warm, tmp_path, precision):
     arguments = [*RECIPE, f"engine.precision={precision}"]
     reference = straight(warm, f"two-{precision}", arguments, ranks=2)
