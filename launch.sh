@@ -4,7 +4,8 @@
 #   ./launch.sh recipe=tiny [key=value ...]    train on all local GPUs (NUM_GPUS=n for n of them; on a machine without
 #                                              GPUs: n processes, default 1), through `deepspeed train/main.py`
 #   ./launch.sh test                           run the fast tests, in a process for each core
-#   ./launch.sh test --all                     run all tests; slow ones are marked with the reason
+#   ./launch.sh test --all                     run all tests; slow ones are marked with the reason (--rest: only what
+#                                              the fast run leaves out)
 #   ./launch.sh test FILE [pytest options]     run the fast tests of a file, in one process (--all: its slow ones, too)
 #   ./launch.sh setup                          only set up
 #
@@ -16,7 +17,7 @@ trap '' PIPE # `| head` and a `| tee` that has ended change nothing: what cannot
 say() { echo "launch: $*" >&2 || true; }
 die() { say "error: $*"; exit 2; }
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' launch.sh; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' launch.sh; }
 case "${1:-}" in "" | -h | --help) usage; exit 0 ;; esac
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
@@ -77,7 +78,7 @@ setup) ;;
 test)
     shift
     processes=()
-    if [[ "$*" == "" || "$*" == --all ]]; then
+    if [[ "$*" == "" || "$*" == --all || "$*" == --rest ]]; then
         # A file stays in one process, and the collected order holds: files whose tests train come first.
         processes=(--numprocesses "$(nproc 2>/dev/null || echo 2)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
     fi

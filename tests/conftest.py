@@ -27,7 +27,7 @@ pytest_plugins = ["slow_tests"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    fuzz_settings.everything = config.getoption("--all")
+    fuzz_settings.everything = config.getoption("--all") or config.getoption("--rest")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,12 +15,15 @@ def test_slow(): pass
 
 @pytest.mark.parametrize("x", [1, pytest.param(2, marks=pytest.mark.slow("another value"))])
 def test_fast(x): pass
+
+@pytest.mark.random_cases
+def test_random(): pass
 """
 
 
 def run(directory, *options, mark='("takes long")'):
     (directory / "test_some.py").write_text(TESTS.format(mark=mark))
-    (directory / "pytest.ini").write_text("[pytest]\nmarkers = slow(reason)\n")
+    (directory / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow(reason)\n  random_cases\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "slow_tests", "test_some.py", *options],
         cwd=directory,
@@ -35,14 +38,15 @@ def run(directory, *options, mark='("takes long")'):
 def test_slow_tests_are_left_out_and_told(tmp_path, workers):
     code, output = run(tmp_path, *workers)
     assert code == 0, output
-    assert "1 passed" in output
+    assert "2 passed" in output
     assert "2 slow tests were left out; --all runs them, too" in output
 
 
-def test_all_runs_them(tmp_path):
-    code, output = run(tmp_path, "--all")
+@pytest.mark.parametrize(("option", "ran"), [("--all", 4), ("--rest", 3)])
+def test_all_runs_them_and_the_rest_is_what_was_left_out_or_tries_more(tmp_path, option, ran):
+    code, output = run(tmp_path, option)
     assert code == 0, output
-    assert "3 passed" in output
+    assert f"{ran} passed" in output
     assert "left out" not in output
 
 

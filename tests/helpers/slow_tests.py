@@ -1,4 +1,4 @@
-"""A pytest plugin: tests marked `@pytest.mark.slow("why")` run with `--all` only. tests/conftest.py loads it."""
+"""A pytest plugin: tests marked `@pytest.mark.slow("why")` run with `--all` or `--rest` alone. conftest.py loads it."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ LEFT_OUT = pytest.StashKey[int]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="slow tests, too, and random tests with all their examples")
+    parser.addoption("--rest", action="store_true", help="of --all only what a run without it leaves out")
 
 
 def slow_reason(item: pytest.Item) -> str | None:
@@ -21,12 +22,23 @@ def slow_reason(item: pytest.Item) -> str | None:
     return mark.args[0]
 
 
+def has_more_examples(item: pytest.Item) -> bool:
+    """Whether a test tries more with --all: a property of hypothesis, or one marked `random_cases`."""
+    test = getattr(item, "obj", None)
+    return getattr(test, "is_hypothesis_test", False) or item.get_closest_marker("random_cases") is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = [item for item in items if slow_reason(item)]
-    if slow and not config.getoption("--all"):
-        items[:] = [item for item in items if not slow_reason(item)]
-        config.hook.pytest_deselected(items=slow)
-        config.stash[LEFT_OUT] = len(slow)
+    if config.getoption("--all"):
+        return
+    rest_only, kept, left_out = config.getoption("--rest"), [], []
+    for item in items:
+        slow = slow_reason(item) is not None
+        (kept if (slow or has_more_examples(item) if rest_only else not slow) else left_out).append(item)
+    if left_out:
+        items[:] = kept
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[LEFT_OUT] = 0 if rest_only else len(left_out)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

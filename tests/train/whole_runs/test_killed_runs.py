@@ -58,12 +58,13 @@ def test_kill_9_at_every_change_that_a_save_makes(warm, tmp_path):
     print(f"killed at {len(points)} points of a save, survived {len(survived)}: {', '.join(survived)}")
 
 
+@pytest.mark.random_cases
 def test_kill_9_at_random_times(warm, tmp_path):
     reference = straight(warm, "one", RECIPE)
     whole = warm.run([*RECIPE, f"run_dir={tmp_path / 'timed'}"]).seconds
     times = random.Random(0)
     kills = 0
-    number_of_kills = amount(2, 20)
+    number_of_kills = amount(2, 8)  # tests/soak.py: as many as you like
     for number in range(number_of_kills):
         directory = tmp_path / str(number)
         ended = warm.run([*RECIPE, f"run_dir={directory}"], kill_after=times.uniform(0, whole))
