@@ -43,7 +43,7 @@ def shard(path, kind="optim"):
     ("damage", "message"),
     [
         (flip_a_bit, r"optim_states\.pt: damaged: hash [0-9a-f]{32}, expected [0-9a-f]{32}"),
-        (lambda path: (path.parent / "manifest.json").unlink(), r"manifest\.json is missing"),
+        pytest.param(lambda path: (path.parent / "manifest.json").unlink(), r"manifest\.json is missing", marks=MORE),
         pytest.param(cut_short, r"optim_states\.pt: [\d,]+ bytes, expected [\d,]+", marks=MORE),
         pytest.param(lambda path: path.unlink(), r"optim_states\.pt: missing", marks=MORE),
         pytest.param(
@@ -61,9 +61,10 @@ def test_the_whole_one_before_it_is_used(warm, run_dir, damage, message):
     assert_same(run_dir, straight(warm, "one", RECIPE))
 
 
+@pytest.mark.slow("two more starts of a run")
 @pytest.mark.parametrize(
     "change",
-    [lambda path: path.unlink(), pytest.param(lambda path: path.write_text("step-400\n"), marks=MORE)],
+    [lambda path: path.unlink(), lambda path: path.write_text("step-400\n")],
     ids=["no pointer", "wrong pointer"],
 )
 def test_without_its_pointer_the_newest_is_used(warm, run_dir, change):

@@ -63,6 +63,7 @@ def test_a_best_step_is_kept_when_its_evaluation_was_interrupted(warm, tmp_path)
     assert (directory / "checkpoints" / best.strip() / "manifest.json").exists()
 
 
+@pytest.mark.slow("a run of its own for one message")
 def test_a_limit_that_leaves_no_time_for_a_step_is_an_error(warm, tmp_path):
     """Exit code 75 would start it again for ever."""
     ended = warm.run([*RECIPE, "run.max_hours=0.0001", f"run_dir={tmp_path}"])

@@ -42,7 +42,7 @@ def test_a_step_that_is_not_finite_is_named_and_left_out(warm, tmp_path):
     ],
     ids=["zero3-fp32", "zero3-bf16", "zero1-bf16", "zero2-fp32"],
 )
-@pytest.mark.parametrize("fault", ["one_infinite_reward", "infinite_gradient_once"])
+@pytest.mark.parametrize("fault", ["one_infinite_reward", pytest.param("infinite_gradient_once", marks=MORE)])
 def test_the_update_is_left_out_whatever_the_stage(warm, tmp_path, settings, fault):
     """Weights and both moments stay finite, and Adam counts one step less."""
     one_pack = "data.pack_tokens=4096"  # a step
@@ -73,6 +73,7 @@ def test_too_many_in_a_row_stop_the_run_with_the_last_good_state(warm, tmp_path)
     assert fingerprint(tmp_path) == fingerprint(straight(warm, "two-fp32", RECIPE, ranks=2))
 
 
+@pytest.mark.slow("three starts of a run")
 def test_bad_steps_survive_a_restart(warm, tmp_path):
     """A run that is stopped among bad steps still knows how many there were."""
     limit = ["engine.max_bad_steps=9", "checkpoint.every=null", "training.max_steps=5"]

@@ -25,13 +25,8 @@ def newest_step(stopped):
     return stopped.output.split("after step ")[1].split(" ")[0]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SIGTERM",
-        *(pytest.param(name, marks=pytest.mark.slow("one more signal")) for name in ("SIGUSR1", "SIGINT", "SIGHUP")),
-    ],
-)
+@pytest.mark.slow("a run for each signal; test_a_signal_in_any_pack_of_the_first_steps sends one in the fast tests")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_in_the_middle_of_a_step(warm, tmp_path, name):
     """The half-done step is given up: its gradients must not find their way into the saved state."""
     number = getattr(signal, name)
