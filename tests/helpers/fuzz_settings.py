@@ -23,8 +23,8 @@ def amount(few: int, most: int) -> int:
 
 
 def fuzz(examples: int, few: int | None = None) -> Any:
-    """Decorates a property: how many examples it is tried with; by default `few`, or a quarter of them, at least 20."""
-    few = few or min(examples, max(20, examples // 4))
+    """Decorates a property: how many examples it is tried with; by default `few`, or an eighth of them, at least 20."""
+    few = few or min(examples, max(20, examples // 8))
     return settings(
         max_examples=int(LONG or amount(few, examples)),
         derandomize=LONG is None,
