@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from data.common.errors import Stopped
 from data.common.progress import progress, say_above_bar
 from data.packing.loader import PairPack, Step
 from models.errors import ModelError
@@ -13,7 +14,7 @@ from train.recipe.safe_yaml import RecipeError
 from train.run import between_steps
 from train.run.run import Run, StopRequested
 from train.runtime.distributed import agree, explain_lost_rank, is_lost_rank, set_timeouts, stop
-from train.runtime.preemption import DEADLINE, REASONS, Stopped
+from train.runtime.preemption import DEADLINE, REASONS
 from train.runtime.tracking import BAD_STEPS, Tracker, process_age
 from train.step.config import learning_rate_at
 from train.step.engine import TrainingError, grad_norm, out_of_memory, rehearse, set_learning_rate

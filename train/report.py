@@ -31,12 +31,11 @@ def main(arguments: list[str]) -> None:
 
 
 def read_options(arguments: list[str]) -> tuple[list[Path], Path | None]:
-    """The directories of runs, and the file to write. Raises: ReportError."""
+    """The directories of runs, and the file to write. Raises: UserError."""
     directories, output = [], None
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in ("run", "output") or not equals or not value:
-            raise ReportError(f"{argument!r}: expected run=DIRECTORY (once or more) or output=FILE")
+    for key, value in cli.read_pairs(arguments, ("run", "output")):
+        if not value:
+            raise ReportError(f"{key}=: expected run=DIRECTORY (once or more) or output=FILE")
         if key == "run":
             directories.append(Path(os.path.expanduser(value)))
         else:

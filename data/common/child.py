@@ -88,7 +88,7 @@ class Child:
             with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored, the kernel keeps no exit codes
                 ended, status = os.waitpid(self._pid, os.WNOHANG)
                 if not ended:
-                    os.kill(self._pid, signal.SIGKILL)  # no effect on a child that is ending by itself
+                    os.kill(self._pid, signal.SIGKILL)  # a child that is already exiting keeps its own exit code
                     _, status = os.waitpid(self._pid, 0)
                 self._code = os.waitstatus_to_exitcode(status)
         return self._code

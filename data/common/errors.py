@@ -27,6 +27,10 @@ class RunError(RuntimeError):
     exit_code = ExitCode.FAILED
 
 
+class Stopped(BaseException):
+    """A requested stop, with the line to print. Like KeyboardInterrupt it is not caught by `except Exception`."""
+
+
 class DataError(UserError):
     """Something that the user can fix in the data or its settings."""
 

@@ -8,7 +8,7 @@ _UNSPACED = (
     *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF)),
     *((0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF)),
 )
-SEPARATOR = "\0"  # always a word of its own: between two texts, it keeps n-grams from crossing the border
+SEPARATOR = "\0"  # placed between two texts; it is always a separate word, so no n-gram spans both texts
 
 
 def words(text: str) -> list[str]:

@@ -132,7 +132,7 @@ def check_columns(row: Mapping[str, Any], conversations: list[Any], read: Collec
 
 
 def read_margin(row: Mapping[str, Any]) -> float:
-    """The margin that the loss asks for. Raises: InvalidPair when there is none, or it is not a number."""
+    """The target margin, where the loss uses it. Raises: InvalidPair when the row has none, or it is not a number."""
     name, value = _margin_field(row)
     if value is None:
         raise InvalidPair("no target margin", "the loss asks for target_margin (or margin) and the row has neither")

@@ -1,9 +1,9 @@
 """Columns beside a row's two conversations, and keys beside a message's text: which are read, harmless or lost context.
 
-Context must not be dropped silently. A column that no layout reads rejects its row if its name says that it carries
-context, unless the conversation already holds its text (many sets repeat the prompt in a column of its own). All other
-columns are counted, so that each source can report once which were not read. A message key that is not read must be on
-the list of harmless keys.
+Context must not be dropped silently. When no layout reads a column and its name says that it carries context, the row
+is rejected, except where the conversation already contains the column's text: many sets store the prompt twice. Every
+other unread column is counted, and each source reports them once. A message key that is not read must be on the list
+of harmless keys.
 """
 
 import functools

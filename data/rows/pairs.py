@@ -144,7 +144,7 @@ def _read_messages(row: Mapping[str, Any]) -> tuple[Any, Any]:
 def _read_prompt(row: Mapping[str, Any]) -> tuple[Any, Any]:
     prompt = read_prompt(row.get("prompt"))
     check_not_repeated(row.get("prompt"), (row.get("chosen"), row.get("rejected")))
-    return tuple(join_response(prompt, row.get(side), side) for side in ("chosen", "rejected"))  # type: ignore[return-value]
+    return join_response(prompt, row.get("chosen"), "chosen"), join_response(prompt, row.get("rejected"), "rejected")
 
 
 def read_prompt(prompt: Any) -> list[Message]:
@@ -249,7 +249,7 @@ def plain_messages(messages: Any, field: str) -> Any:
 
 
 def _with_system(row: Mapping[str, Any], messages: Any) -> Any:
-    """A conversation opened by the system message that LLaMA-Factory keeps in a column of its own."""
+    """The conversation with the text of the column `system`, LLaMA-Factory's layout, as its first message."""
     system = row.get("system")
     if is_empty(system) or not is_list(messages):
         return messages

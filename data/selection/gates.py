@@ -98,7 +98,9 @@ def apply_gates(
         pairs.drop_or_count(same, gates.identical, "identical but for case and space", lambda _: "chosen and rejected")
     if gates.contradictions != "off":
         _contradictions(PairsLeft(selections), gates.contradictions)
-    _duplicates(PairsLeft(selections), gates.duplicates)  # a source may set it by itself (`dedupe`)
+    _duplicates(
+        PairsLeft(selections), gates.duplicates
+    )  # also where this gate is off: a source's own `dedupe` may switch it on
     if gates.near_duplicates != "off":
         _near_duplicates(PairsLeft(selections), gates, signatures)
     if gates.contamination != "off":
@@ -167,7 +169,7 @@ def _contamination(pairs: PairsLeft, setting: Setting, hits: Mapping[str, Hits])
 
 
 def find_contradictions(chosen: np.ndarray, rejected: np.ndarray, *, majority: bool) -> np.ndarray:
-    """For each pair the position of one with the same conversations the other way round; -1 where there is none.
+    """For each pair, the position of a pair that prefers the other of the same two conversations; -1 without one.
 
     Args:
         chosen, rejected: (num_pairs,) uint64 hashes.

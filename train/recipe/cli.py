@@ -21,10 +21,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.common import screen
-from data.common.errors import ExitCode, RunError, UserError
+from data.common.errors import ExitCode, RunError, Stopped, UserError
 from models.errors import ModelError
 from train.recipe.safe_yaml import check_text, closest, explain
-from train.runtime.preemption import Stopped
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 a mistake to fix, 3 could not be checked, 75 stopped and saved, 130 Ctrl-C"

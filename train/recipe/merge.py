@@ -108,10 +108,6 @@ def all_keys(kind: Any, prefix: str = "") -> list[str]:
 # --- overlays -------------------------------------------------------------------------------------------------------
 
 
-def overlay_names() -> list[str]:
-    return names_in(OVERLAYS)
-
-
 def names_in(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 

@@ -19,6 +19,7 @@ from types import FrameType
 import psutil
 
 from data.common import screen
+from data.common.errors import Stopped
 from data.common.resume_policy import free
 from train.runtime.tracking import process_age
 
@@ -42,10 +43,6 @@ def check_run(config: RunConfig) -> None:
     """Raises: ValueError naming the key."""
     if config.max_hours is not None and not 0 < config.max_hours < float("inf"):
         raise ValueError(f"run.max_hours={config.max_hours}: expected more than 0 hours, or null")
-
-
-class Stopped(BaseException):
-    """A requested stop, with the line to print. Like KeyboardInterrupt it is not caught by `except Exception`."""
 
 
 class Preemption:

@@ -11,6 +11,7 @@ from data.benchmarks.registry import BENCHMARKS, PUBLIC
 from data.common.atomic import write_file
 from data.common.errors import DataError
 from train.recipe.safe_yaml import closest
+from train.scoring.files import check_counts
 from train.scoring.tables import TextTable, text
 
 
@@ -34,9 +35,7 @@ class BenchmarkConfig:
 
 def check_benchmark_config(config: BenchmarkConfig) -> None:
     """Check values, keys that exclude each other, and that files exist. Raises: DataError naming the key."""
-    for key in ("pack_tokens", "max_length", "limit"):
-        if getattr(config, key) is not None and getattr(config, key) < 1:
-            raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
+    check_counts(pack_tokens=config.pack_tokens, max_length=config.max_length, limit=config.limit)
     if config.on_bad_row not in ("drop", "error"):
         raise DataError(f"on_bad_row={config.on_bad_row}: expected drop or error")
     if config.benchmark == "compare":

@@ -37,6 +37,13 @@ class ScoreConfig:
     overwrite: bool = False  # replace an output that is there already
 
 
+def check_counts(**values: int | None) -> None:
+    """Raises: DataError naming the setting whose value is below 1."""
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise DataError(f"{key}={value}: expected 1 or more")
+
+
 def score_file(config: ScoreConfig) -> Path:
     """Score a file as the command does; all ranks call it. Returns the output.
 
@@ -46,9 +53,7 @@ def score_file(config: ScoreConfig) -> Path:
         OSError: the output could not be written; what is scored is kept, and the same call goes on after it.
     """
     output, source = Path(os.path.expanduser(config.output)), SourceConfig(path=config.input)
-    for key in ("pack_tokens", "max_length"):
-        if getattr(config, key) is not None and getattr(config, key) < 1:
-            raise DataError(f"{key}={getattr(config, key)}: expected 1 or more")
+    check_counts(pack_tokens=config.pack_tokens, max_length=config.max_length)
     check_output(output, config.overwrite)
     check_source("input", source)
 

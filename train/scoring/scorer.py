@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -169,10 +169,26 @@ class Scorer:
         return (pack.map(torch.Tensor.pin_memory) if self.device.type == "cuda" else pack).to(self.device)
 
 
-def load_scorer(config: Any, ranks: Ranks) -> Scorer:
-    """For a `ScoreConfig` or `BenchmarkConfig`, on this rank's device. Raises: ModelError."""
-    settings = {key: getattr(config, key) for key in ("dtype", "attention", "pack_tokens", "max_length")}
-    return Scorer(config.model, device=str(choose_device(ranks)), **settings)
+class ScorerSettings(Protocol):
+    """What `ScoreConfig` and `BenchmarkConfig` have in common."""
+
+    model: Any
+    dtype: str
+    attention: str
+    pack_tokens: int
+    max_length: int | None
+
+
+def load_scorer(config: ScorerSettings, ranks: Ranks) -> Scorer:
+    """The scorer that a command's settings describe, on this rank's device. Raises: ModelError."""
+    return Scorer(
+        config.model,
+        dtype=config.dtype,
+        device=str(choose_device(ranks)),
+        attention=config.attention,
+        pack_tokens=config.pack_tokens,
+        max_length=config.max_length,
+    )
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype | str:

@@ -36,9 +36,10 @@ def run_sweep(config: SweepConfig, sweep: Sweep) -> None:
     waiting = [run for run in sweep.to_run() if run.job is None]
     prepared = not waiting or prepare_runs(sweep, waiting)
     sweep.save()
-    print("\n".join(plan_lines(sweep, at_once(config, sweep))), flush=True)
+    jobs = at_once(config, sweep)
+    print("\n".join(plan_lines(sweep, jobs)), flush=True)
     failed = [run for run in waiting if run.error]  # in the preparation
-    progress = Progress(sweep, at_once(config, sweep))
+    progress = Progress(sweep, jobs)
     for run in failed:
         progress.failed(run)
     todo = [run for run in sweep.to_run() if run not in failed]

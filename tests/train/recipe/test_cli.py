@@ -13,10 +13,9 @@ import pytest
 from messages import error_line
 from paths import ROOT
 
-from data.common.errors import DataError, ExitCode, RunError
+from data.common.errors import DataError, ExitCode, RunError, Stopped
 from models.errors import ModelError
 from train.recipe import cli
-from train.runtime.preemption import Stopped
 from train.scoring.benchmarks import BenchmarkConfig
 from train.scoring.files import ScoreConfig
 
@@ -47,7 +46,7 @@ COMMANDS = {
     "sweep": Command(
         "train.sweep.run_sweep", ["recipe=tiny", "sweep.seeds=[0]"], ["recipe=tiny", "sweep=/nowhere.yaml"]
     ),
-    "report": Command("train.report.report_runs", ["run=."], ["run=/nowhere"], unknown="expected run=DIRECTORY"),
+    "report": Command("train.report.report_runs", ["run=."], ["run=/nowhere"]),
     "prepare": Command("train.run.resolve.prepare_inputs", ["recipe=tiny"], ["recipe=tiny", *PAIRS]),
     "show": Command("train.run.resolve.prepare_inputs", ["recipe=tiny"], ["recipe=tiny", *PAIRS]),
     "decontaminate": Command(

@@ -7,7 +7,7 @@ import pytest
 from messages import message_of
 from paths import ROOT
 
-from train.recipe.merge import overlay_names
+from train.recipe.merge import OVERLAYS, names_in
 from train.recipe.safe_yaml import RecipeError
 from train.recipe.schema import load_recipe, recipe_names, to_yaml
 
@@ -28,7 +28,7 @@ def given(overlay: str, pairs: Path) -> list[str]:
 @pytest.mark.parametrize("overlay", PATHS)
 @pytest.mark.parametrize("base", recipe_names())
 def test_a_shipped_overlay_makes_the_papers_final_setting_of_any_base(base: str, overlay: str, pairs: Path):
-    assert overlay_names() == sorted(PATHS)
+    assert names_in(OVERLAYS) == sorted(PATHS)
     recipe, alone = load_recipe([f"recipe={base}", *given(overlay, pairs)]), load_recipe([f"recipe={base}"])
     assert recipe.name == f"{base}-{overlay}"
     sources = {name: source.flip for name, source in recipe.data.sources.items() if source is not None}

@@ -32,7 +32,8 @@ from pathlib import Path
 import torch
 from data.common.errors import DataError
 from train.runtime.distributed import agree, barrier, gather, raise_together, read_ranks, set_timeouts, start, stop
-from train.runtime.preemption import Preemption, Stopped
+from data.common.errors import Stopped
+from train.runtime.preemption import Preemption
 
 directory = Path(sys.argv[1])
 ranks = read_ranks()

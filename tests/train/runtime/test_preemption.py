@@ -13,8 +13,9 @@ import pytest
 from paths import ROOT
 from running import environment
 
+from data.common.errors import Stopped
 from train.runtime import preemption
-from train.runtime.preemption import Preemption, Stopped, are_alive, find_launchers, reserve
+from train.runtime.preemption import Preemption, are_alive, find_launchers, reserve
 
 
 @pytest.fixture
@@ -229,7 +230,8 @@ RANK_OF_A_LAUNCHER = """
 import os, sys, time
 from pathlib import Path
 
-from train.runtime.preemption import Preemption, Stopped
+from data.common.errors import Stopped
+from train.runtime.preemption import Preemption
 directory = Path(sys.argv[1])
 try:
     preemption = Preemption(directory, is_main=True)
